@@ -1,0 +1,66 @@
+"""kfdeploy: factorize one teacher into a pool of parts, assemble any subset of its tasks, export and measure it.
+
+The public names load on first use, so that importing the package loads neither torch nor a runtime.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from kfdeploy.artifact import Artifact, export
+    from kfdeploy.assemble import assemble
+    from kfdeploy.benchmark import benchmark
+    from kfdeploy.distill import distill
+    from kfdeploy.errors import KfdeployError
+    from kfdeploy.factorize import factorize
+    from kfdeploy.model import Model
+    from kfdeploy.pool import Pool
+    from kfdeploy.predict import predict
+    from kfdeploy.recipe import Recipe, load_recipe
+    from kfdeploy.spec import ImageSpec, TaskSpec
+    from kfdeploy.verify import verify
+
+_HOME = {
+    "Artifact": "artifact",
+    "ImageSpec": "spec",
+    "KfdeployError": "errors",
+    "Model": "model",
+    "Pool": "pool",
+    "Recipe": "recipe",
+    "TaskSpec": "spec",
+    "assemble": "assemble",
+    "benchmark": "benchmark",
+    "distill": "distill",
+    "export": "artifact",
+    "factorize": "factorize",
+    "load_recipe": "recipe",
+    "predict": "predict",
+    "verify": "verify",
+}
+
+__all__ = [
+    "Artifact",
+    "ImageSpec",
+    "KfdeployError",
+    "Model",
+    "Pool",
+    "Recipe",
+    "TaskSpec",
+    "assemble",
+    "benchmark",
+    "distill",
+    "export",
+    "factorize",
+    "load_recipe",
+    "predict",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'kfdeploy' has no attribute '{name}'")
+    from importlib import import_module
+
+    return getattr(import_module(f"kfdeploy.{_HOME[name]}"), name)

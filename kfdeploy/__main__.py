@@ -1,0 +1,5 @@
+"""`python -m kfdeploy`."""
+
+from kfdeploy.cli import main
+
+main()

@@ -1,0 +1,198 @@
+"""Artifacts: a model exported to a target, proved right before it is there, with a manifest that says what it is."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kfdeploy import targets
+from kfdeploy.errors import PoolError, UnsupportedError
+from kfdeploy.files import SCHEMA, check_files, describe_files, dump_json, inside, output_folder, read_manifest, sha256
+from kfdeploy.model import Model
+from kfdeploy.pool import versions
+from kfdeploy.spec import ImageSpec, TaskSpec, class_names
+from kfdeploy.targets.base import Device, Session
+from kfdeploy.verify import compare, require
+
+MANIFEST = "manifest.json"
+GOLDEN = "golden.npz"
+_RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino"}
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A folder with model files, `manifest.json` and golden samples, opened by `Artifact.open`."""
+
+    path: Path
+    manifest: dict[str, Any]
+
+    @classmethod
+    def open(cls, path: str | Path) -> "Artifact":
+        """Open an artifact.
+
+        Raises:
+            PoolError: there is none, it is of another version, or it names a file outside itself.
+        """
+        root = Path(path)
+        artifact = cls(root, read_manifest(root / MANIFEST, "artifact", "kfdeploy export"))
+        try:
+            _ = artifact.image, artifact.tasks, artifact.name, artifact.target, artifact.batch, artifact.kind
+            for name in artifact.manifest["files"]:
+                inside(root, name)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise PoolError(f"'{root / MANIFEST}' is incomplete: {error}", hint="kfdeploy export") from None
+        return artifact
+
+    @property
+    def kind(self) -> str:
+        """`assembly`, `student` or `teacher`."""
+        return str(self.manifest["model"]["kind"])
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return str(self.manifest["model"]["name"])
+
+    @property
+    def target(self) -> str:
+        """The target's name."""
+        return str(self.manifest["target"])
+
+    @property
+    def precision(self) -> str:
+        """The precision it computes with."""
+        return str(self.manifest["precision"])
+
+    @property
+    def batch(self) -> int:
+        """The fixed batch, or 0 where it is dynamic."""
+        return int(self.manifest["options"]["batch"])
+
+    @cached_property
+    def image(self) -> ImageSpec:
+        """How an image becomes the input."""
+        return ImageSpec.from_json(self.manifest["image"])
+
+    @cached_property
+    def tasks(self) -> tuple[TaskSpec, ...]:
+        """The tasks, in the order of the outputs."""
+        return tuple(TaskSpec.from_json(entry) for entry in self.manifest["tasks"])
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The columns of the logits."""
+        return class_names(self.tasks)
+
+    @property
+    def bytes(self) -> int:
+        """The size of the model's own files."""
+        return sum(self.manifest["files"][name]["bytes"] for name in self.manifest["model_files"])
+
+    @property
+    def sha256(self) -> str:
+        """The hash of the graph file."""
+        return str(self.manifest["files"][self.manifest["model_files"][0]]["sha256"])
+
+    def check(self) -> None:
+        """Check every file against its hash.
+
+        Raises:
+            PoolError: a file is missing, truncated or altered.
+        """
+        check_files(self.path, self.manifest["files"], list(self.manifest["files"]))
+
+    def golden(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """Return golden images (G, H, W, C) and the torch network's logits (G, C)."""
+        with np.load(self.path / GOLDEN) as arrays:
+            return arrays["image"], arrays["logits"]
+
+    def session(self, device: Device) -> Session:
+        """Open a session on the artifact's target.
+
+        Raises:
+            MissingDependencyError: its runtime is not installed.
+        """
+        return targets.load(self.target, self.precision).open(self.path, device)
+
+
+def export(
+    model: Model | str | Path,
+    target: str = "onnx",
+    *,
+    precision: str = "fp32",
+    batch: int = 0,
+    out: str | Path = "artifacts",
+    atol: float | None = None,
+    force: bool = False,
+) -> Artifact:
+    """Export a model to `out/<name>-<target>-<precision>`, verified on its golden samples before it is there.
+
+    `batch` 0 keeps the batch dynamic. `atol` replaces the tolerance 1e-4 × max(1, largest logit).
+
+    Raises:
+        UnsupportedError: the target or the precision is not there.
+        MissingDependencyError: the runtime is not installed.
+        PoolError: the model is not whole.
+        ParityError: the exported model differs by more than the tolerance; it names one that would have passed.
+        OutputError: the place is taken and `force` is not set, or cannot be written.
+    """
+    from kfdeploy import __version__
+
+    if batch < 0:
+        raise UnsupportedError(f"the batch is {batch}", allowed=("0 (dynamic)", "1", "2", "…"))
+    module = targets.load(target, precision)
+    model = model if isinstance(model, Model) else Model.open(model)
+    model.check()
+    evidence = model.evidence()
+    folder = Path(out) / f"{model.name}-{target}-{precision}"
+    options = module.Options(precision=precision, batch=batch)
+    with output_folder(folder, force=force) as work:
+        files = module.convert(model.graph, work, options)
+        np.savez(work / GOLDEN, image=evidence.images, logits=evidence.golden)
+        with module.open(work, Device()) as session:
+            verdict = compare(session, evidence.images, evidence.golden, model.tasks, batch=batch, allowed=atol)
+        require(verdict, f"'{folder.name}'")
+        manifest = {
+            "schema": SCHEMA,
+            "kind": "artifact",
+            "version": __version__,
+            "model": {"kind": model.kind, "name": model.name, "sha256": sha256(model.graph)},
+            "target": target,
+            "precision": precision,
+            "options": asdict(options),
+            "image": model.image.to_json(),
+            "tasks": [task.to_json() for task in model.tasks],
+            "inputs": {"image": ["uint8", batch or "N", *model.image.shape]},
+            "outputs": {"logits": ["float32", batch or "N", len(model.classes)]},
+            "parameters": model.manifest["parameters"],
+            "model_files": files,
+            "files": describe_files(work, [*(work / name for name in files), work / GOLDEN]),
+            "verify": verdict.to_json(),
+            "versions": versions("onnx", _RUNTIMES[target]),
+            "data": model.manifest["data"],
+        }
+        (work / MANIFEST).write_text(dump_json(manifest), encoding="utf-8")
+    return Artifact.open(folder)
+
+
+def find_models(names: Sequence[str | Path], pool: Path = Path("pool")) -> list[Path]:
+    """Return the models to export: the named ones, or the assembly, the students and the pool's teacher here.
+
+    Raises:
+        PoolError: none was named and there is none here.
+    """
+    if names:
+        return [Path(name) for name in names]
+    from kfdeploy.model import MANIFEST as MODEL_MANIFEST
+
+    here = [Path("assembly"), *sorted(Path("students").glob("*")), pool / "train" / "teacher"]
+    found = [path for path in here if path.suffix not in (".partial", ".old") and (path / MODEL_MANIFEST).is_file()]
+    if not found:
+        raise PoolError(
+            "there is neither an 'assembly' nor 'students' here",
+            hint="kfdeploy assemble --tasks …, or name a folder: kfdeploy export <assembly>",
+        )
+    return found

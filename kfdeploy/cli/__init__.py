@@ -1,0 +1,47 @@
+"""The command line: one module a verb, each of which parses, calls one function, and prints."""
+
+import sys
+
+import typer
+
+from kfdeploy import __version__
+from kfdeploy.cli import assemble, benchmark, demo, distill, doctor, export, factorize, predict, recipes, verify
+from kfdeploy.cli.words import WordsCommand
+from kfdeploy.errors import KfdeployError
+
+app = typer.Typer(
+    name="kfdeploy",
+    help="Factorize one teacher into a pool of parts, assemble any subset of its tasks, export, prove and measure it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for verb in (factorize, distill, assemble, export, verify, benchmark, predict, doctor, demo):
+    app.command(cls=WordsCommand)(verb.command)
+    app.registered_commands[-1].name = verb.__name__.rpartition(".")[2]
+app.add_typer(recipes.app, name="recipes")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"kfdeploy {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print it."),
+) -> None:
+    """Factorize one teacher into a pool of parts, assemble any subset of its tasks, export, prove and measure it."""
+
+
+def main() -> None:
+    """Run the command line; errors of ours are printed with their hint, anything else is a bug and shows itself."""
+    try:
+        app()
+    except KfdeployError as error:
+        print(f"error: {error}", file=sys.stderr)
+        if error.hint:
+            print(f"hint:  {error.hint}", file=sys.stderr)
+        sys.exit(error.exit_code)

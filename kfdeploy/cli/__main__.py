@@ -1,0 +1,5 @@
+"""`python -m kfdeploy.cli`."""
+
+from kfdeploy.cli import main
+
+main()

@@ -1,0 +1,92 @@
+"""What the verbs print: paths, sizes, and the progress of training."""
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import typer
+
+from kfdeploy.progress import Progress
+
+FORCE = typer.Option(False, "--force", help="Replace what is there.")
+SET = typer.Option([], "--set", metavar="KEY=VALUE…", help="Recipe keys to change, such as train.epochs=5.")
+RESUME = typer.Option(False, "--resume", help="Go on from a checkpoint; afresh where there is none.")
+
+
+def say(text: str) -> None:
+    """Print a line at once."""
+    print(text, flush=True)
+
+
+def megabytes(count: int) -> str:
+    """Return a number of bytes for people."""
+    return f"{count / 1e6:.2f} MB" if count >= 1e6 else f"{count / 1e3:.0f} kB"
+
+
+def run_settings(device: str, precision: str, tensorboard: bool = False) -> list[str]:
+    """Return the overrides that the options of training stand for."""
+    chosen = [f"run.{key}={value}" for key, value in (("device", device), ("precision", precision)) if value]
+    return [*chosen, "run.tensorboard=true"] if tensorboard else chosen
+
+
+class TrainingProgress(Progress):
+    """A bar with a time estimate on a terminal, a line an epoch elsewhere."""
+
+    def __init__(self) -> None:
+        self.bar: Any = None
+        self.began = self.first = 0.0
+
+    def start(self, title: str, epochs: int, resumed_at: int, step: int) -> None:
+        """Say what is trained, and where it goes on."""
+        if resumed_at > epochs:
+            say(f"{title}: all {epochs} epochs are done")
+        elif resumed_at:
+            say(f"{title}: going on at epoch {resumed_at} of {epochs}" + (f", after step {step}" if step else ""))
+        else:
+            say(f"{title}: {epochs} epochs")
+        self.began, self.first = time.perf_counter(), max(0.0, resumed_at - 1.0)
+        if sys.stdout.isatty():
+            from rich import progress
+
+            self.bar = progress.Progress(
+                progress.TextColumn("{task.description}"),
+                progress.BarColumn(),
+                progress.TaskProgressColumn(),
+                progress.TimeElapsedColumn(),
+                progress.TimeRemainingColumn(),
+                transient=True,
+            )
+            self.task = self.bar.add_task(title, total=epochs, completed=self.first)
+            self.bar.start()
+
+    def step(self, epoch: int, done: int, steps: int) -> None:
+        """Move the bar."""
+        if self.bar is not None:
+            self.bar.update(self.task, completed=epoch + done / steps)
+
+    def epoch(self, epoch: int, epochs: int, row: Mapping[str, float]) -> None:
+        """Print a line; away from a terminal not more than some twenty in all."""
+        if self.bar is None and (epoch + 1) % max(1, epochs // 20) and epoch + 1 < epochs:
+            return
+        left = (time.perf_counter() - self.began) / (epoch + 1 - self.first) * (epochs - epoch - 1)
+        line = (
+            f"  epoch {epoch + 1}/{epochs}  loss {row['loss']:.3f}  validation {100 * row['validation']:.2f} %"
+            f"  {row['seconds']:.1f} s" + (f"  about {_span(left)} left" if epoch + 1 < epochs else "")
+        )
+        (self.bar.console.print if self.bar is not None else say)(line)
+
+    def stop(self) -> None:
+        """Take the bar away."""
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None
+
+
+def _span(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
+
+
+def tasks_text(names: Sequence[str]) -> str:
+    """Return names for a sentence."""
+    return ", ".join(names) if len(names) <= 12 else f"{', '.join(names[:10])} and {len(names) - 10} more"

@@ -1,0 +1,60 @@
+"""`kfdeploy distill`: the full students, or one for just some tasks."""
+
+from pathlib import Path
+
+import typer
+
+from kfdeploy.cli.console import FORCE, RESUME, SET, TrainingProgress, run_settings, say
+
+
+def command(
+    recipe: str = typer.Argument("", metavar="[RECIPE]", help="A file, or a shipped name. Default: the pool's recipe."),
+    students: list[str] = typer.Option([], "--student", metavar="NAME…", help="Only these of the recipe's students."),
+    tasks: list[str] = typer.Option([], "--tasks", metavar="TASK…", help="Distil for just these tasks."),
+    pool: Path = typer.Option(Path("pool"), help="A pool whose recipe and teacher to use."),
+    out: Path = typer.Option(Path("students"), help="Where the students go, a folder each."),
+    settings: list[str] = SET,
+    device: str = typer.Option("", metavar="auto|cpu|cuda", help="Where to train."),
+    precision: str = typer.Option("", metavar="auto|fp32|bf16", help="What to compute in."),
+    resume: bool = RESUME,
+    force: bool = FORCE,
+) -> None:
+    """Distil full students, the alternative to an assembly; with --tasks, one for just those tasks."""
+    from kfdeploy.pool import MANIFEST, Pool
+    from kfdeploy.recipe import DEFAULT, apply_settings, load_recipe, parse_recipe
+
+    chosen = [*settings, *run_settings(device, precision)]
+    has_pool = (pool / MANIFEST).is_file()
+    if not recipe and has_pool:
+        say(f"no recipe was named: taking that of '{pool}'")
+        fields = Pool.open(pool).manifest["recipe"]
+        loaded = parse_recipe(apply_settings(fields, chosen), str(pool / MANIFEST))
+    else:
+        if not recipe:
+            say(f"no recipe was named: taking the embedded default, '{DEFAULT}'")
+        loaded = load_recipe(recipe or DEFAULT, chosen)
+    from kfdeploy.distill import distill
+
+    done = distill(
+        loaded,
+        students=students,
+        tasks=tasks,
+        pool=pool if has_pool else None,
+        out=out,
+        force=force,
+        resume=resume,
+        report=TrainingProgress(),
+    )
+    from kfdeploy.model import Model
+
+    for folder, fitted in done.items():
+        found = Model.open(folder).manifest
+        if fitted is None:
+            say(f"'{folder}' is finished, and every file of it is as it should be")
+            continue
+        say(
+            f"{folder.name}: {100 * found['accuracy']['validation']:.2f} % on {found['accuracy']['images']} validation "
+            f"images, {found['parameters']:,} parameters, trained in {fitted.seconds:.0f} s"
+        )
+        say(f"wrote {folder}")
+    say("next:  kfdeploy export --target onnx")

@@ -1,0 +1,51 @@
+"""`kfdeploy factorize`: a recipe's teacher becomes a pool."""
+
+from pathlib import Path
+
+import typer
+
+from kfdeploy.cli.console import FORCE, RESUME, SET, TrainingProgress, run_settings, say, tasks_text
+
+
+def command(
+    recipe: str = typer.Argument("", metavar="[RECIPE]", help="A file, or a shipped name. Default: digits."),
+    out: Path = typer.Option(Path("pool"), help="Where the pool goes."),
+    settings: list[str] = SET,
+    device: str = typer.Option("", metavar="auto|cpu|cuda", help="Where to train."),
+    precision: str = typer.Option("", metavar="auto|fp32|bf16", help="What to compute in."),
+    tensorboard: bool = typer.Option(False, "--tensorboard", help="Log every term there too."),
+    resume: bool = RESUME,
+    force: bool = FORCE,
+) -> None:
+    """Factorize a teacher into a pool: one common network, and one small network per task."""
+    from kfdeploy.pool import Pool
+    from kfdeploy.recipe import DEFAULT, load_recipe
+
+    if not recipe:
+        say(f"no recipe was named: taking the embedded default, '{DEFAULT}'")
+    loaded = load_recipe(recipe or DEFAULT, [*settings, *run_settings(device, precision, tensorboard)])
+    finished = resume and out.exists()
+    from kfdeploy.factorize import factorize
+
+    fitted = factorize(loaded, out, force=force, resume=resume, report=TrainingProgress())
+    pool = Pool.open(out)
+    if finished:
+        say(f"'{out}' is finished, and every file of it is as it should be")
+        return
+    from kfdeploy.plan import subset_accuracy
+    from kfdeploy.spec import class_names
+
+    accuracy = subset_accuracy(pool.evidence(), class_names(pool.tasks))
+    teacher = pool.manifest["teacher"]["accuracy"]
+    seen = " (a published teacher may have seen these images)" if pool.manifest["teacher"]["seen_validation"] else ""
+    say(f"teacher: {100 * teacher['validation']:.2f} % on validation{seen}, {100 * teacher['test']:.2f} % on test")
+    say(
+        f"pool:    {100 * accuracy.value:.2f} % on {accuracy.images} validation images, {len(pool.tasks)} tasks: "
+        f"{tasks_text([task.name for task in pool.tasks])}"
+    )
+    say(f"trained in {fitted.seconds:.0f} s; log: {out / 'train' / 'log.csv'}")
+    say(f"wrote {out}")
+    say(
+        f"next:  kfdeploy assemble --tasks {pool.tasks[0].name} {pool.tasks[-1].name}"
+        + ("" if out == Path("pool") else f" --pool {out}")
+    )

@@ -1,0 +1,26 @@
+"""`kfdeploy predict`: classes and probabilities for image files."""
+
+from pathlib import Path
+
+import typer
+
+from kfdeploy.cli.console import say
+
+
+def command(
+    images: list[Path] = typer.Argument(..., metavar="IMAGE…", help="Image files, or folders of them."),
+    model: Path = typer.Option(Path("assembly"), help="An assembly, a student or an artifact."),
+    top: int = typer.Option(3, min=1, help="How many classes to print."),
+    threads: int = typer.Option(1, min=1, help="Threads of the runtime."),
+    json: bool = typer.Option(False, "--json", help="One JSON object a line."),
+) -> None:
+    """Print the likeliest classes of images, given that each shows one of the model's."""
+    import json as library
+
+    from kfdeploy.predict import predict
+
+    for found in predict(model, images, top=top, threads=threads):
+        if json:
+            say(library.dumps({"image": str(found.path), "classes": dict(found.classes)}, ensure_ascii=False))
+        else:
+            say(f"{found.path}: " + ", ".join(f"{name} {100 * share:.1f} %" for name, share in found.classes))

@@ -1,0 +1,47 @@
+"""`kfdeploy recipes`: list, show or copy the shipped recipes."""
+
+from pathlib import Path
+
+import typer
+
+from kfdeploy.cli.console import FORCE, say
+
+app = typer.Typer(help="List, show or copy the shipped recipes.", no_args_is_help=True)
+
+
+@app.command("list")
+def list_recipes() -> None:
+    """Print each shipped recipe with its first line."""
+    from kfdeploy.recipe import shipped
+
+    for name, path in shipped().items():
+        say(f"{name:<16} {path.read_text(encoding='utf-8').splitlines()[0].lstrip('# ')}")
+
+
+@app.command("show")
+def show(name: str = typer.Argument(..., help="A shipped name.")) -> None:
+    """Print a recipe."""
+    from kfdeploy.recipe import find_recipe
+
+    say(find_recipe(name).read_text(encoding="utf-8").rstrip())
+
+
+@app.command("copy")
+def copy(
+    name: str = typer.Argument(..., help="A shipped name."),
+    out: Path | None = typer.Argument(None, help="Where to. Default: <name>.toml here."),
+    force: bool = FORCE,
+) -> None:
+    """Copy a recipe, to be changed."""
+    from kfdeploy.errors import OutputError
+    from kfdeploy.files import write_file
+    from kfdeploy.recipe import find_recipe
+
+    source = find_recipe(name)
+    place = out or Path(f"{name}.toml")
+    place = place / f"{name}.toml" if place.is_dir() else place
+    if place.exists() and not force:
+        raise OutputError(f"'{place}' is already there", hint="choose another name, or replace it with --force")
+    write_file(place, source.read_text(encoding="utf-8"))
+    say(f"wrote {place}")
+    say(f"next:  kfdeploy factorize {place}")

@@ -1,0 +1,117 @@
+"""Image files as model inputs: decoding and channel conversion, resizing and cropping, in parallel."""
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kfdeploy.errors import DataError
+from kfdeploy.spec import ImageSpec
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+Images = np.ndarray[Any, np.dtype[np.uint8]]  # (N, H, W, C)
+
+
+def read_image(path: Path, image: ImageSpec) -> Images:
+    """Return one file as uint8 (H, W, C), converted to the spec's channels, resized and cropped.
+
+    Raises:
+        DataError: the file does not decode, or its size does not fit and the spec does not resize.
+    """
+    return fit(decode(path, image.channels), image, str(path))
+
+
+def decode(path: Path, channels: int) -> Any:
+    """Return one file as an 8-bit Pillow image of 1 or 3 channels, in its own size.
+
+    Raises:
+        DataError: the file is missing or does not decode.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as opened:
+            decoded = opened.copy()
+    except FileNotFoundError:
+        raise DataError(f"there is no image at '{path}'") from None
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+        raise DataError(f"'{path}' does not decode: {error}", hint="remove the file, or save it again") from None
+    return to_channels(decoded, channels)
+
+
+def to_channels(decoded: Any, channels: int) -> Any:
+    """Convert a Pillow image of any mode to 8-bit grayscale (1) or RGB (3)."""
+    from PIL import Image
+
+    if decoded.mode.startswith(("I", "F")):  # 16 bits a pixel: Pillow's own conversion clips instead of scaling
+        wide = np.asarray(decoded, dtype=np.float64)
+        top = 255.0 if decoded.mode == "F" and wide.max(initial=0) <= 255 else 65535.0
+        decoded = Image.fromarray(np.clip(wide * (255.0 / top) + 0.5, 0, 255).astype(np.uint8), "L")
+    if decoded.mode == "P" or "A" in decoded.mode or "transparency" in decoded.info:
+        decoded = decoded.convert("RGBA")
+        decoded = Image.alpha_composite(Image.new("RGBA", decoded.size, "white"), decoded)
+    return decoded.convert("L" if channels == 1 else "RGB")
+
+
+def fit(decoded: Any, image: ImageSpec, origin: str) -> Images:
+    """Resize the shorter side, cut out the centre, and return uint8 (H, W, C).
+
+    Raises:
+        DataError: the size does not fit and the spec does not resize.
+    """
+    from PIL import Image
+
+    height, width = image.size
+    if image.resize:
+        scale = image.resize / min(decoded.size)
+        wanted = tuple(max(image.resize, round(side * scale)) for side in decoded.size)
+        if wanted != decoded.size:
+            decoded = decoded.resize(wanted, Image.Resampling[image.interpolation.upper()])
+    if decoded.width < width or decoded.height < height or (not image.resize and decoded.size != (width, height)):
+        raise DataError(
+            f"'{origin}' is {decoded.width}×{decoded.height} pixels, the model takes {width}×{height}",
+            hint=f"set image.resize = {min(image.size)} in the recipe, or resize the files",
+        )
+    left, top = (decoded.width - width) // 2, (decoded.height - height) // 2
+    array = np.asarray(decoded.crop((left, top, left + width, top + height)), dtype=np.uint8)
+    return array.reshape(height, width, image.channels)
+
+
+def read_images(paths: Sequence[Path], image: ImageSpec, workers: int = 0) -> Images:
+    """Return files as uint8 (N, H, W, C), decoded in parallel (Pillow lets go of the interpreter while it decodes).
+
+    Raises:
+        DataError: files that do not decode, named and counted.
+    """
+    out = np.empty((len(paths), *image.shape), dtype=np.uint8)
+    bad: list[DataError] = []
+
+    def read(i: int) -> None:
+        try:
+            out[i] = read_image(paths[i], image)
+        except DataError as error:
+            bad.append(error)
+
+    _spread(read, len(paths), workers or os.cpu_count() or 1)
+    if len(bad) == 1:
+        raise bad[0]
+    if bad:
+        raise DataError(f"{len(bad)} of {len(paths)} images cannot be used; the first: {bad[0]}", hint=bad[0].hint)
+    return out
+
+
+def _spread(work: Callable[[int], None], count: int, workers: int) -> None:
+    if count < 64:
+        for i in range(count):
+            work(i)
+        return
+
+    def chunk(start: int) -> None:
+        for i in range(start, min(start + 256, count)):
+            work(i)
+
+    with ThreadPoolExecutor(workers) as pool:
+        list(pool.map(chunk, range(0, count, 256)))

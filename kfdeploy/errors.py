@@ -1,0 +1,107 @@
+"""Every error a user can cause, as one tree.
+
+KfdeployError                exit 1; what happened, the value seen, the values allowed, what to type next
+├── UsageError               exit 2; something that was asked for cannot be had
+│   ├── RecipeError          an unknown key, a wrong type, a class in two tasks
+│   ├── UnsupportedError     a target, a precision or an option that is not there (yet)
+│   └── DeviceError          a processor or a precision this machine does not have
+├── DataError                a folder, an image or a data set that is not as it should be
+├── TeacherError             a checkpoint or an accuracy that does not fit
+├── TrainingError            a loss that is not finite, a checkpoint of another recipe
+│   └── Interrupted          exit 130; Ctrl-C, with a checkpoint to go on from
+├── PoolError                a missing, truncated, altered or foreign file in a pool, an assembly or an artifact
+├── TaskError                a task that is not there, or is there twice
+├── ComposeError             an operator that cannot be put into a bank
+├── ParityError              two graphs that should agree and do not
+├── OutputError              a place that cannot be written to, or is taken
+└── MissingDependencyError   an extra that is not installed
+"""
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+class KfdeployError(Exception):
+    """Something the user can mend. The command line prints the message and the hint; nothing else is caught there.
+
+    `what` says what happened with the value seen in it, `allowed` lists what would have been accepted,
+    `hint` is the next thing to type.
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, allowed: Iterable[object] = (), hint: str = "") -> None:
+        self.what = what
+        self.allowed = tuple(str(value) for value in allowed)
+        self.hint = hint
+        super().__init__(f"{what} (allowed: {', '.join(self.allowed)})" if self.allowed else what)
+
+
+class UsageError(KfdeployError):
+    """Something that was asked for cannot be had."""
+
+    exit_code = 2
+
+
+class RecipeError(UsageError):
+    """A recipe that cannot be honoured."""
+
+
+class UnsupportedError(UsageError):
+    """A target, a precision or an option that is not there."""
+
+
+class DeviceError(UsageError):
+    """A processor this machine does not have."""
+
+
+class DataError(KfdeployError):
+    """A folder, an image or a data set that is not as it should be."""
+
+
+class TeacherError(KfdeployError):
+    """A teacher whose weights, classes or accuracy do not fit."""
+
+
+class TrainingError(KfdeployError):
+    """Training that cannot start, go on or be resumed."""
+
+
+class Interrupted(TrainingError):  # noqa: N818 - it is no mistake of anybody's
+    """Training was stopped by Ctrl-C and left a checkpoint."""
+
+    exit_code = 130
+
+
+class PoolError(KfdeployError):
+    """A pool, an assembly or an artifact that is not whole."""
+
+
+class TaskError(KfdeployError):
+    """A task that is not in the pool, or is asked for twice."""
+
+
+class ComposeError(KfdeployError):
+    """A template graph with an operator that cannot be put into a bank."""
+
+
+class ParityError(KfdeployError):
+    """Two graphs that should give the same values and do not."""
+
+
+class OutputError(KfdeployError):
+    """A place that cannot be written to, or is taken."""
+
+
+class MissingDependencyError(KfdeployError):
+    """An optional dependency that is not installed."""
+
+
+def nearest(name: str, names: Sequence[str]) -> str:
+    """Return "did you mean 'x'?" for the closest of `names`, or an empty string."""
+    lowered = {candidate.lower(): candidate for candidate in names}
+    close = difflib.get_close_matches(name.lower(), list(lowered), n=1)
+    # Two letters swapped in a three-letter word are below difflib's cut-off, yet the commonest slip there is.
+    if not close:
+        close = [candidate for candidate in lowered if sorted(candidate) == sorted(name.lower())][:1]
+    return f"did you mean '{lowered[close[0]]}'?" if close else ""

@@ -1,0 +1,266 @@
+"""What every training starts from: data and their split, the teacher (measured), and a folder to resume in."""
+
+import copy
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from kfdeploy.data import ImageSet, load_split, stratified
+from kfdeploy.data.loader import Loader, make_loader
+from kfdeploy.errors import OutputError, TeacherError, TrainingError
+from kfdeploy.files import SCHEMA, check_output, commit, dump_json, partial, save_tensors, sha256, write_file
+from kfdeploy.nets import Classifier
+from kfdeploy.nets.teacher import Teacher, class_columns, fill, pretrained, read_weights
+from kfdeploy.pool import Evidence, versions
+from kfdeploy.progress import Progress
+from kfdeploy.recipe import Recipe, changed_keys
+from kfdeploy.sections import Train
+from kfdeploy.spec import TaskSpec, class_names
+from kfdeploy.train import CHECKPOINT, Fitted, fit, make_fabric
+
+SPLIT_SEED = 0  # the validation images are the same whatever the seed of the run
+TEACHER = Path("train") / "teacher"  # in a pool: the teacher, in the form of an assembly, and its weights
+WEIGHTS = "state.safetensors"
+LIBRARIES = ("torch", "torchvision", "timm", "onnx", "onnxscript", "onnxruntime", "numpy")
+
+
+class Experiment:
+    """A recipe with its data decoded, its tasks resolved and its device opened.
+
+    Raises:
+        DataError, RecipeError, DeviceError: see `load_split`, `Recipe.task_specs` and `make_fabric`.
+    """
+
+    def __init__(self, recipe: Recipe, report: Progress | None = None) -> None:
+        self.recipe = recipe
+        self.report = report or Progress()
+        self.fabric = make_fabric(recipe.run)
+        self.image = recipe.image.spec()
+        whole = load_split(recipe.data.source, recipe.data.root, "train", self.image)
+        self.data_classes = whole.classes
+        self.tasks = recipe.task_specs(whole.classes)
+        self.classes = class_names(self.tasks)  # the columns of every logit here
+        # Split before classes are chosen or permuted: recipes on the same data then have the same validation images.
+        train, validation = stratified(whole.labels, recipe.data.validation, SPLIT_SEED)
+        if whole.megabytes <= recipe.data.stream_above_mb and not recipe.augment.resized_crop:
+            whole = whole.in_memory()
+        self.train = whole.take(train).only(self.classes)
+        self.validation = whole.take(validation).only(self.classes).in_memory()
+
+    @cached_property
+    def test(self) -> ImageSet:
+        """The test split; its images are decoded when they are read."""
+        return load_split(self.recipe.data.source, self.recipe.data.root, "test", self.image).only(self.classes)
+
+    def loader(self, data: ImageSet, batch: int) -> Loader:
+        """Return a loader with the recipe's augmentation and seed."""
+        return make_loader(
+            data, batch, self.recipe.augment, self.recipe.seed, self.fabric.device, self.recipe.data.stream_above_mb
+        )
+
+    def seed(self) -> None:
+        """Seed torch's global generator, which initialises networks."""
+        torch.manual_seed(self.recipe.seed)
+
+    def teacher(self, folder: Path, *, resume: bool, known: Path | None = None) -> tuple[Teacher, dict[str, Any]]:
+        """Return the teacher on its device and what is known of it: source, net, hash and measured accuracy.
+
+        A teacher that the recipe trains is trained in `folder`, or taken from `known` (a finished one's weights).
+
+        Raises:
+            TeacherError: it does not fit, or its accuracy is below the recipe's `min_accuracy`.
+        """
+        config = self.recipe.teacher
+        about: dict[str, Any] = {"source": config.source.partition(":")[0], "min_accuracy": config.min_accuracy}
+        if config.source == "train":
+            teacher = self._trained(folder, resume, known)
+        else:
+            teacher = pretrained(config, self.image, self.data_classes, self.classes)
+            about["name"] = Path(config.source.partition(":")[2]).name
+        if config.source.startswith("file:"):
+            about["sha256"] = sha256(Path(config.source.removeprefix("file:")))
+        teacher.to(self.fabric.device).to(memory_format=torch.channels_last)
+        accuracy = {
+            name: self.accuracy(teacher, data) for name, data in (("validation", self.validation), ("test", self.test))
+        }
+        if min(accuracy.values()) < config.min_accuracy:
+            raise TeacherError(
+                f"the teacher's accuracy is {min(accuracy.values()):.4f} (validation {accuracy['validation']:.4f}, "
+                f"test {accuracy['test']:.4f}), and the recipe asks for at least {config.min_accuracy:.4f}",
+                hint="check teacher.classes, image.mean and image.std, or lower teacher.min_accuracy",
+            )
+        return teacher, about | {"accuracy": accuracy, "seen_validation": config.source != "train"}
+
+    def _trained(self, folder: Path, resume: bool, known: Path | None) -> Teacher:
+        from kfdeploy.distill import ClassifierLearner
+
+        config = self.recipe.teacher
+        assert config.net is not None  # the recipe's own validator has checked both
+        assert config.train is not None
+        self.seed()
+        net = Classifier(config.net, self.image, len(self.classes))
+        if known is not None and known.is_file():
+            fill(net, read_weights(known), str(known))
+        else:
+            learner = ClassifierLearner(net, smoothing=config.train.label_smoothing)
+            fit(
+                learner,
+                self.loader(self.train, config.train.batch),
+                self.validation,
+                config.train,
+                fabric=self.fabric,
+                folder=folder,
+                title="teacher",
+                resume=resume,
+                report=self.report,
+                tensorboard=self.recipe.run.tensorboard,
+            )
+        return Teacher(net, range(len(self.classes)), net.backbone.channels)
+
+    def slice_teacher(self, teacher: Teacher, classes: Sequence[str]) -> Teacher:
+        """Return the teacher with only the columns of `classes`."""
+        columns = teacher.columns[class_columns(self.classes, classes)].tolist()
+        return Teacher(teacher.net, columns, teacher.channels).to(self.fabric.device)
+
+    @torch.no_grad()
+    def accuracy(self, teacher: Teacher, data: ImageSet) -> float:
+        """Return the teacher's accuracy on a set, in float32."""
+        found = [teacher(images.to(self.fabric.device))[0].argmax(1).cpu().numpy() for images in self._batches(data)]
+        return float((np.concatenate(found) == data.labels).mean())
+
+    def golden(self, count: int = 16) -> np.ndarray[Any, Any]:
+        """Return the indices of the golden samples: validation images spread over the classes."""
+        order = np.argsort(self.validation.labels, kind="stable")
+        return np.sort(order[np.linspace(0, len(order) - 1, min(count, len(order))).astype(np.int64)])
+
+    @torch.no_grad()
+    def evidence(self, logits: Callable[[Tensor], Tensor]) -> dict[str, np.ndarray[Any, Any]]:
+        """Return golden images and logits, validation logits, labels (indices of `classes`) and rows.
+
+        `logits` maps uint8 (N, H, W, C) on the CPU to (N, C).
+        """
+        values = torch.cat([logits(images) for images in self._batches(self.validation)]).float().numpy()
+        golden = self.golden()
+        return {
+            "golden.images": self.validation.load(golden),
+            "golden.logits": values[golden],
+            "validation.labels": self.validation.labels,
+            "validation.rows": self.validation.rows,
+            "validation.logits": values,
+        }
+
+    def only(self, tasks: Sequence[TaskSpec]) -> "Experiment":
+        """Return the same experiment on the images and classes of just these tasks."""
+        part = copy.copy(self)
+        part.tasks, part.classes = tuple(tasks), class_names(tuple(tasks))
+        part.train, part.validation = self.train.only(part.classes), self.validation.only(part.classes)
+        return part
+
+    def training(self, config: Train, fitted: Fitted) -> dict[str, Any]:
+        """Return the circumstances of a training: epochs, seconds in the loop, processor, precision, threads."""
+        return {
+            "epochs": config.epochs,
+            "seconds": round(fitted.seconds, 1),
+            "images": len(self.train),
+            "device": self.fabric.device.type,
+            "precision": self.fabric._precision.precision,
+            "threads": torch.get_num_threads(),
+            "seed": self.recipe.seed,
+        }
+
+    @staticmethod
+    def _batches(data: ImageSet, size: int = 512) -> Iterator[Tensor]:
+        for start in range(0, len(data), size):
+            yield torch.from_numpy(data.load(slice(start, start + size)))
+
+
+class _Logits(nn.Module):
+    """image → logits (N, C) alone."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, image: Tensor) -> Tensor:
+        logits: Tensor = self.net(image)[0]
+        return logits
+
+
+def save_state(path: Path, net: nn.Module) -> None:
+    """Write a network's weights and buffers."""
+    state = {name: value.detach().cpu().numpy() for name, value in net.state_dict().items()}
+    save_tensors(path, state, {"schema": SCHEMA, "kind": "state"})
+
+
+def write_classifier(
+    out: Path, net: nn.Module, kind: str, name: str, experiment: Experiment, fields: dict[str, Any]
+) -> None:
+    """Write a network image → (logits, …) as a student or a teacher, in the form of an assembly, with its weights."""
+    from kfdeploy.graphs import export
+    from kfdeploy.model import write_model
+
+    net = net.cpu().float().eval()
+    only_logits = _Logits(net)
+    arrays = experiment.evidence(only_logits)
+    graph = export(only_logits, torch.zeros(2, *experiment.image.shape, dtype=torch.uint8), ["image"], ["logits"])
+    evidence = Evidence(
+        arrays["golden.images"],
+        arrays["golden.logits"],
+        tuple(experiment.classes[i] for i in arrays["validation.labels"]),
+        arrays["validation.rows"],
+        arrays["validation.logits"],
+    )
+    save_state(out / WEIGHTS, net.net if isinstance(net, Teacher) else net)
+    fields = fields | {"data": experiment.recipe.data.model_dump(), "versions": versions(*LIBRARIES)}
+    write_model(out, graph.model, kind, name, experiment.image, experiment.tasks, evidence, fields)
+
+
+@contextmanager
+def unfinished(out: Path, recipe: Recipe, *, force: bool, resume: bool) -> Iterator[Path]:
+    """Give the folder beside `out` for training in; it becomes `out` when the block ends well.
+
+    It stays for `--resume` when the block fails after a first checkpoint, and vanishes when it fails before, or
+    because the teacher was refused.
+
+    Raises:
+        OutputError: `out` is there, or an unfinished run is and neither `resume` nor `force` was said.
+        TrainingError: the run to resume had another recipe.
+    """
+    check_output(out, force=force)
+    work = partial(out)
+    meant = json.loads(json.dumps(recipe.model_dump()))
+    noted = work / "recipe.json"
+    if work.exists() and resume and noted.is_file():
+        before = json.loads(noted.read_text(encoding="utf-8"))
+        # Where it runs and what it logs may change between sittings; what it computes may not.
+        if changed := [key for key in changed_keys(before, meant) if key not in ("run.tensorboard",)]:
+            raise TrainingError(
+                f"'{work}' was begun with another recipe; these keys differ: {', '.join(changed)}",
+                hint="set them back, or start afresh with --force",
+            )
+    elif work.exists():
+        if list(work.rglob(CHECKPOINT)) and not force:
+            raise OutputError(
+                f"'{work}' holds an unfinished run", hint="go on with --resume, or start afresh with --force"
+            )
+        shutil.rmtree(work)
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        write_file(noted, dump_json(meant))
+        yield work
+        noted.unlink()
+        for checkpoint in work.rglob(CHECKPOINT):
+            checkpoint.unlink()
+        commit(work, out)
+    except BaseException as error:
+        if isinstance(error, TeacherError) or not list(work.rglob(CHECKPOINT)):
+            shutil.rmtree(work, ignore_errors=True)
+        raise

@@ -1,0 +1,252 @@
+"""Factorization: a recipe's teacher becomes a pool (Yang et al., ECCV 2022, Eq. 3 and 6–12)."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kfdeploy import objectives
+from kfdeploy.errors import RecipeError, UnsupportedError
+from kfdeploy.experiment import LIBRARIES, TEACHER, WEIGHTS, Experiment, save_state, unfinished, write_classifier
+from kfdeploy.files import SCHEMA, file_name, save_tensors
+from kfdeploy.nets import Normalise, build, describe
+from kfdeploy.nets.factor import FactorNet
+from kfdeploy.pool import SHARED, Pool, versions, write_manifest
+from kfdeploy.progress import Progress
+from kfdeploy.recipe import Recipe
+from kfdeploy.sections import Objective
+from kfdeploy.spec import ImageSpec
+from kfdeploy.train import Fitted, Learner, Term, fit
+
+if TYPE_CHECKING:
+    from kfdeploy.nets.teacher import Teacher
+
+
+class FactorLearner(Learner):
+    """CKN, bank, heads and the teacher's projectors, with the whole objective.
+
+    L = L_sup + λ_kt L_kt + λ_I [ Σ_j ( −log q(y_j|t_j) + β KL(p(t_j|x) ‖ N(0,I)) ) − α Î(X;Z) ]
+    """
+
+    def __init__(
+        self, net: FactorNet, teacher: "Teacher", config: Objective, seed: int, smoothing: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.net, self.config, self.seed, self.smoothing = net, config, seed, smoothing
+        # Held in a tuple: not a part of the learner, so neither trained, nor saved with it, nor put into train().
+        self.teacher = (teacher,)
+        levels = min(len(teacher.channels), len(net.ckn.channels))
+        if config.infomax_levels > levels:
+            raise RecipeError(
+                f"objective.infomax_levels is {config.infomax_levels}, and teacher and CKN have {levels} "
+                "stages in common",
+                hint=f"set it to at most {levels}",
+            )
+        self.levels = config.infomax_levels or levels
+        # FFN of Eq. 9: the teacher's pooled features to the CKN's width.
+        self.projectors = nn.ModuleList(
+            nn.Sequential(nn.Linear(t, c), nn.BatchNorm1d(c), nn.ReLU(), nn.Linear(c, c))
+            for t, c in zip(teacher.channels[-self.levels :], net.ckn.channels[-self.levels :], strict=True)
+        )
+
+    def forward(self, images: Tensor, labels: Tensor, step: int) -> dict[str, Term]:
+        """Return `sup`, `kt`, `task`, `bottleneck` and `infomax` (the last an estimate in nats, to be maximised)."""
+        config, reference = self.config, self.config.variant == "reference"
+        target, teacher_stages = self.teacher[0](images)
+        noise = None
+        if not reference:  # the published code's t is deterministic
+            generator = torch.Generator(images.device).manual_seed(self.seed * 1_000_003 + step)
+            noise = torch.randn(len(images), self.net.K, self.net.d, generator=generator, device=images.device)
+        out = self.net(images, noise)
+        with torch.autocast(images.device.type, enabled=False):
+            targets = objectives.other_targets(labels, self.net.owner, self.net.local, self.net.K)
+            estimates = []
+            for project, t, z in zip(
+                self.projectors, teacher_stages[-self.levels :], out.stages[-self.levels :], strict=True
+            ):
+                pair = z.float().mean((2, 3)), project(t.float().mean((2, 3)))  # (N, d_l) both
+                estimates.append(
+                    objectives.infomax_reference(*pair)
+                    if reference
+                    else objectives.infomax(*pair, bound=config.infomax, temperature=config.infomax_temperature)
+                )
+            narrow = (
+                objectives.infomin_reference(out.mu)
+                if reference
+                else objectives.bottleneck(out.mu, out.logvar, reduction=config.beta_reduction)
+            )
+            return {
+                "sup": Term(1.0, F.cross_entropy(out.logits, labels, label_smoothing=self.smoothing)),
+                "kt": Term(config.lambda_kt, objectives.soft_targets(out.logits, target, config.temperature)),
+                "task": Term(config.lambda_i, objectives.task_information(out.task_logits, targets)),
+                "bottleneck": Term(config.lambda_i * config.beta, narrow),
+                "infomax": Term(-config.lambda_i * config.alpha, torch.stack(estimates).mean()),
+            }
+
+    def evaluate(self, images: Tensor) -> Tensor:
+        """Return logits (N, C), t at its mean."""
+        logits: Tensor = self.net(images).logits
+        return logits
+
+
+class _Common(nn.Module):
+    """image → z (N, d, 1, 1), tap."""
+
+    def __init__(self, normalise: Normalise, ckn: nn.Module, tap: int) -> None:
+        super().__init__()
+        self.normalise, self.ckn, self.tap = normalise, ckn, tap
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.normalise(image)
+        stages = self.ckn(x)
+        return stages[-1].mean((2, 3), keepdim=True), x if self.tap < 0 else stages[self.tap]
+
+
+class _Template(nn.Module):
+    """tap → u (N, D, 1, 1)."""
+
+    def __init__(self, tsn: nn.Module) -> None:
+        super().__init__()
+        self.tsn = tsn
+
+    def forward(self, tap: Tensor) -> Tensor:
+        u: Tensor = self.tsn(tap)[-1].mean((2, 3), keepdim=True)
+        return u
+
+
+def factorize(
+    recipe: Recipe,
+    out: str | Path = "pool",
+    *,
+    force: bool = False,
+    resume: bool = False,
+    report: Progress | None = None,
+) -> Fitted:
+    """Factorize the recipe's teacher into a pool at `out`.
+
+    With `resume`, an interrupted run goes on from its checkpoint, a finished pool is checked and left.
+
+    Raises:
+        RecipeError, DataError, TeacherError, DeviceError: what was asked for does not fit.
+        TrainingError: a term is not finite, or the checkpoint is of another recipe.
+        Interrupted: Ctrl-C.
+        OutputError: `out` is there and neither `force` nor `resume` is set.
+    """
+    out = Path(out)
+    if resume and out.exists():
+        Pool.open(out).check()
+        return Fitted()
+    if recipe.objective.coupling == "independent":
+        raise UnsupportedError(
+            "objective.coupling = 'independent' is not there yet",
+            allowed=("joint",),
+            hint="--set objective.coupling=joint",
+        )
+    experiment = Experiment(recipe, report)
+    net = FactorNet(recipe.ckn, recipe.tsn, experiment.image, experiment.tasks)
+    with unfinished(out, recipe, force=force, resume=resume) as work:
+        teacher, about = experiment.teacher(work / TEACHER, resume=resume)
+        experiment.seed()
+        net = FactorNet(recipe.ckn, recipe.tsn, experiment.image, experiment.tasks)
+        learner = FactorLearner(net, teacher, recipe.objective, recipe.seed, recipe.train.label_smoothing)
+        fitted = fit(
+            learner,
+            experiment.loader(experiment.train, recipe.train.batch),
+            experiment.validation,
+            recipe.train,
+            fabric=experiment.fabric,
+            folder=work / "train",
+            title="factors",
+            resume=resume,
+            tensorboard=recipe.run.tensorboard,
+            report=experiment.report,
+        )
+        write_classifier(work / TEACHER, teacher, "teacher", "teacher", experiment, {"teacher": about})
+        write_pool(work, learner, experiment, about, fitted)
+    return fitted
+
+
+def write_pool(
+    work: Path, learner: FactorLearner, experiment: Experiment, teacher: dict[str, Any], fitted: Fitted
+) -> None:
+    """Write a whole pool into `work` and prove it: every task assembled at once gives the torch network's logits."""
+    from kfdeploy.compose import compose
+    from kfdeploy.graphs import check_template
+    from kfdeploy.model import golden_difference
+
+    recipe, tasks, image = experiment.recipe, experiment.tasks, experiment.image
+    net = learner.net.cpu().float().eval()
+    evidence = experiment.evidence(lambda image: net(image).logits)
+    common, template, states = graphs_of(net, recipe, image)
+    (work / "common.onnx").write_bytes(common.model.SerializeToString(deterministic=True))
+    (work / "task.onnx").write_bytes(template.model.SerializeToString(deterministic=True))
+    folded = [template.fold(state) for state in states]
+    check_template(template, folded)
+
+    W, WA, b = (tensor.float().numpy() for tensor in net.folded_heads())
+    start = 0
+    for task, arrays in zip(tasks, folded, strict=True):
+        own = slice(start, start + len(task.classes))
+        start = own.stop
+        head = {"head.z": W[own], "head.u": WA[own], "head.bias": b[own]}
+        about = {"schema": SCHEMA, "kind": "task", "task": task.name, "classes": list(task.classes)}
+        save_tensors(work / "tasks" / f"{file_name(task.name)}.safetensors", arrays | head, about)
+        logits = {key: evidence[key][:, own] for key in ("golden.logits", "validation.logits")}
+        save_tensors(work / "evidence" / f"{file_name(task.name)}.safetensors", logits, about | {"kind": "evidence"})
+    shared = {key: evidence[key] for key in ("golden.images", "validation.labels", "validation.rows")}
+    save_tensors(work / SHARED, shared, {"schema": SCHEMA, "kind": "evidence"})
+    save_state(work / "train" / WEIGHTS, learner)
+    write_manifest(
+        work,
+        {
+            "name": recipe.name,
+            "recipe": recipe.model_dump(),
+            "image": image.to_json(),
+            "coupling": "joint",
+            "teacher": teacher,
+            "versions": versions(*LIBRARIES),
+            "nets": {
+                "ckn": describe(recipe.ckn),
+                "tsn": describe(recipe.tsn.net),
+                "d": net.d,
+                "D": net.D,
+                "tap": {"name": recipe.tsn.tap, "channels": net.tap_channels},
+            },
+            "training": experiment.training(recipe.train, fitted),
+        },
+        tasks,
+    )
+    pool = Pool.open(work)
+    whole, part = pool.graphs()
+    graph = compose(whole, part, [pool.part(task) for task in tasks], "branches")
+    proof = work / "proof.onnx"
+    proof.write_bytes(graph.SerializeToString())
+    try:
+        golden_difference(proof, pool.evidence())
+    finally:
+        proof.unlink()
+
+
+def graphs_of(
+    net: FactorNet, recipe: Recipe, image: ImageSpec
+) -> "tuple[Any, Any, list[dict[str, np.ndarray[Any, Any]]]]":
+    """Return the common graph, the task template, and each task's unfolded weights by the template's names."""
+    from kfdeploy.graphs import export
+
+    example = torch.zeros(2, *image.shape, dtype=torch.uint8)
+    common = export(_Common(net.normalise, net.ckn, net.tap).eval(), example, ["image"], ["z", "tap"])
+    with torch.no_grad():
+        tap = _Common(net.normalise, net.ckn, net.tap).eval()(example)[1]
+    single = build(recipe.tsn.net, net.tap_channels)
+    bank = {key: value for key, value in net.bank.state_dict().items() if not key.endswith("num_batches_tracked")}
+    states = [
+        {f"tsn.{key}": value.chunk(net.K)[j].numpy() for key, value in bank.items()} for j in range(net.K)
+    ]  # every tensor of a bank lies along its first axis
+    single.load_state_dict(
+        {key.removeprefix("tsn."): torch.from_numpy(v) for key, v in states[0].items()}, strict=False
+    )
+    template = export(_Template(single).eval(), tap, ["tap"], ["u"])
+    return common, template, states

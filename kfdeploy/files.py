@@ -1,0 +1,223 @@
+"""Files that are either whole or absent: hashes, reproducible bytes, and outputs written beside and renamed."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+
+from kfdeploy.errors import OutputError, PoolError
+
+SCHEMA = 1
+METADATA_KEY = "kfdeploy"  # the one metadata key of every file of ours, holding sorted JSON
+
+
+def sha256(path: Path) -> str:
+    """Return the hexadecimal SHA-256 of a file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def file_name(task: str) -> str:
+    """Return the percent-encoded file name of a task; task names may hold spaces and any letters."""
+    if task == "shared":  # evidence/shared.safetensors is taken
+        return "%73hared"
+    name = quote(task, safe="")
+    return name.replace(".", "%2E") if name.startswith(".") else name
+
+
+def dump_json(value: Any) -> str:
+    """Return sorted, indented JSON that ends with a newline."""
+    return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def dump_line_json(value: dict[str, Any]) -> str:
+    """Return JSON with indented keys and every list of numbers on one line: raw samples would fill pages."""
+    import re
+
+    text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False)
+    return (
+        re.sub(r"\[\s+([-0-9.eE,\s]+?)\s+\]", lambda found: f"[{re.sub(chr(92) + 's+', ' ', found[1])}]", text) + "\n"
+    )
+
+
+def read_manifest(path: Path, kind: str | tuple[str, ...], hint: str) -> dict[str, Any]:
+    """Read a manifest and check its schema and kind.
+
+    Raises:
+        PoolError: the file is missing or not JSON, or of another schema or kind.
+    """
+    kinds = (kind,) if isinstance(kind, str) else kind
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise PoolError(f"there is no {kinds[0]} at '{path.parent}' ('{path.name}' is missing)", hint=hint) from None
+    except (OSError, ValueError) as error:
+        raise PoolError(f"'{path}' cannot be read: {error}", hint=hint) from None
+    if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
+        seen = manifest.get("schema") if isinstance(manifest, dict) else type(manifest).__name__
+        raise PoolError(
+            f"'{path}' has schema {seen!r}, and this version of kfdeploy reads schema {SCHEMA}",
+            hint="update kfdeploy, or make it again with this version",
+        )
+    if manifest.get("kind") not in kinds:
+        raise PoolError(f"'{path}' describes a '{manifest.get('kind')}'", allowed=kinds, hint=hint)
+    return manifest
+
+
+def inside(root: Path, name: str) -> Path:
+    """Return `root/name`, refusing a name that leads outside `root`.
+
+    Raises:
+        PoolError: the name is absolute or climbs out.
+    """
+    relative = PurePosixPath(name)
+    if relative.is_absolute() or ".." in relative.parts or "\\" in name or not relative.parts:
+        raise PoolError(f"the manifest of '{root}' names a file outside it: '{name}'", hint="do not use this folder")
+    return root / relative
+
+
+def check_files(root: Path, files: Mapping[str, Mapping[str, Any]], names: Iterator[str] | list[str]) -> None:
+    """Check that each named file is there, whole, and as its manifest says.
+
+    Raises:
+        PoolError: a file is missing, of another length, or of another hash; or not in the manifest.
+    """
+    again = "copy the folder again, or make it again"
+    for name in names:
+        path = inside(root, name)
+        if name not in files:
+            raise PoolError(f"'{name}' is not among the files of '{root}'", hint=again)
+        if not path.is_file():
+            raise PoolError(f"'{path}' is missing", hint=again)
+        size = path.stat().st_size
+        if size != files[name]["bytes"]:
+            raise PoolError(f"'{path}' has {size} bytes, its manifest says {files[name]['bytes']}", hint=again)
+        if (seen := sha256(path)) != files[name]["sha256"]:
+            raise PoolError(
+                f"'{path}' was altered: its sha256 is {seen[:12]}…, its manifest says {files[name]['sha256'][:12]}…",
+                hint=again,
+            )
+
+
+def describe_files(root: Path, paths: list[Path]) -> dict[str, dict[str, Any]]:
+    """Return `{relative name: {"bytes", "sha256"}}`, as manifests hold it."""
+    return {
+        path.relative_to(root).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256(path)}
+        for path in sorted(paths)
+    }
+
+
+def save_tensors(path: Path, tensors: Mapping[str, np.ndarray[Any, Any]], about: Mapping[str, Any]) -> None:
+    """Write arrays as safetensors with one metadata key, so that the bytes are reproducible."""
+    from safetensors.numpy import save_file
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    whole = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    save_file(whole, path, metadata={METADATA_KEY: json.dumps(dict(about), sort_keys=True, ensure_ascii=False)})
+    path.chmod(0o666 & ~_umask())  # safetensors makes files that only their owner can read
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def load_tensors(path: Path) -> dict[str, np.ndarray[Any, Any]]:
+    """Read the arrays of a safetensors file.
+
+    Raises:
+        PoolError: the file is not safetensors.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        arrays: dict[str, np.ndarray[Any, Any]] = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise PoolError(f"'{path}' is not a readable safetensors file: {error}", hint="make it again") from None
+    return arrays
+
+
+def partial(out: Path) -> Path:
+    """Return the folder beside `out` in which unfinished work lives."""
+    return out.with_name(out.name + ".partial")
+
+
+def check_output(out: Path, *, force: bool) -> None:
+    """Refuse an output that exists, or a parent that cannot be written to.
+
+    Raises:
+        OutputError: as above.
+    """
+    if out.exists() and not force:
+        raise OutputError(f"'{out}' is already there", hint="choose another --out, or replace it with --force")
+    parent = out.absolute().parent
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir():
+        raise OutputError(f"'{out}' cannot be made: '{parent}' is a file", hint="choose another --out")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise OutputError(f"'{parent}' cannot be written to", hint="choose another --out")
+
+
+def commit(work: Path, out: Path) -> None:
+    """Put the finished folder `work` in the place of `out`: renames only, so that no reader sees half of it."""
+    old = out.with_name(out.name + ".old")
+    if old.exists():
+        shutil.rmtree(old)
+    if out.exists():
+        out.rename(old)
+    work.rename(out)
+    if old.exists():
+        shutil.rmtree(old) if old.is_dir() else old.unlink()
+
+
+@contextmanager
+def output_folder(out: Path, *, force: bool = False) -> Iterator[Path]:
+    """Give a folder to write to, which becomes `out` when the block ends well and vanishes when it does not.
+
+    Raises:
+        OutputError: `out` exists and `force` is not set, or the place cannot be written to.
+    """
+    check_output(out, force=force)
+    work = partial(out)
+    try:
+        if work.exists():
+            shutil.rmtree(work)
+        work.mkdir(parents=True)
+        yield work
+        commit(work, out)
+    except OSError as error:
+        shutil.rmtree(work, ignore_errors=True)
+        raise OutputError(
+            f"'{out}' cannot be written: {error.strerror or error}", hint="free some space, or choose another --out"
+        ) from error
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+
+
+def write_file(path: Path, data: bytes | str) -> None:
+    """Write a file beside its place and rename it, so that it is either whole or absent.
+
+    Raises:
+        OutputError: the place cannot be written to.
+    """
+    beside = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_bytes(data.encode() if isinstance(data, str) else data)
+        beside.replace(path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise OutputError(
+            f"'{path}' cannot be written: {error.strerror or error}", hint="choose another place"
+        ) from None

@@ -1,0 +1,221 @@
+"""A deployable network as a folder: an assembly, a full student, or a teacher. One graph, and what it is."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kfdeploy.errors import ParityError, PoolError, TaskError
+from kfdeploy.files import (
+    SCHEMA,
+    check_files,
+    describe_files,
+    dump_json,
+    inside,
+    load_tensors,
+    read_manifest,
+    save_tensors,
+)
+from kfdeploy.plan import Accuracy, subset_accuracy
+from kfdeploy.pool import Evidence, Pool, tolerance
+from kfdeploy.spec import ImageSpec, TaskSpec, class_names
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+MANIFEST = "assembly.json"
+GRAPH = "model.onnx"
+KINDS = ("assembly", "student", "teacher")
+_EVIDENCE = "evidence/evidence.safetensors"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A folder `model.onnx, assembly.json` and `parts/` (an assembly) or `evidence/`, opened by `Model.open`."""
+
+    path: Path
+    manifest: dict[str, Any]
+
+    @classmethod
+    def open(cls, path: str | Path) -> "Model":
+        """Open an assembly, a student or a teacher.
+
+        Raises:
+            PoolError: there is none, its schema is unknown, or it names a file outside itself.
+        """
+        root = Path(path)
+        model = cls(root, read_manifest(root / MANIFEST, KINDS, "kfdeploy assemble --tasks … or kfdeploy distill"))
+        try:
+            _ = model.image, model.tasks, model.manifest["name"]
+            for name in model.manifest["files"]:
+                inside(root, name)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise PoolError(f"'{root / MANIFEST}' is incomplete: {error}", hint="make it again") from None
+        return model
+
+    @property
+    def kind(self) -> str:
+        """`assembly`, `student` or `teacher`."""
+        return str(self.manifest["kind"])
+
+    @property
+    def name(self) -> str:
+        """The name that artifacts and tables carry."""
+        return str(self.manifest["name"])
+
+    @property
+    def graph(self) -> Path:
+        """The ONNX file."""
+        return self.path / GRAPH
+
+    @cached_property
+    def image(self) -> ImageSpec:
+        """How an image becomes the input."""
+        return ImageSpec.from_json(self.manifest["image"])
+
+    @cached_property
+    def tasks(self) -> tuple[TaskSpec, ...]:
+        """The tasks, in the order of the outputs."""
+        return tuple(TaskSpec.from_json(entry) for entry in self.manifest["tasks"])
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The columns of the logits."""
+        return class_names(self.tasks)
+
+    def check(self) -> None:
+        """Check every file against its hash.
+
+        Raises:
+            PoolError: a file is missing, truncated or altered.
+        """
+        check_files(self.path, self.manifest["files"], list(self.manifest["files"]))
+        if self.kind == "assembly":
+            Pool.open(self.path / "parts").check()
+
+    def evidence(self) -> Evidence:
+        """Return its golden samples and validation logits.
+
+        Raises:
+            PoolError: a file is missing or altered.
+        """
+        if self.kind == "assembly":
+            return Pool.open(self.path / "parts").evidence(self.tasks)
+        check_files(self.path, self.manifest["files"], [_EVIDENCE])
+        arrays = load_tensors(self.path / _EVIDENCE)
+        return Evidence(
+            arrays["golden.images"],
+            arrays["golden.logits"],
+            tuple(self.classes[i] for i in arrays["validation.labels"]),
+            arrays["validation.rows"],
+            arrays["validation.logits"],
+        )
+
+
+def annotate(model: "ModelProto", about: dict[str, Any]) -> None:
+    """Put what a model is into its ONNX metadata, in place: one key with sorted JSON, and the class names for others.
+
+    `about` holds the kind, name, tasks, ImageSpec and provenance.
+    """
+    import json
+
+    from kfdeploy.files import METADATA_KEY
+
+    del model.metadata_props[:]
+    classes = [name for task in about["tasks"] for name in task["classes"]]
+    for key, value in (("classes", classes), (METADATA_KEY, about)):
+        entry = model.metadata_props.add()
+        entry.key, entry.value = key, json.dumps(value, sort_keys=True, ensure_ascii=False)
+
+
+def write_model(
+    out: Path,
+    model: "ModelProto",
+    kind: str,
+    name: str,
+    image: ImageSpec,
+    tasks: Sequence[TaskSpec],
+    evidence: Evidence,
+    fields: dict[str, Any],
+) -> Accuracy:
+    """Write `model.onnx` and `assembly.json` to the folder `out`, proved right on the golden samples first.
+
+    Returns the exact validation accuracy.
+
+    Raises:
+        ParityError: the graph's logits differ from the torch model's by more than the tolerance.
+    """
+    import onnx
+
+    from kfdeploy import __version__
+    from kfdeploy.compose import parameter_count
+
+    about = {"kind": kind, "name": name, "image": image.to_json(), "tasks": [task.to_json() for task in tasks]}
+    annotate(model, {"schema": SCHEMA, "version": __version__, **about, **fields.get("provenance", {})})
+    onnx.checker.check_model(model, full_check=True)
+    parameters = parameter_count(model)
+    graph = out / GRAPH
+    out.mkdir(parents=True, exist_ok=True)
+    graph.write_bytes(model.SerializeToString(deterministic=True))
+    if kind != "assembly":
+        labels = {label: i for i, label in enumerate(class_names(tuple(tasks)))}
+        arrays: dict[str, np.ndarray[Any, Any]] = {
+            "golden.images": evidence.images,
+            "golden.logits": evidence.golden,
+            "validation.labels": np.array([labels[label] for label in evidence.labels], dtype=np.int64),
+            "validation.rows": evidence.rows,
+            "validation.logits": evidence.logits,
+        }
+        save_tensors(out / _EVIDENCE, arrays, {"schema": SCHEMA, "kind": "evidence"})
+    difference, allowed = golden_difference(graph, evidence)
+    accuracy = subset_accuracy(evidence, class_names(tuple(tasks)))
+    files = [path for path in (graph, out / _EVIDENCE) if path.is_file()]
+    manifest = {
+        "schema": SCHEMA,
+        "version": __version__,
+        **about,
+        "parameters": parameters,
+        "golden": {"difference": difference, "tolerance": allowed, "samples": len(evidence.images)},
+        "accuracy": {"validation": accuracy.value, "images": accuracy.images},
+        "files": describe_files(out, files),
+        **fields,
+    }
+    (out / MANIFEST).write_text(dump_json(manifest), encoding="utf-8")
+    return accuracy
+
+
+def golden_difference(graph: Path, evidence: Evidence) -> tuple[float, float]:
+    """Run the golden samples through an ONNX file, and return the largest difference and the tolerance.
+
+    Raises:
+        ParityError: the difference is above the tolerance; it names the worst column.
+    """
+    from kfdeploy.targets.onnx import session
+
+    allowed = tolerance(evidence.golden)
+    logits = session(graph, threads=1).run(None, {"image": evidence.images})[0]
+    difference = np.abs(logits - evidence.golden)
+    worst = float(difference.max(initial=0)) if np.isfinite(logits).all() else float("inf")
+    if not worst <= allowed:
+        raise ParityError(
+            f"the graph '{graph.name}' differs from the torch network by {worst:.3g}, and {allowed:.3g} "
+            f"is allowed (the worst is column {int(difference.max(0).argmax())})",
+            hint="please report this: a composed graph must give the same numbers",
+        )
+    return worst, allowed
+
+
+def columns(model: Model, tasks: Sequence[TaskSpec]) -> list[int]:
+    """Return the columns of a model's logits that hold the classes of `tasks`, in their order.
+
+    Raises:
+        TaskError: the model lacks a class.
+    """
+    known = list(model.classes)
+    wanted = class_names(tuple(tasks))
+    if lost := [name for name in wanted if name not in known]:
+        raise TaskError(f"{model.kind} '{model.name}' does not know the class '{lost[0]}'", allowed=known)
+    return [known.index(name) for name in wanted]

@@ -1,0 +1,221 @@
+"""The pool: one teacher's knowledge as files. Read without torch, and only what is asked for."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kfdeploy.errors import PoolError, TaskError, nearest
+from kfdeploy.files import check_files, describe_files, dump_json, file_name, inside, load_tensors, read_manifest
+from kfdeploy.spec import ImageSpec, TaskSpec
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from kfdeploy.compose import Part
+
+MANIFEST = "pool.json"
+SHARED = "evidence/shared.safetensors"
+_AGAIN = "kfdeploy factorize"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Golden samples and validation logits: what is known of a model without running it.
+
+    Columns of logits are classes, of the tasks asked for, one task after another.
+    """
+
+    images: np.ndarray[Any, np.dtype[np.uint8]]  # (G, H, W, C)
+    golden: np.ndarray[Any, np.dtype[np.float32]]  # (G, C) the torch model's logits
+    labels: tuple[str, ...]  # (V,) class names
+    rows: np.ndarray[Any, np.dtype[np.int64]]  # (V,) positions in the train split
+    logits: np.ndarray[Any, np.dtype[np.float32]]  # (V, C)
+
+
+@dataclass(frozen=True)
+class Pool:
+    """A folder `pool.json, common.onnx, task.onnx, tasks/, evidence/`, opened by `Pool.open`."""
+
+    path: Path
+    manifest: dict[str, Any]
+
+    @classmethod
+    def open(cls, path: str | Path) -> "Pool":
+        """Open a pool; its files are checked when they are read.
+
+        Raises:
+            PoolError: there is none, its schema is unknown, or it names a file outside itself.
+        """
+        root = Path(path)
+        pool = cls(root, read_manifest(root / MANIFEST, "pool", _AGAIN))
+        try:
+            names = [*pool.manifest["files"], *(t[k] for t in pool.manifest["tasks"] for k in ("file", "evidence"))]
+            _ = pool.image, pool.tasks, pool.manifest["classes"]
+        except (KeyError, TypeError, AttributeError) as error:
+            raise PoolError(f"'{root / MANIFEST}' is incomplete: {error}", hint=_AGAIN) from None
+        for name in names:
+            inside(root, name)
+        return pool
+
+    @cached_property
+    def image(self) -> ImageSpec:
+        """How an image becomes the input."""
+        return ImageSpec.from_json(self.manifest["image"])
+
+    @cached_property
+    def tasks(self) -> tuple[TaskSpec, ...]:
+        """Every task of the pool, in its order."""
+        return tuple(TaskSpec.from_json(entry) for entry in self.manifest["tasks"])
+
+    def choose(self, names: Sequence[str]) -> tuple[TaskSpec, ...]:
+        """Return the named tasks in the order asked for; see `choose`."""
+        return choose(self.tasks, names, f"pool '{self.path}'")
+
+    def check(self, names: Sequence[str] | None = None) -> None:
+        """Check files against their hashes: the named ones, or every one (those in `train/` if they are there).
+
+        Raises:
+            PoolError: a file is missing, truncated or altered.
+        """
+        files = self.manifest["files"]
+        if names is None:
+            names = [name for name in files if not name.startswith("train/") or inside(self.path, name).exists()]
+        check_files(self.path, files, list(names))
+
+    def graphs(self) -> "tuple[ModelProto, ModelProto]":
+        """Return the common graph and the task template.
+
+        Raises:
+            PoolError: one is missing or altered.
+        """
+        import onnx
+
+        self.check(["common.onnx", "task.onnx"])
+        return onnx.load(self.path / "common.onnx"), onnx.load(self.path / "task.onnx")
+
+    def part(self, task: TaskSpec) -> "Part":
+        """Return one task's weights and folded head.
+
+        Raises:
+            PoolError: its file is missing or altered.
+        """
+        from kfdeploy.compose import Part
+
+        name = self._entry(task)["file"]
+        self.check([name])
+        arrays = load_tensors(self.path / name)
+        head = {key: arrays.pop(f"head.{key}") for key in ("z", "u", "bias")}
+        return Part(task.name, arrays, head["z"], head["u"], head["bias"])
+
+    def evidence(self, tasks: Sequence[TaskSpec] | None = None) -> Evidence:
+        """Return the golden samples and validation logits of some tasks (default: all), as columns side by side.
+
+        Raises:
+            PoolError: a file is missing or altered.
+        """
+        chosen = self.tasks if tasks is None else tasks
+        names = [self._entry(task)["evidence"] for task in chosen]
+        self.check([SHARED, *names])
+        shared = load_tensors(self.path / SHARED)
+        each = [load_tensors(self.path / name) for name in names]
+        classes = self.manifest["classes"]
+        return Evidence(
+            shared["golden.images"],
+            np.concatenate([arrays["golden.logits"] for arrays in each], axis=1),
+            tuple(classes[i] for i in shared["validation.labels"]),
+            shared["validation.rows"],
+            np.concatenate([arrays["validation.logits"] for arrays in each], axis=1),
+        )
+
+    def write_part(self, tasks: Sequence[TaskSpec], out: Path) -> None:
+        """Write a pool of just these tasks to the folder `out`: copies, in the same format, without `train/`."""
+        entries = [self._entry(task) for task in tasks]
+        names = ["common.onnx", "task.onnx", SHARED, *(entry[key] for entry in entries for key in ("file", "evidence"))]
+        for name in names:
+            target = out / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(inside(self.path, name).read_bytes())
+        manifest = self.manifest | {"tasks": entries, "files": {name: self.manifest["files"][name] for name in names}}
+        (out / MANIFEST).write_text(dump_json(manifest), encoding="utf-8")
+        Pool.open(out).check()
+
+    def _entry(self, task: TaskSpec) -> dict[str, Any]:
+        entry: dict[str, Any] = next(entry for entry in self.manifest["tasks"] if entry["name"] == task.name)
+        return entry
+
+
+def choose(tasks: Sequence[TaskSpec], names: Sequence[str], where: str) -> tuple[TaskSpec, ...]:
+    """Return the tasks called `names`, in that order; a name that is none is split at its commas.
+
+    Raises:
+        TaskError: none was named, or one is unknown or there twice.
+    """
+    known = {task.name: task for task in tasks}
+    wanted = [piece for name in names for piece in ([name] if name in known else split_words([name]))]
+    if not wanted:
+        raise TaskError("no task was named", allowed=known, hint="kfdeploy assemble --tasks cat dog")
+    for i, name in enumerate(wanted):
+        if name not in known:
+            close = nearest(name, list(known))
+            fixed = [close.split("'")[1] if n == name and close else n for n in wanted if n == name or n in known]
+            command = f"  kfdeploy assemble --tasks {' '.join(fixed)}" if close else ""
+            raise TaskError(f"task '{name}' is not in {where} (it has: {', '.join(known)})", hint=close + command)
+        if name in wanted[:i]:
+            raise TaskError(f"task '{name}' is asked for twice", hint="name each task once")
+    return tuple(known[name] for name in wanted)
+
+
+def split_words(names: Sequence[str]) -> list[str]:
+    """Return the names, those with commas split at them."""
+    return [piece.strip() for name in names for piece in name.split(",") if piece.strip()]
+
+
+def write_manifest(root: Path, fields: dict[str, Any], tasks: Sequence[TaskSpec]) -> None:
+    """Write `pool.json` for the files that lie in `root`, which is the last thing that makes it a pool."""
+    from kfdeploy import __version__
+    from kfdeploy.files import SCHEMA
+
+    files = [
+        path
+        for path in root.rglob("*")
+        if path.is_file() and path.name not in (MANIFEST, "recipe.json", "checkpoint.pt")
+    ]
+    entries = [
+        task.to_json()
+        | {
+            "file": f"tasks/{file_name(task.name)}.safetensors",
+            "evidence": f"evidence/{file_name(task.name)}.safetensors",
+        }
+        for task in tasks
+    ]
+    manifest = {
+        "schema": SCHEMA,
+        "kind": "pool",
+        "version": __version__,
+        "tasks": entries,
+        "classes": [name for task in tasks for name in task.classes],
+        "files": describe_files(root, files),
+    } | fields
+    (root / MANIFEST).write_text(dump_json(manifest), encoding="utf-8")
+
+
+def tolerance(logits: np.ndarray[Any, Any]) -> float:
+    """Return the largest difference allowed between two runs of one model: 1e-4 × max(1, largest logit)."""
+    return 1e-4 * max(1.0, float(np.abs(logits).max(initial=0)))
+
+
+def versions(*names: str) -> dict[str, str]:
+    """Return the installed versions of distributions, without importing them."""
+    from importlib import metadata
+
+    found = {}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,66 @@
+"""Predicting: image files in, classes and probabilities out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from kfdeploy.artifact import MANIFEST, Artifact
+from kfdeploy.data.images import EXTENSIONS, read_images
+from kfdeploy.errors import DataError
+from kfdeploy.model import Model
+from kfdeploy.targets import onnx
+from kfdeploy.targets.base import Device
+from kfdeploy.verify import run_in_batches
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One image: its classes with their probabilities, the likeliest first."""
+
+    path: Path
+    classes: tuple[tuple[str, float], ...]
+
+
+def predict(model: str | Path, images: Sequence[str | Path], *, top: int = 3, threads: int = 1) -> list[Prediction]:
+    """Classify image files (or every image of a folder) with an artifact, an assembly or a student.
+
+    Probabilities are the softmax over the model's classes: conditional on "one of these".
+
+    Raises:
+        PoolError: there is no such model, or it is not whole.
+        DataError: there is no such image, or it does not decode.
+    """
+    root = Path(model)
+    paths = [path for name in images for path in _expand(Path(name))]
+    if (root / MANIFEST).is_file():
+        opened: Artifact | Model = Artifact.open(root)
+        opened.check()
+        session, batch = opened.session(Device(threads=threads)), opened.batch  # type: ignore[union-attr]
+    else:
+        opened = Model.open(root)
+        opened.check()
+        session, batch = onnx.open(opened.path, Device(threads=threads)), 0
+    found: list[Prediction] = []
+    with session:
+        for start in range(0, len(paths), 256):  # a folder may be larger than memory
+            piece = paths[start : start + 256]
+            logits = run_in_batches(session, read_images(piece, opened.image), batch)["logits"].astype(np.float64)
+            shares = np.exp(logits - logits.max(1, keepdims=True))
+            shares /= shares.sum(1, keepdims=True)
+            for path, row in zip(piece, shares, strict=True):
+                order = np.argsort(-row, kind="stable")[:top]
+                found.append(Prediction(path, tuple((opened.classes[i], float(row[i])) for i in order)))
+    return found
+
+
+def _expand(path: Path) -> list[Path]:
+    if path.is_dir():
+        found = sorted(entry for entry in path.rglob("*") if entry.suffix.lower() in EXTENSIONS)
+        if not found:
+            raise DataError(f"the folder '{path}' has no images", hint=f"name files ending in {', '.join(EXTENSIONS)}")
+        return found
+    if not path.is_file():
+        raise DataError(f"there is no image at '{path}'")
+    return [path]

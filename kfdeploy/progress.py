@@ -1,0 +1,19 @@
+"""How training tells what it does."""
+
+from collections.abc import Mapping
+
+
+class Progress:
+    """Hears how far training is, and says nothing. The command line has one that prints."""
+
+    def start(self, title: str, epochs: int, resumed_at: int, step: int) -> None:
+        """Training starts, or goes on at epoch `resumed_at` (from 1; 0: afresh) after `step` of its steps."""
+
+    def step(self, epoch: int, done: int, steps: int) -> None:
+        """One step of an epoch (from 0) is done."""
+
+    def epoch(self, epoch: int, epochs: int, row: Mapping[str, float]) -> None:
+        """An epoch is done; `row` is its line of the log."""
+
+    def stop(self) -> None:
+        """Training is over."""

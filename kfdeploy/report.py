@@ -1,0 +1,145 @@
+"""Saying what a benchmark found: sentences, a terminal table, a Markdown table, a plot."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kfdeploy.errors import MissingDependencyError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_COLUMNS: tuple[str, ...] = (
+    "model",
+    "tasks",
+    "target",
+    "scenario",
+    "batch",
+    "threads",
+    "p50 ms",
+    "p90 ms",
+    "images/s",
+    "accuracy",
+)
+_COLUMNS += ("kB", "parameters")
+
+
+def cells(row: dict[str, Any]) -> list[str]:
+    """Return one row of a table as text."""
+    tasks = ", ".join(row["tasks"]) if len(row["tasks"]) <= 3 else f"{len(row['tasks'])} tasks"
+    return [
+        f"{row['kind']} {row['name']}" if row["kind"] != row["name"] else row["name"],
+        tasks,
+        f"{row['target']} {row['precision']}",
+        row["scenario"],
+        str(row["batch"]),
+        str(row["threads"]),
+        f"{row['latency_ms']['p50']:.3f}",
+        f"{row['latency_ms']['p90']:.3f}",
+        f"{row['throughput']:,.0f}",
+        f"{100 * row['accuracy']:.2f} %",
+        f"{row['bytes'] / 1000:,.0f}",
+        f"{row['parameters']:,}",
+    ]
+
+
+def sentences(result: dict[str, Any]) -> list[str]:
+    """Return each comparison as a sentence; "faster" is said only if the interval excludes 1."""
+    found = []
+    for entry in result["comparisons"]:
+        low, high = entry["interval"]
+        ratio = entry["p50_ratio"]
+        if high < 1:
+            speed = f"is {1 / ratio:.2f}× faster than"
+        elif low > 1:
+            speed = f"is {ratio:.2f}× slower than"
+        else:
+            speed = "is neither faster nor slower than"
+        points = [100 * value for value in (entry["accuracy_difference"], *entry["accuracy_interval"])]
+        found.append(
+            f"{entry['target']} {entry['precision']}, {entry['scenario']}, threads {entry['threads']}: "
+            f"{entry['a']} {speed} {entry['b']} (latency ratio {ratio:.3f}, 95 % interval [{low:.3f}, {high:.3f}]), "
+            f"at {points[0]:+.2f} points of accuracy [{points[1]:+.2f}, {points[2]:+.2f}]"
+        )
+    if result["quick"]:
+        found.append("This was a quick look: too short for numbers to be quoted.")
+    return found
+
+
+def table(result: dict[str, Any]) -> "Table":
+    """Return a table for the terminal."""
+    from rich.table import Table
+
+    out = Table(title="benchmark (a quick look)" if result["quick"] else "benchmark")
+    for i, name in enumerate(_COLUMNS):
+        out.add_column(name, justify="left" if i < 4 else "right", overflow="fold")
+    for row in result["rows"]:
+        out.add_row(*cells(row))
+    return out
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """Return a Markdown table with its circumstances below."""
+    lines = [
+        "| " + " | ".join(_COLUMNS) + " |",
+        "|" + "|".join("---" if i < 4 else "--:" for i in range(len(_COLUMNS))) + "|",
+    ]
+    lines += ["| " + " | ".join(cells(row)) + " |" for row in result["rows"]]
+    machine = result["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items() if name != "torch")
+    count = result["rows"][0]["images"] if result["rows"] else 0
+    circumstances = (
+        f"{machine['cpu']}, {machine['cores']} cores, {machine['os']}; Python {machine['python']}, {versions}; "
+        f"{result['protocol']['rounds']} alternating rounds of fresh processes; accuracy on {count:,} test images."
+    )
+    lines += ["", circumstances, "", *(f"- {sentence}" for sentence in sentences(result))]
+    return "\n".join(lines) + "\n"
+
+
+def plot(result: dict[str, Any], path: Path) -> None:
+    """Draw accuracy over single-stream latency as a PNG.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise MissingDependencyError(
+            "the plot needs matplotlib, which is not installed", hint='pip install "kfdeploy[plot]"'
+        ) from None
+    rows = [row for row in result["rows"] if row["scenario"] == "single-stream"] or result["rows"]
+    figure = Figure(figsize=(7.5, 4.6), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    shapes = {"assembly": "o", "student": "s", "teacher": "^"}
+    targets = sorted({(row["target"], row["threads"]) for row in rows})
+    for i, (target, threads) in enumerate(targets):
+        for row in [row for row in rows if (row["target"], row["threads"]) == (target, threads)]:
+            x, y = row["latency_ms"]["p50"], 100 * row["accuracy"]
+            axes.plot([x], [y], shapes[row["kind"]], color=f"C{i}", markersize=9, alpha=0.85)
+            axes.hlines(y, x, row["latency_ms"]["p90"], color=f"C{i}", alpha=0.5)
+            axes.annotate(row["name"], (x, y), textcoords="offset points", xytext=(7, 6 if i % 2 else -12), fontsize=8)
+        axes.plot([], [], "o", color=f"C{i}", label=f"{target}, {threads} thread{'s' if threads > 1 else ''}")
+    tasks = rows[0]["tasks"] if rows else []
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(_plain)
+    axes.xaxis.set_minor_formatter(_plain)
+    axes.tick_params(axis="x", which="both", labelsize=8)
+    axes.set_xlabel("single-stream latency, ms (mark: p50, line to p90)")
+    axes.set_ylabel("test accuracy, %")
+    axes.set_title(_title(tasks) + (" (a quick look)" if result["quick"] else ""), fontsize=10)
+    axes.margins(x=0.15, y=0.2)
+    axes.grid(alpha=0.25)
+    axes.legend(fontsize=8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+
+
+def _plain(value: float, _: object = None) -> str:
+    return f"{value:.3g}"
+
+
+def _title(tasks: Sequence[str]) -> str:
+    return ", ".join(tasks) if len(tasks) <= 5 else f"{len(tasks)} tasks"

@@ -1,0 +1,214 @@
+"""The tables of a recipe, typed. See `Recipe` for the whole."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from kfdeploy.spec import ImageSpec, Interpolation
+
+
+class Section(BaseModel):
+    """A table of a recipe: unknown keys and wrong types are errors."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Data(Section):
+    """Where the images come from and how they are split."""
+
+    source: str = "digits"
+    root: str = ""
+    ignore: list[str] = []
+    validation: float = Field(0.1, gt=0, lt=1)  # the stratified share of train that every choice is made on
+    stream_above_mb: int = Field(4096, ge=0)  # decoded train images larger than this stream from disk
+
+
+class Image(Section):
+    """The model's input; see `ImageSpec`."""
+
+    size: list[int] = Field(min_length=2, max_length=2)
+    channels: Literal[1, 3]
+    mean: list[float]
+    std: list[float]
+    resize: int = Field(0, ge=0)
+    interpolation: Interpolation = "bilinear"
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Image":
+        if len(self.mean) != self.channels or len(self.std) != self.channels:
+            raise ValueError(f"mean and std must have {self.channels} values, one a channel")
+        if min(self.size) < 1 or min(self.std) <= 0:
+            raise ValueError("size and std must be positive")
+        return self
+
+    def spec(self) -> ImageSpec:
+        """Return the part that travels with weights."""
+        return ImageSpec(
+            (self.size[0], self.size[1]),
+            self.channels,
+            tuple(self.mean),
+            tuple(self.std),
+            self.resize,
+            self.interpolation,
+        )
+
+
+class Augment(Section):
+    """Random crops after padding by `crop` pixels, mirrored halves, and random resized crops (streamed data only)."""
+
+    crop: int = Field(0, ge=0)
+    flip: bool = False
+    resized_crop: float = Field(0.0, ge=0, lt=1)  # the smallest share of the area; 0 switches it off
+
+
+class CifarResNet(Section):
+    """A CIFAR ResNet of depth 6n+2 (He et al. 2016, section 4.2)."""
+
+    family: Literal["cifar_resnet"]
+    depth: int
+    width: int = Field(16, ge=1)
+    shortcut: Literal["A", "projection"] = "A"
+
+    @model_validator(mode="after")
+    def _depth(self) -> "CifarResNet":
+        if self.depth < 8 or (self.depth - 2) % 6:
+            raise ValueError(f"depth must be 6n+2 (8, 14, 20, …), not {self.depth}")
+        if self.shortcut == "A" and self.width % 2:
+            raise ValueError("option A shortcuts need an even width")
+        return self
+
+
+class WideResNet(Section):
+    """A wide ResNet of depth 6n+4 (Zagoruyko & Komodakis 2016)."""
+
+    family: Literal["wide_resnet"]
+    depth: int
+    width: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _depth(self) -> "WideResNet":
+        if self.depth < 10 or (self.depth - 4) % 6:
+            raise ValueError(f"depth must be 6n+4 (10, 16, 22, 28, …), not {self.depth}")
+        return self
+
+
+class MobileNetV2(Section):
+    """MobileNetV2 (Sandler et al. 2018); the CIFAR stem keeps 32×32 inputs at stride 1 until the fourth stage."""
+
+    family: Literal["mobilenetv2"]
+    width: float = Field(1.0, gt=0)
+    stem: Literal["image", "cifar"] = "image"
+
+
+class ConvNet(Section):
+    """Plain 3×3 convolutions, each with batch normalisation and ReLU."""
+
+    family: Literal["convnet"]
+    channels: list[int] = Field(min_length=1)
+    strides: list[int]
+
+    @model_validator(mode="after")
+    def _fits(self) -> "ConvNet":
+        if len(self.strides) != len(self.channels):
+            raise ValueError(f"strides must have {len(self.channels)} values, one a convolution")
+        if min(self.channels) < 1 or min(self.strides) < 1:
+            raise ValueError("channels and strides must be positive")
+        return self
+
+
+class Timm(Section):
+    """Any timm backbone that knows `features_only`."""
+
+    family: Literal["timm"]
+    model: str
+    pretrained: bool = False
+
+
+Net = Annotated[CifarResNet | WideResNet | MobileNetV2 | ConvNet | Timm, Field(discriminator="family")]
+
+
+class Train(Section):
+    """Optimisation. The learning rate is a function of the step: linear warm-up, then a cosine or a line to zero."""
+
+    epochs: int = Field(ge=1)
+    batch: int = Field(128, ge=2)
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: float = Field(0.1, gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(5e-4, ge=0)
+    warmup: float = Field(0.1, ge=0, lt=1)  # share of all steps
+    schedule: Literal["cosine", "linear"] = "cosine"
+    clip: float = Field(0.0, ge=0)  # largest gradient norm; 0 switches it off
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+
+
+class Run(Section):
+    """Where training runs and what it writes beside the pool."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    tensorboard: bool = False
+
+
+class Teacher(Section):
+    """The network to factorize: `train`, `file:<path>`, `torchvision:<name>` or `timm:<name>`."""
+
+    source: str
+    net: Net | None = None
+    weights: str = ""  # for torchvision and timm: a local file instead of a download
+    classes: list[str] = []
+    mean: list[float] = []  # where the teacher was normalised otherwise than the recipe's image
+    std: list[float] = []
+    min_accuracy: float = Field(0.0, ge=0, le=1)
+    train: Train | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Teacher":
+        kind, _, rest = self.source.partition(":")
+        if kind not in ("train", "file", "torchvision", "timm") or (kind != "train") != bool(rest):
+            raise ValueError(
+                f"source must be 'train', 'file:<path>', 'torchvision:<name>' or 'timm:<name>', not '{self.source}'"
+            )
+        if kind in ("train", "file") and self.net is None:
+            raise ValueError(f"a teacher from '{kind}' needs a net, such as {{ family = 'cifar_resnet', depth = 56 }}")
+        if kind == "train" and self.train is None:
+            raise ValueError("a teacher from 'train' needs a section [teacher.train]")
+        return self
+
+
+class Tsn(Section):
+    """The task-specific networks: what they read, and their architecture."""
+
+    tap: str = Field("image", pattern=r"^(image|stage[1-9][0-9]*)$")
+    net: Net
+
+
+class Objective(Section):
+    """The weights and variants of Eq. 3 and 12 (Yang et al., ECCV 2022). `reference` is the published code's."""
+
+    coupling: Literal["joint", "independent"] = "joint"
+    variant: Literal["default", "reference"] = "default"
+    lambda_kt: float = Field(0.1, ge=0)
+    temperature: float = Field(10.0, gt=0)
+    lambda_i: float = Field(1.0, ge=0)
+    alpha: float = Field(1.0, ge=0)
+    beta: float = Field(1e-3, ge=0)
+    beta_reduction: Literal["sum", "mean"] = "sum"  # over the dimensions of t; Eq. 11 is the sum
+    infomax: Literal["dv", "infonce"] = "dv"
+    infomax_temperature: float = Field(0.1, gt=0)
+    infomax_levels: int = Field(0, ge=0)  # the last so many stages of teacher and CKN; 0: as many as both have
+
+
+class SoftTargets(Section):
+    """Distillation of a full student: (1 − weight) CE + weight T² KL (Hinton et al. 2015)."""
+
+    weight: float = Field(0.9, ge=0, le=1)
+    temperature: float = Field(4.0, gt=0)
+
+
+class Student(Section):
+    """A student to distil, the alternative to an assembly."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    net: Net
+    soft: SoftTargets = SoftTargets()

@@ -1,0 +1,62 @@
+"""What travels with weights: how an image becomes an input, and what the outputs mean."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+Interpolation = Literal["nearest", "bilinear", "bicubic"]
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """How an image becomes the model's input.
+
+    A file is decoded, its shorter side is resized to `resize` pixels (0: not at all, the size must fit), and the
+    centre `size` (height, width) is cut out, giving uint8 (N, H, W, C). `mean` and `std` apply to values in [0, 1],
+    inside the graph.
+    """
+
+    size: tuple[int, int]
+    channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    resize: int = 0
+    interpolation: Interpolation = "bilinear"
+    layout: str = "NHWC"
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width, channels."""
+        return (*self.size, self.channels)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain lists and numbers."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> "ImageSpec":
+        """Read back what `to_json` wrote."""
+        known: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()}
+        return cls(**known)
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """One task: its name, its classes in the order of its outputs, and its kind."""
+
+    name: str
+    classes: tuple[str, ...]
+    kind: Literal["classification"] = "classification"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain lists and strings."""
+        return {"name": self.name, "classes": list(self.classes), "kind": self.kind}
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> "TaskSpec":
+        """Read back what `to_json` wrote."""
+        return cls(fields["name"], tuple(fields["classes"]), fields["kind"])
+
+
+def class_names(tasks: tuple[TaskSpec, ...]) -> tuple[str, ...]:
+    """Return the classes of the tasks, one after another: the columns of the logits."""
+    return tuple(name for task in tasks for name in task.classes)
