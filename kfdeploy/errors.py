@@ -97,6 +97,20 @@ class MissingDependencyError(KfdeployError):
     """An optional dependency that is not installed."""
 
 
+def require(package: str, extra: str, what: str) -> None:
+    """Refuse to go on without an optional dependency.
+
+    Raises:
+        MissingDependencyError: the package is not installed.
+    """
+    import importlib.util
+
+    if importlib.util.find_spec(package) is None:
+        raise MissingDependencyError(
+            f"{what} needs {package}, which is not installed", hint=f'pip install "kfdeploy[{extra}]"'
+        )
+
+
 def nearest(name: str, names: Sequence[str]) -> str:
     """Return "did you mean 'x'?" for the closest of `names`, or an empty string."""
     lowered = {candidate.lower(): candidate for candidate in names}

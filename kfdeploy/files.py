@@ -1,11 +1,12 @@
 """Files that are either whole or absent: hashes, reproducible bytes, and outputs written beside and renamed."""
 
+import errno
 import hashlib
 import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
@@ -15,6 +16,8 @@ import numpy as np
 from kfdeploy.errors import OutputError, PoolError
 
 SCHEMA = 1
+# What a disk or a folder can be to blame for; any other OSError inside a block is a mistake of ours.
+_PLACE = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT, errno.ENOTDIR, errno.EIO, errno.ENOENT}
 METADATA_KEY = "kfdeploy"  # the one metadata key of every file of ours, holding sorted JSON
 
 
@@ -119,7 +122,7 @@ def save_tensors(path: Path, tensors: Mapping[str, np.ndarray[Any, Any]], about:
     from safetensors.numpy import save_file
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    whole = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    whole = {name: np.asarray(array, order="C") for name, array in tensors.items()}
     save_file(whole, path, metadata={METADATA_KEY: json.dumps(dict(about), sort_keys=True, ensure_ascii=False)})
     path.chmod(0o666 & ~_umask())  # safetensors makes files that only their owner can read
 
@@ -197,6 +200,8 @@ def output_folder(out: Path, *, force: bool = False) -> Iterator[Path]:
         commit(work, out)
     except OSError as error:
         shutil.rmtree(work, ignore_errors=True)
+        if error.errno not in _PLACE:
+            raise
         raise OutputError(
             f"'{out}' cannot be written: {error.strerror or error}", hint="free some space, or choose another --out"
         ) from error
@@ -217,7 +222,8 @@ def write_file(path: Path, data: bytes | str) -> None:
         beside.write_bytes(data.encode() if isinstance(data, str) else data)
         beside.replace(path)
     except OSError as error:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):
+            beside.unlink()
         raise OutputError(
             f"'{path}' cannot be written: {error.strerror or error}", hint="choose another place"
         ) from None

@@ -47,7 +47,7 @@ class Recipe(Section):
     objective: Objective = Objective()
     train: Train
     run: Run = Run()
-    students: list[Student] = []
+    students: list[Student] = Field(default_factory=list)
 
     @model_validator(mode="after")
     def _fits(self) -> "Recipe":

@@ -17,8 +17,10 @@ def command(
     import os
 
     from kfdeploy.cli import assemble, benchmark, distill, doctor, export, factorize, predict, verify
+    from kfdeploy.errors import require
     from kfdeploy.files import check_output
 
+    require("torch", "train", "the demo")
     check_output(out, force=force)
     if out.exists():
         import shutil

@@ -20,11 +20,13 @@ def command(
     force: bool = FORCE,
 ) -> None:
     """Distil full students, the alternative to an assembly; with --tasks, one for just those tasks."""
+    from kfdeploy.errors import require
     from kfdeploy.pool import MANIFEST, Pool
     from kfdeploy.recipe import DEFAULT, apply_settings, load_recipe, parse_recipe
 
     chosen = [*settings, *run_settings(device, precision)]
     has_pool = (pool / MANIFEST).is_file()
+    require("torch", "train", "distilling")
     if not recipe and has_pool:
         say(f"no recipe was named: taking that of '{pool}'")
         fields = Pool.open(pool).manifest["recipe"]

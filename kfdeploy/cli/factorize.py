@@ -18,9 +18,11 @@ def command(
     force: bool = FORCE,
 ) -> None:
     """Factorize a teacher into a pool: one common network, and one small network per task."""
+    from kfdeploy.errors import require
     from kfdeploy.pool import Pool
     from kfdeploy.recipe import DEFAULT, load_recipe
 
+    require("torch", "train", "factorizing")
     if not recipe:
         say(f"no recipe was named: taking the embedded default, '{DEFAULT}'")
     loaded = load_recipe(recipe or DEFAULT, [*settings, *run_settings(device, precision, tensorboard)])

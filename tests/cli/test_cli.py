@@ -1,0 +1,233 @@
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kfdeploy.cli import app, main
+from kfdeploy.cli.words import spread
+from kfdeploy.errors import KfdeployError
+
+SEVERAL = {"--tasks", "--set"}
+
+
+def kfdeploy(*words, capsys=None, monkeypatch=None):
+    """Run the command line in this process: exit code, standard output, standard error."""
+    monkeypatch.setattr(sys, "argv", ["kfdeploy", *map(str, words)])
+    try:
+        main()
+        code = 0
+    except SystemExit as leave:
+        code = leave.code or 0
+    out = capsys.readouterr()
+    return code, out.out, out.err
+
+
+@pytest.fixture
+def run(capsys, monkeypatch):
+    # No colour and no terminal: what a pipe or a log file gets.
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "200")
+    return lambda *words: kfdeploy(*words, capsys=capsys, monkeypatch=monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["--tasks", "cat", "dog"], ["--tasks", "cat", "--tasks", "dog"]),
+        (["--tasks", "cat", "--tasks", "dog"], ["--tasks", "cat", "--tasks", "dog"]),
+        (
+            ["--tasks", "cat", "dog", "--out", "x", "--force"],
+            ["--tasks", "cat", "--tasks", "dog", "--out", "x", "--force"],
+        ),
+        (["a", "--set", "x=1", "y=2", "--tasks", "b"], ["a", "--set", "x=1", "--set", "y=2", "--tasks", "b"]),
+        (["--tasks=cat", "x"], ["--tasks=cat", "x"]),
+        (["--tasks"], ["--tasks"]),
+        (["--tasks", "--out", "x"], ["--tasks", "--out", "x"]),
+        (["--tasks", "a", "--", "b"], ["--tasks", "a", "--", "b"]),
+        (["--out", "x", "y"], ["--out", "x", "y"]),
+    ],
+)
+def test_options_of_several_values_take_the_words_up_to_the_next_option(given, expected):
+    assert spread(given, SEVERAL) == expected
+
+
+def test_the_three_ways_to_name_tasks_mean_the_same(run, toy, here):
+    graphs = []
+    for i, words in enumerate(
+        (["--tasks", "élan", "pets"], ["--tasks", "élan,pets"], ["--tasks", "élan", "--tasks", "pets"])
+    ):
+        code, out, err = run("assemble", *words, "--pool", toy.pool, "--out", f"{i}/assembly")
+        assert code == 0, err
+        assert "of these classes" in out
+        graphs.append(Path(f"{i}/assembly/model.onnx").read_bytes())
+    assert graphs[0] == graphs[1] == graphs[2]
+
+
+def test_an_error_is_one_message_and_one_hint(run, toy, here):
+    code, out, err = run("assemble", "--tasks", "pest", "--pool", toy.pool)
+    assert (code, out) == (1, "")
+    assert re.fullmatch(
+        r"error: task 'pest' is not in pool .*\nhint:  did you mean 'pets'\?  kfdeploy assemble --tasks pets\n", err
+    )
+    code, _, err = run("export", "--target", "trt")
+    assert code == 2
+    assert err.startswith("error: target 'trt' (TensorRT) is not there yet")
+    code, _, err = run("export", "--precision", "int8")
+    assert code == 2
+    assert "precision 'int8' of target 'onnx' is not there yet" in err
+    code, _, err = run("assemble", "--pool", toy.pool)
+    assert code == 2
+    code, _, err = run("assemble", "--tasks", "pets", "--fuse", "banc")
+    assert code == 2
+    assert "did you mean 'bank'?" in err
+    assert not list(here.iterdir())
+
+
+def test_a_mistake_of_ours_shows_its_traceback(monkeypatch, toy, here):
+    from kfdeploy import pool
+
+    monkeypatch.setattr(pool.Pool, "choose", lambda *_: 1 / 0)
+    monkeypatch.setattr(sys, "argv", ["kfdeploy", "assemble", "--tasks", "pets", "--pool", str(toy.pool)])
+    with pytest.raises(ZeroDivisionError):
+        main()
+    assert not issubclass(ZeroDivisionError, KfdeployError)
+
+
+def test_the_verbs_work_one_after_another_in_an_empty_folder(run, toy, here):
+    recipe = toy.write_recipe(here)
+    code, out, err = run("factorize", recipe, "--set", "train.epochs=1", "teacher.train.epochs=1", "--device", "cpu")
+    assert code == 0, err
+    assert "teacher: 1 epochs" in out
+    assert "wrote pool" in out
+    assert "next:  kfdeploy assemble --tasks pets ünï/c" in out
+    code, out, err = run("factorize", recipe, "--set", "train.epochs=1", "teacher.train.epochs=1", "--resume")
+    assert (code, out) == (0, "'pool' is finished, and every file of it is as it should be\n"), err
+    code, out, err = run("distill", "--set", "train.epochs=1")
+    assert code == 0, err
+    assert "no recipe was named: taking that of 'pool'" in out
+    assert "wrote students/small" in out
+    code, out, err = run("distill", "--resume")
+    assert "'students/small' is finished" in out
+    code, out, err = run("assemble", "--tasks", "pets", "élan")
+    assert code == 0, err
+    code, out, err = run("export", "--target", "onnx", "openvino")
+    assert code == 0, err
+    assert out.count("→") == 6
+    code, out, err = run("export", "--target", "onnx")
+    assert code == 1
+    assert "--force" in err
+    code, out, err = run("verify")
+    assert code == 0, err
+    assert out.count("golden samples") == 6
+    code, out, err = run("verify", "pool", "assembly")
+    assert out.count("golden samples") == 2
+    code, out, err = run("benchmark", "--quick", "--json", "b.json", "--scenario", "single-stream")
+    assert code == 0, err
+    assert "quick look" in out
+    assert json.loads(Path("b.json").read_text())["rows"][0]["kind"] == "assembly"
+    assert Path("b.png").stat().st_size > 1000
+    code, out, err = run("predict", toy.data / "test" / "cat", "--top", "2")
+    assert code == 0, err
+    assert out.count("%") == 12
+    code, out, err = run("predict", toy.data / "test" / "cat" / "000.png", "--json", "--model", "students/small")
+    assert len(json.loads(out)["classes"]) == 3
+    assert {path.name for path in here.iterdir()} == {
+        "recipe.toml",
+        "pool",
+        "students",
+        "assembly",
+        "artifacts",
+        "b.json",
+        "b.png",
+    }
+
+
+def test_bare_factorize_takes_the_digits_and_says_so(run, here):
+    code, out, err = run("factorize", "--set", "train.epochs=1", "teacher.train.epochs=1", "teacher.min_accuracy=0")
+    assert code == 0, err
+    assert out.startswith("no recipe was named: taking the embedded default, 'digits'")
+    shutil.rmtree("pool")
+
+
+def test_cuda_is_refused_where_there_is_none(run, here, monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    code, _, err = run("factorize", "digits", "--device", "cuda")
+    assert code == 2
+    assert "no CUDA device" in err
+    assert not list(here.iterdir())
+
+
+def test_recipes_are_listed_shown_and_copied(run, here):
+    _, out, _ = run("recipes", "list")
+    assert "digits" in out
+    _, out, _ = run("recipes", "show", "digits")
+    assert 'name = "digits"' in out
+    code, out, _ = run("recipes", "copy", "digits")
+    assert code == 0
+    assert Path("digits.toml").is_file()
+    code, _, err = run("recipes", "copy", "digits")
+    assert code == 1
+    assert "is already there" in err
+    code, _, err = run("recipes", "show", "digit")
+    assert code == 2
+    assert "did you mean 'digits'?" in err
+
+
+def test_doctor_tells_every_target(run):
+    code, out, _ = run("doctor")
+    assert code == 0
+    assert "ONNX Runtime" in out
+    assert "OpenVINO" in out
+    assert "TensorRT is not there yet" in out
+
+
+def test_help_is_quick_and_loads_neither_torch_nor_a_runtime():
+    code = (
+        "import sys\nsys.argv = ['kfdeploy', '--help']\n"
+        "from kfdeploy.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'torch', 'onnxruntime', 'openvino', 'onnx', 'numpy', 'pydantic'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert "factorize" in done.stdout
+
+
+def test_every_verb_has_help(run):
+    for command in app.registered_commands:
+        code, out, _ = run(command.name, "--help")
+        assert code == 0
+        assert "Usage" in out
+
+
+def test_the_version_is_told(run):
+    from kfdeploy import __version__
+
+    assert run("--version")[1] == f"kfdeploy {__version__}\n"
+
+
+@pytest.mark.parametrize("width", [1, 2])
+def test_progress_on_a_terminal_and_elsewhere(width, capsys, monkeypatch):
+    from kfdeploy.cli.console import TrainingProgress
+
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: width == 2, raising=False)
+    progress = TrainingProgress()
+    row = {"loss": 1.0, "validation": 0.5, "seconds": 1.0}
+    progress.start("x", 2, 1, 3)
+    progress.step(0, 1, 2)
+    progress.epoch(0, 2, row)
+    progress.epoch(1, 2, row)
+    progress.stop()
+    progress.start("x", 2, 3, 0)
+    progress.stop()
+    out = capsys.readouterr().out
+    assert "x: going on at epoch 1 of 2, after step 3" in out
+    assert "validation 50.00 %" in out
+    assert "all 2 epochs are done" in out

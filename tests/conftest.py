@@ -1,0 +1,157 @@
+"""A toy world: six classes of 8×8 images, a pool of four tasks trained for a moment, a student, and artifacts."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kfdeploy.artifact import Artifact, export
+from kfdeploy.assemble import assemble
+from kfdeploy.model import Model
+from kfdeploy.pool import Pool
+from kfdeploy.recipe import Recipe, load_recipe
+
+TOY = """
+name = "toy"
+seed = 1
+
+[tasks]
+pets = ["cat", "dog"]
+"sea horse" = ["sea horse"]
+"élan" = ["élan"]
+"ünï/c" = ["uni"]
+
+[data]
+source = "folder"
+root = "ROOT"
+ignore = ["junk"]
+validation = 0.25
+
+[image]
+size = [8, 8]
+channels = 3
+mean = [0.5, 0.45, 0.4]
+std = [0.25, 0.2, 0.3]
+
+[augment]
+crop = 1
+flip = true
+
+[teacher]
+source = "train"
+net = { family = "convnet", channels = [16, 16], strides = [2, 2] }
+
+[teacher.train]
+epochs = 4
+batch = 16
+lr = 0.05
+
+[ckn]
+family = "cifar_resnet"
+depth = 8
+width = 8
+
+[tsn]
+tap = "stage2"
+net = { family = "convnet", channels = [8, 16], strides = [2, 1] }
+
+[train]
+epochs = 4
+batch = 16
+lr = 0.05
+
+[run]
+precision = "fp32"
+
+[[students]]
+name = "small"
+net = { family = "convnet", channels = [16, 16], strides = [2, 2] }
+"""
+SHARED = Path(__file__).parent.parent.parent / "shared"
+
+
+def write_images(root: Path, split: str, per_class: int, size: int = 8) -> None:
+    """Write PNGs whose colours depend on their class, so that there is something to learn."""
+    for label, name in enumerate(("cat", "dog", "junk", "sea horse", "uni", "élan")):
+        random = np.random.default_rng((label, len(split)))
+        folder = root / split / name
+        folder.mkdir(parents=True)
+        base = np.random.default_rng(label).integers(40, 216, size=(size, size, 3))
+        for i in range(per_class):
+            noisy = np.clip(base + random.integers(-40, 40, size=base.shape), 0, 255).astype(np.uint8)
+            Image.fromarray(noisy).save(folder / f"{i:03}.png")
+
+
+@dataclass(frozen=True)
+class Toy:
+    """Where everything of the toy world is."""
+
+    root: Path
+    data: Path
+    recipe: Recipe
+    pool: Path
+    students: Path
+
+    @property
+    def tasks(self) -> list[str]:
+        return ["pets", "sea horse", "élan", "ünï/c"]
+
+    def write_recipe(self, folder: Path, *changes: tuple[str, str]) -> Path:
+        """Write the toy recipe with some text replaced."""
+        text = TOY.replace("ROOT", str(self.data))
+        for before, after in changes:
+            assert before in text
+            text = text.replace(before, after)
+        path = folder / "recipe.toml"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
+    from kfdeploy.distill import distill
+    from kfdeploy.factorize import factorize
+
+    root = tmp_path_factory.mktemp("toy")
+    data = root / "data"
+    write_images(data, "train", 16)
+    write_images(data, "test", 6)
+    toy = Toy(root, data, None, root / "pool", root / "students")  # type: ignore[arg-type]
+    recipe = load_recipe(toy.write_recipe(root))
+    toy = Toy(root, data, recipe, root / "pool", root / "students")
+    factorize(recipe, toy.pool)
+    distill(recipe, pool=toy.pool, out=toy.students)
+    return toy
+
+
+@pytest.fixture
+def pool(toy: Toy, tmp_path: Path) -> Path:
+    """A copy of the toy pool, to be damaged."""
+    shutil.copytree(toy.pool, tmp_path / "pool")
+    return tmp_path / "pool"
+
+
+@pytest.fixture(scope="session")
+def assembly(toy: Toy) -> Model:
+    return assemble(Pool.open(toy.pool), ["sea horse", "pets"], toy.root / "assembly")
+
+
+@pytest.fixture(scope="session")
+def artifacts(toy: Toy, assembly: Model) -> list[Artifact]:
+    """The assembly and the student on both targets, and the teacher on one."""
+    out = toy.root / "artifacts"
+    student = Model.open(toy.students / "small")
+    made = [export(model, target, out=out) for model in (assembly, student) for target in ("onnx", "openvino")]
+    return [*made, export(toy.pool / "train" / "teacher", "onnx", out=out)]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder, as the working directory."""
+    empty = tmp_path / "here"
+    empty.mkdir()
+    monkeypatch.chdir(empty)
+    return empty

@@ -1,0 +1,65 @@
+import pytest
+import torch
+
+from kfdeploy.distill import ClassifierLearner, distill
+from kfdeploy.errors import OutputError, RecipeError, TaskError
+from kfdeploy.model import Model, columns
+from kfdeploy.nets import Classifier
+from kfdeploy.pool import Pool
+from kfdeploy.recipe import load_recipe
+from kfdeploy.sections import SoftTargets
+from kfdeploy.targets.onnx import session
+
+
+def test_a_student_is_an_assemblys_twin(toy):
+    student = Model.open(toy.students / "small")
+    student.check()
+    assert student.kind == "student"
+    assert student.classes == Model.open(toy.pool / "train" / "teacher").classes
+    evidence = student.evidence()
+    found = session(student.graph, 1).run(None, {"image": evidence.images})[0]
+    assert abs(found - evidence.golden).max() < 1e-4
+    assert evidence.labels == Pool.open(toy.pool).evidence().labels
+    assert (evidence.rows == Pool.open(toy.pool).evidence().rows).all()
+    assert student.manifest["training"]["epochs"] == 4
+
+
+def test_a_student_for_just_some_tasks(toy, tmp_path):
+    done = distill(toy.recipe, tasks=["élan", "pets"], pool=toy.pool, out=tmp_path)
+    assert [path.name for path in done] == ["small-%C3%A9lan-pets"]
+    student = Model.open(next(iter(done)))
+    assert student.classes == ("élan", "cat", "dog")
+    assert set(student.evidence().labels) == {"élan", "cat", "dog"}
+    assert columns(student, Pool.open(toy.pool).choose(["pets"])) == [1, 2]
+    with pytest.raises(TaskError, match="does not know the class 'sea horse'"):
+        columns(student, Pool.open(toy.pool).choose(["sea horse"]))
+
+
+def test_without_a_pool_the_teacher_is_trained(toy, tmp_path):
+    short = load_recipe(toy.write_recipe(tmp_path), ["train.epochs=1", "teacher.train.epochs=1"])
+    done = distill(short, out=tmp_path / "students")
+    assert list(done) == [tmp_path / "students" / "small"]
+    assert not (tmp_path / "students" / "small" / "train" / "teacher").exists()
+    assert distill(short, out=tmp_path / "students", resume=True) == {tmp_path / "students" / "small": None}
+
+
+def test_what_cannot_be_distilled(toy, tmp_path):
+    with pytest.raises(RecipeError, match="has no student 'smal'") as caught:
+        distill(toy.recipe, students=["smal"], out=tmp_path)
+    assert caught.value.hint == "did you mean 'small'?"
+    with pytest.raises(RecipeError, match="has no students"):
+        distill(toy.recipe.model_copy(update={"students": []}), out=tmp_path)
+    with pytest.raises(TaskError, match="task 'pest' is not in recipe 'toy'"):
+        distill(toy.recipe, tasks=["pest"], out=tmp_path)
+    with pytest.raises(OutputError, match="is already there"):
+        distill(toy.recipe, pool=toy.pool, out=toy.students)
+
+
+def test_soft_targets_and_labels_are_weighed(toy):
+    torch.manual_seed(0)
+    image = Pool.open(toy.pool).image
+    net, teacher = (Classifier(toy.recipe.teacher.net, image, 5) for _ in range(2))
+    images = torch.randint(0, 256, (4, 8, 8, 3), dtype=torch.uint8)
+    terms = ClassifierLearner(net, teacher, SoftTargets(weight=0.7, temperature=2.0))(images, torch.arange(4), 0)
+    assert {name: term.weight for name, term in terms.items()} == {"sup": pytest.approx(0.3), "kt": 0.7}
+    assert set(ClassifierLearner(net)(images, torch.arange(4), 0)) == {"sup"}

@@ -1,0 +1,191 @@
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+
+from kfdeploy.errors import Interrupted, OutputError, RecipeError, TeacherError, TrainingError, UnsupportedError
+from kfdeploy.experiment import Experiment
+from kfdeploy.factorize import FactorLearner, factorize
+from kfdeploy.files import load_tensors
+from kfdeploy.nets import Classifier
+from kfdeploy.nets.factor import FactorNet
+from kfdeploy.nets.teacher import Teacher
+from kfdeploy.pool import Pool
+from kfdeploy.progress import Progress
+from kfdeploy.recipe import load_recipe
+
+SHORT = ("epochs = 4\nbatch = 16", "epochs = 1\nbatch = 16")
+
+
+class InterruptAt(Progress):
+    """Sends Ctrl-C in the given training, after the given step."""
+
+    def __init__(self, title, step):
+        self.title, self.at, self.now, self.starts = title, step, "", []
+
+    def start(self, title, epochs, resumed_at, step):
+        self.now = title
+        self.starts.append((title, resumed_at, step))
+
+    def step(self, epoch, done, steps):
+        if self.now == self.title and epoch * steps + done == self.at:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def learner_of(toy, **objective):
+    experiment = Experiment(toy.recipe)
+    torch.manual_seed(0)
+    net = FactorNet(toy.recipe.ckn, toy.recipe.tsn, experiment.image, experiment.tasks)
+    teacher_net = Classifier(toy.recipe.teacher.net, experiment.image, 5)
+    teacher = Teacher(teacher_net, range(5), teacher_net.backbone.channels)
+    config = toy.recipe.objective.model_copy(update=objective)
+    return FactorLearner(net, teacher, config, seed=0), experiment
+
+
+def batch_of(experiment, n=16):
+    images = torch.from_numpy(experiment.train.load(slice(0, n)))
+    return images, torch.from_numpy(experiment.train.labels[:n])
+
+
+def test_the_objective_has_every_term_with_its_weight(toy):
+    learner, experiment = learner_of(toy, lambda_kt=0.2, lambda_i=0.5, alpha=2.0, beta=1e-2)
+    terms = learner(*batch_of(experiment), 0)
+    assert {name: term.weight for name, term in terms.items()} == {
+        "sup": 1.0, "kt": 0.2, "task": 0.5, "bottleneck": pytest.approx(0.005), "infomax": -1.0,
+    }  # fmt: skip
+    assert all(term.value.dtype == torch.float32 and term.value.ndim == 0 for term in terms.values())
+    sum(term.weight * term.value for term in terms.values()).backward()
+    for name, parameter in learner.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
+
+
+def test_noise_is_a_function_of_seed_and_step(toy):
+    learner, experiment = learner_of(toy)
+    learner.net.eval()
+    batch = batch_of(experiment)
+    first, again, other = (learner(*batch, step)["sup"].value for step in (3, 3, 4))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("change", [{"variant": "reference"}, {"infomax": "infonce"}, {"beta_reduction": "mean"}])
+def test_variants_are_other_numbers(toy, change):
+    learner, experiment = learner_of(toy)
+    varied, _ = learner_of(toy, **change)
+    for each in (learner, varied):
+        each.net.eval()
+    batch = batch_of(experiment)
+    a, b = learner(*batch, 0), varied(*batch, 0)
+    name = "bottleneck" if "beta_reduction" in change else "infomax"
+    assert not torch.isclose(a[name].value, b[name].value)
+    if change.get("variant") == "reference":  # its t is deterministic
+        assert torch.equal(varied(*batch, 0)["sup"].value, varied(*batch, 1)["sup"].value)
+
+
+def test_the_teacher_is_bit_identical_after_training(toy, tmp_path):
+    learner, experiment = learner_of(toy)
+    teacher = learner.teacher[0]
+    before = {key: value.clone() for key, value in teacher.net.state_dict().items()}
+    optimizer = torch.optim.SGD(learner.parameters(), lr=0.1)
+    learner.train()
+    for step in range(3):
+        optimizer.zero_grad()
+        sum(term.weight * term.value for term in learner(*batch_of(experiment), step).values()).backward()
+        optimizer.step()
+    assert all(torch.equal(before[key], value) for key, value in teacher.net.state_dict().items())
+    assert not set(learner.state_dict()) & {f"teacher.{key}" for key in before}
+
+
+def test_more_levels_than_there_are_is_refused(toy):
+    with pytest.raises(RecipeError, match="infomax_levels is 3, and teacher and CKN have 2 stages in common"):
+        learner_of(toy, infomax_levels=3)
+
+
+def test_a_pool_is_refused_or_resumed_but_never_overwritten(toy, tmp_path):
+    with pytest.raises(OutputError, match="is already there"):
+        factorize(toy.recipe, toy.pool)
+    assert factorize(toy.recipe, toy.pool, resume=True).log == []
+    independent = load_recipe(toy.write_recipe(tmp_path), ["objective.coupling=independent"])
+    with pytest.raises(UnsupportedError, match="'independent' is not there yet"):
+        factorize(independent, tmp_path / "pool")
+
+
+@pytest.mark.parametrize(("title", "step"), [("teacher", 3), ("factors", 4)])
+def test_ctrl_c_and_resume_give_the_pool_of_an_uninterrupted_run(toy, tmp_path, title, step):
+    recipe = load_recipe(toy.write_recipe(tmp_path, SHORT), ["tasks={a=['cat','dog'],b=['uni','sea horse','élan']}"])
+    out = tmp_path / "pool"
+    with pytest.raises(Interrupted):
+        factorize(recipe, out, report=InterruptAt(title, step))
+    assert not out.exists()
+    with pytest.raises(OutputError, match="holds an unfinished run") as caught:
+        factorize(recipe, out)
+    assert "--resume" in caught.value.hint
+    changed = load_recipe(
+        toy.write_recipe(tmp_path, SHORT),
+        ["train.lr=0.2", "seed=5", "tasks={a=['cat','dog'],b=['uni','sea horse','élan']}"],
+    )
+    with pytest.raises(TrainingError, match=r"these keys differ: seed, train\.lr"):
+        factorize(changed, out, resume=True)
+    heard = InterruptAt("", 0)
+    factorize(recipe, out, resume=True, report=heard)
+    assert (title, 1, step) in heard.starts
+    assert not (tmp_path / "pool.partial").exists()
+    factorize(recipe, tmp_path / "whole")
+    one, two = (load_tensors(path / "train" / "state.safetensors") for path in (out, tmp_path / "whole"))
+    assert all(np.array_equal(one[key], two[key]) for key in two)
+    assert (out / "task.onnx").read_bytes() == (tmp_path / "whole" / "task.onnx").read_bytes()
+
+
+def test_a_teacher_that_is_too_weak_stops_everything_with_both_figures(toy, tmp_path):
+    weak = load_recipe(toy.write_recipe(tmp_path, SHORT), ["teacher.min_accuracy=1.0", "teacher.train.epochs=1"])
+    with pytest.raises(
+        TeacherError,
+        match=r"the teacher's accuracy is 0\.\d+ \(validation .*, test .*\), and the recipe asks for at least 1\.0000",
+    ):
+        factorize(weak, tmp_path / "pool")
+    assert [path.name for path in tmp_path.iterdir()] == ["recipe.toml"]
+
+
+def test_a_term_that_is_not_a_number_stops_it(toy, tmp_path):
+    wild = load_recipe(toy.write_recipe(tmp_path), ["train.lr=1e30", "train.warmup=0.0"])
+    with pytest.raises(
+        TrainingError, match=r"(the term '\w+' became (nan|-?inf) at step \d+|weights .* are not finite)"
+    ):
+        factorize(wild, tmp_path / "pool")
+    assert not (tmp_path / "pool").exists()
+
+
+def test_bad_data_leave_nothing(toy, tmp_path):
+    for setting in ("data.root=nowhere", "data.ignore=['jnk']"):
+        with pytest.raises(Exception, match="no folder|jnk"):
+            factorize(load_recipe(toy.write_recipe(tmp_path), [setting]), tmp_path / "pool")
+    assert [path.name for path in tmp_path.iterdir()] == ["recipe.toml"]
+
+
+def test_the_manifest_tells_how_it_was_made(toy):
+    manifest = Pool.open(toy.pool).manifest
+    assert manifest["training"]["device"] == "cpu"
+    assert manifest["training"]["epochs"] == 4
+    assert manifest["nets"]["tap"] == {"name": "stage2", "channels": 16}
+    assert manifest["versions"]["torch"]
+    assert manifest["recipe"]["seed"] == 1
+    json.dumps(manifest)
+
+
+def test_other_taps_and_networks_make_pools_too(toy, tmp_path):
+    """An image tap, a residual TSN that cannot fold everything, one-class tasks."""
+    path = toy.write_recipe(
+        tmp_path, SHORT, ('tap = "stage2"', 'tap = "image"'),
+        ('{ family = "convnet", channels = [8, 16], strides = [2, 1] }', '{ family = "wide_resnet", depth = 10, width = 1 }'),
+    )  # fmt: skip
+    recipe = load_recipe(path, ["tasks=classes", "teacher.train.epochs=1"])
+    factorize(recipe, tmp_path / "pool")
+    from kfdeploy.assemble import assemble
+
+    model = assemble(tmp_path / "pool", ["élan", "cat"], tmp_path / "a")
+    assert model.manifest["fuse"] == "bank"
+    assert model.manifest["golden"]["difference"] <= model.manifest["golden"]["tolerance"]

@@ -1,0 +1,119 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kfdeploy import files
+from kfdeploy.errors import OutputError, PoolError
+
+
+@pytest.mark.parametrize("name", ["cat", "sea horse", "a/b", "..", ".hidden", "shared", "élan", "100%", "a\\b"])
+def test_any_task_name_makes_one_safe_file_name(name, tmp_path):
+    made = files.file_name(name)
+    assert made not in ("", ".", "..", "shared")
+    assert "/" not in made
+    assert "\\" not in made
+    (tmp_path / f"{made}.safetensors").touch()
+
+
+def test_file_names_do_not_meet():
+    names = ["shared", "%73hared", "a b", "a%20b", ".x", "%2Ex"]
+    assert len({files.file_name(name) for name in names}) == len(names)
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../x", "a/../../x", "a\\..\\x", ""])
+def test_a_name_that_leads_outside_is_refused(name, tmp_path):
+    with pytest.raises(PoolError, match="names a file outside it"):
+        files.inside(tmp_path, name)
+
+
+def test_an_output_is_whole_or_absent(tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(RuntimeError, match="half-way"), files.output_folder(out) as work:
+        (work / "a").write_text("1")
+        raise RuntimeError("half-way")
+    assert list(tmp_path.iterdir()) == []
+    with files.output_folder(out) as work:
+        (work / "a").write_text("1")
+    assert (out / "a").read_text() == "1"
+    with pytest.raises(OutputError, match="is already there") as caught, files.output_folder(out):
+        pass
+    assert "--force" in caught.value.hint
+    with files.output_folder(out, force=True) as work:
+        (work / "b").write_text("2")
+    assert [path.name for path in out.iterdir()] == ["b"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_forced_output_that_fails_leaves_the_old_one(tmp_path):
+    with files.output_folder(tmp_path / "out") as work:
+        (work / "a").write_text("old")
+    with pytest.raises(RuntimeError), files.output_folder(tmp_path / "out", force=True):
+        raise RuntimeError
+    assert (tmp_path / "out" / "a").read_text() == "old"
+
+
+def test_an_unwritable_place_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="is a file"), files.output_folder(tmp_path / "file" / "out"):
+        pass
+    with pytest.raises(OutputError, match="cannot be written"):
+        files.write_file(tmp_path / "file" / "x.json", "{}")
+    with pytest.raises(OutputError, match=r"cannot be (written|made)"), files.output_folder(Path("/proc/kfdeploy")):
+        pass
+
+
+def test_manifests_are_checked(tmp_path):
+    path = tmp_path / "pool.json"
+    with pytest.raises(PoolError, match=r"there is no pool at .*'pool\.json' is missing"):
+        files.read_manifest(path, "pool", "hint")
+    path.write_text("{")
+    with pytest.raises(PoolError, match="cannot be read"):
+        files.read_manifest(path, "pool", "hint")
+    path.write_text("[]")
+    with pytest.raises(PoolError, match="has schema 'list'"):
+        files.read_manifest(path, "pool", "hint")
+    path.write_text(json.dumps({"schema": 2, "kind": "pool"}))
+    with pytest.raises(PoolError, match="has schema 2, and this version of kfdeploy reads schema 1"):
+        files.read_manifest(path, "pool", "hint")
+    path.write_text(json.dumps({"schema": 1, "kind": "artifact"}))
+    with pytest.raises(PoolError, match="describes a 'artifact'"):
+        files.read_manifest(path, "pool", "hint")
+
+
+def test_tensors_are_the_same_bytes_each_time(tmp_path):
+    arrays = {name: np.full((3, 2), i, dtype=np.float32) for i, name in enumerate("edcba")}
+    about = {"z": 1, "a": [1, 2], "m": "x"}
+    files.save_tensors(tmp_path / "1", arrays, about)
+    files.save_tensors(tmp_path / "2", dict(reversed(arrays.items())), dict(reversed(about.items())))
+    assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes()
+    assert (tmp_path / "1").stat().st_mode & 0o400
+    loaded = files.load_tensors(tmp_path / "1")
+    assert all(np.array_equal(loaded[name], arrays[name]) for name in arrays)
+    (tmp_path / "1").write_bytes(b"nothing")
+    with pytest.raises(PoolError, match="not a readable safetensors file"):
+        files.load_tensors(tmp_path / "1")
+
+
+def test_files_are_checked_against_their_manifest(tmp_path):
+    (tmp_path / "a").write_bytes(b"12345")
+    listed = files.describe_files(tmp_path, [tmp_path / "a"])
+    files.check_files(tmp_path, listed, ["a"])
+    with pytest.raises(PoolError, match="not among the files"):
+        files.check_files(tmp_path, listed, ["b"])
+    (tmp_path / "a").write_bytes(b"1234")
+    with pytest.raises(PoolError, match="has 4 bytes, its manifest says 5"):
+        files.check_files(tmp_path, listed, ["a"])
+    (tmp_path / "a").write_bytes(b"12346")
+    with pytest.raises(PoolError, match="was altered"):
+        files.check_files(tmp_path, listed, ["a"])
+    (tmp_path / "a").unlink()
+    with pytest.raises(PoolError, match="is missing"):
+        files.check_files(tmp_path, listed, ["a"])
+
+
+def test_lists_of_numbers_take_one_line():
+    text = files.dump_line_json({"a": [1.5, -2e-5, 3], "b": ["x", "y"], "c": {"d": [[1, 2], [3]]}})
+    assert '"a": [1.5, -2e-05, 3]' in text
+    assert json.loads(text) == {"a": [1.5, -2e-5, 3], "b": ["x", "y"], "c": {"d": [[1, 2], [3]]}}
