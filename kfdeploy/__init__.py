@@ -3,6 +3,9 @@
 The public names load on first use, so that importing the package loads neither torch nor a runtime.
 """
 
+import sys
+from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -61,6 +64,15 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'kfdeploy' has no attribute '{name}'")
-    from importlib import import_module
-
     return getattr(import_module(f"kfdeploy.{_HOME[name]}"), name)
+
+
+class _Package(ModuleType):
+    """Keeps `kfdeploy.assemble` the function: importing the module of that name would put itself in its place."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name not in _HOME:
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

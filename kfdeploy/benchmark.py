@@ -79,10 +79,10 @@ def benchmark(
     for artifact in opened:
         report(f"accuracy of {artifact.path.name}")
         columns = [artifact.classes.index(name) for name in classes]
-        right[str(artifact.path)] = correct(artifact, test, columns, os.cpu_count() or 1)
+        right[artifact.sha256] = correct(artifact, test, columns, os.cpu_count() or 1)
     names = [task.name for task in tasks]
     rows = [
-        _row(artifact, jobs[key], rounds[key], right[str(artifact.path)], names)
+        _row(artifact, jobs[key], rounds[key], right[artifact.sha256], names)
         for artifact, scenario, count in itertools.product(opened, settings, threads)
         for key in [(artifact.path, scenario, count)]
     ]
@@ -93,7 +93,7 @@ def benchmark(
         "protocol": vars(protocol),
         "machine": describe_machine(),
         "rows": rows,
-        "comparisons": _compare(rows, opened, right),
+        "comparisons": _compare(rows, right),
     }
 
 
@@ -173,9 +173,8 @@ def _row(artifact: Artifact, job: Job, rounds: list[Round], right: Floats, tasks
     }
 
 
-def _compare(rows: list[dict[str, Any]], opened: Sequence[Artifact], right: dict[str, Floats]) -> list[dict[str, Any]]:
+def _compare(rows: list[dict[str, Any]], right: dict[str, Floats]) -> list[dict[str, Any]]:
     """Compare each assembly with every student and teacher in the same setting."""
-    by_key = {(artifact.name, artifact.target, artifact.precision): right[str(artifact.path)] for artifact in opened}
     setting = ("target", "precision", "threads", "scenario")
     found = []
     for a, b in itertools.product(rows, rows):
@@ -184,8 +183,7 @@ def _compare(rows: list[dict[str, Any]], opened: Sequence[Artifact], right: dict
         ratio, interval = ratio_interval(
             [np.array(s) / a["batch"] for s in a["samples_ms"]], [np.array(s) / b["batch"] for s in b["samples_ms"]]
         )
-        right_a, right_b = (by_key[row["name"], row["target"], row["precision"]] for row in (a, b))
-        difference, spread = difference_interval(right_a, right_b)
+        difference, spread = difference_interval(right[a["sha256"]], right[b["sha256"]])
         found.append(
             {
                 "a": a["name"],

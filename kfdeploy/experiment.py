@@ -50,10 +50,13 @@ class Experiment:
         self.classes = class_names(self.tasks)  # the columns of every logit here
         # Split before classes are chosen or permuted: recipes on the same data then have the same validation images.
         train, validation = stratified(whole.labels, recipe.data.validation, SPLIT_SEED)
-        if whole.megabytes <= recipe.data.stream_above_mb and not recipe.augment.resized_crop:
+        small = whole.megabytes <= recipe.data.stream_above_mb
+        if small and not recipe.augment.resized_crop:
             whole = whole.in_memory()
         self.train = whole.take(train).only(self.classes)
-        self.validation = whole.take(validation).only(self.classes).in_memory()
+        self.validation = whole.take(validation).only(self.classes)
+        if small:
+            self.validation = self.validation.in_memory()
 
     @cached_property
     def test(self) -> ImageSet:

@@ -16,6 +16,7 @@ import numpy as np
 from kfdeploy.errors import OutputError, PoolError
 
 SCHEMA = 1
+OURS = ("pool.json", "assembly.json", "manifest.json", "demo.json")  # one of these is in every folder that we make
 # What a disk or a folder can be to blame for; any other OSError inside a block is a mistake of ours.
 _PLACE = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT, errno.ENOTDIR, errno.EIO, errno.ENOENT}
 METADATA_KEY = "kfdeploy"  # the one metadata key of every file of ours, holding sorted JSON
@@ -95,7 +96,7 @@ def check_files(root: Path, files: Mapping[str, Mapping[str, Any]], names: Itera
     again = "copy the folder again, or make it again"
     for name in names:
         path = inside(root, name)
-        if name not in files:
+        if not {"bytes", "sha256"} <= set(files.get(name, ())):
             raise PoolError(f"'{name}' is not among the files of '{root}'", hint=again)
         if not path.is_file():
             raise PoolError(f"'{path}' is missing", hint=again)
@@ -160,8 +161,15 @@ def check_output(out: Path, *, force: bool) -> None:
     Raises:
         OutputError: as above.
     """
+    if not out.name or out.name == "..":
+        raise OutputError(f"'{out}' has no name of its own", hint="choose another --out")
     if out.exists() and not force:
         raise OutputError(f"'{out}' is already there", hint="choose another --out, or replace it with --force")
+    if out.is_dir() and any(out.iterdir()) and not any((out / name).exists() for name in OURS):
+        raise OutputError(
+            f"'{out}' was not made by kfdeploy, so --force does not replace it",
+            hint="choose another --out, or remove it by hand",
+        )
     parent = out.absolute().parent
     while not parent.exists():
         parent = parent.parent

@@ -57,6 +57,10 @@ class Recipe(Section):
             )
         if isinstance(self.tsn.net, CifarResNet) and self.tsn.net.shortcut == "A":
             raise ValueError("a TSN cannot use option A shortcuts (they pad channels); set shortcut = 'projection'")
+        # Runtimes compute in blocks of 8 channels; a bank of odd widths would lose what grouping wins.
+        widths = {"convnet": "channels", "cifar_resnet": "width"}.get(self.tsn.net.family)
+        if widths and any(c % 8 for c in _numbers(getattr(self.tsn.net, widths))):
+            raise ValueError(f"the channels of a TSN must be multiples of 8 (tsn.net.{widths})")
         names = [student.name for student in self.students]
         if len(set(names)) < len(names):
             raise ValueError(f"two students have one name: {', '.join(names)}")
@@ -105,6 +109,10 @@ class Recipe(Section):
                 hint=f"put it into a task, or leave it out: data.ignore = {lost}",
             )
         return tuple(TaskSpec(task, tuple(members)) for task, members in self.tasks.items())
+
+
+def _numbers(value: int | list[int]) -> list[int]:
+    return [value] if isinstance(value, int) else value
 
 
 def shipped() -> dict[str, Path]:

@@ -154,9 +154,8 @@ def fit(
             names: list[str] = []
             for batch in loader.epoch(epoch, at.batch):
                 step = epoch * len(loader) + at.batch
-                rate = learning_rate(config, step, total)
                 for group in optimizer.param_groups:
-                    group["lr"] = rate
+                    group["lr"] = learning_rate(config, step, total)
                 terms: dict[str, Term] = model(batch.images, batch.labels, step)
                 loss = torch.stack([term.weight * term.value for term in terms.values()]).sum()
                 names = [*terms, "loss"]
@@ -189,6 +188,8 @@ def fit(
                         hint="lower train.lr, or set train.clip",
                     )
             accuracy = evaluate(learner, validation, fabric)
+            # From the step, not from a variable: a resumed run may have no step left in this epoch.
+            rate = learning_rate(config, (epoch + 1) * len(loader) - 1, total)
             row = at.means() | {"validation": accuracy, "lr": rate}
             fitted.log.append({"epoch": epoch + 1.0} | row | {"seconds": at.seconds + time.perf_counter() - began})
             _save(folder / CHECKPOINT, learner, optimizer, fitted, _Position(epoch + 1))

@@ -35,8 +35,8 @@ def test_an_output_is_whole_or_absent(tmp_path):
         raise RuntimeError("half-way")
     assert list(tmp_path.iterdir()) == []
     with files.output_folder(out) as work:
-        (work / "a").write_text("1")
-    assert (out / "a").read_text() == "1"
+        (work / "pool.json").write_text("1")
+    assert (out / "pool.json").read_text() == "1"
     with pytest.raises(OutputError, match="is already there") as caught, files.output_folder(out):
         pass
     assert "--force" in caught.value.hint
@@ -48,10 +48,24 @@ def test_an_output_is_whole_or_absent(tmp_path):
 
 def test_a_forced_output_that_fails_leaves_the_old_one(tmp_path):
     with files.output_folder(tmp_path / "out") as work:
-        (work / "a").write_text("old")
+        (work / "pool.json").write_text("old")
     with pytest.raises(RuntimeError), files.output_folder(tmp_path / "out", force=True):
         raise RuntimeError
-    assert (tmp_path / "out" / "a").read_text() == "old"
+    assert (tmp_path / "out" / "pool.json").read_text() == "old"
+
+
+def test_force_does_not_replace_what_is_not_ours(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("years")
+    with (
+        pytest.raises(OutputError, match="was not made by kfdeploy"),
+        files.output_folder(tmp_path / "mine", force=True),
+    ):
+        pass
+    for place in (Path(), Path("..")):
+        with pytest.raises(OutputError, match="has no name of its own"):
+            files.check_output(place, force=True)
+    assert (tmp_path / "mine" / "thesis.tex").read_text() == "years"
 
 
 def test_an_unwritable_place_is_named(tmp_path):

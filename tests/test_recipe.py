@@ -50,6 +50,7 @@ def test_an_unknown_key_is_refused_and_the_nearest_suggested(tmp_path):
         ("tsn.net.chanels=[3]", "unknown key 'tsn.net.chanels' .*channels, strides"),
         ("tsn.net={family='timm',model='resnet18'}", "a TSN must be a net that can be banked"),
         ("tsn.net={family='cifar_resnet',depth=8}", "a TSN cannot use option A"),
+        ("tsn.net.channels=[12]", "the channels of a TSN must be multiples of 8"),
         ("image.mean=[0.1, 0.2]", "image: mean and std must have 1 values"),
         ("image.std=[0.0]", "must be positive"),
         ("teacher.source=magic", "source must be 'train', 'file:<path>'"),

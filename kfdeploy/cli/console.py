@@ -74,7 +74,10 @@ class TrainingProgress(Progress):
             f"  epoch {epoch + 1}/{epochs}  loss {row['loss']:.3f}  validation {100 * row['validation']:.2f} %"
             f"  {row['seconds']:.1f} s" + (f"  about {_span(left)} left" if epoch + 1 < epochs else "")
         )
-        (self.bar.console.print if self.bar is not None else say)(line)
+        if self.bar is None:
+            say(line)
+        else:
+            self.bar.console.print(line, highlight=False, markup=False)
 
     def stop(self) -> None:
         """Take the bar away."""

@@ -27,6 +27,7 @@ def command(
 
         shutil.rmtree(out)
     out.mkdir(parents=True)
+    (out / "demo.json").write_text("{}\n", encoding="utf-8")  # by which --force knows its own folder
     began = time.perf_counter()
     say(f"working in '{out}'; every command below can be typed there by hand")
     before = Path.cwd()
@@ -91,5 +92,5 @@ def _images() -> Path:
     folder.mkdir()
     for name in ("three", "seven"):
         for i, row in enumerate((test.labels == test.classes.index(name)).nonzero()[0][:3]):
-            Image.fromarray(test.load([row])[0, :, :, 0], "L").save(folder / f"{name}-{i}.png")
+            Image.fromarray(test.load([row])[0, :, :, 0]).save(folder / f"{name}-{i}.png")
     return folder

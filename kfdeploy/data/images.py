@@ -34,12 +34,11 @@ def decode(path: Path, channels: int) -> Any:
 
     try:
         with Image.open(path) as opened:
-            decoded = opened.copy()
+            return to_channels(opened.copy(), channels)
     except FileNotFoundError:
         raise DataError(f"there is no image at '{path}'") from None
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
         raise DataError(f"'{path}' does not decode: {error}", hint="remove the file, or save it again") from None
-    return to_channels(decoded, channels)
 
 
 def to_channels(decoded: Any, channels: int) -> Any:
@@ -49,8 +48,8 @@ def to_channels(decoded: Any, channels: int) -> Any:
     if decoded.mode.startswith(("I", "F")):  # 16 bits a pixel: Pillow's own conversion clips instead of scaling
         wide = np.asarray(decoded, dtype=np.float64)
         top = 255.0 if decoded.mode == "F" and wide.max(initial=0) <= 255 else 65535.0
-        decoded = Image.fromarray(np.clip(wide * (255.0 / top) + 0.5, 0, 255).astype(np.uint8), "L")
-    if decoded.mode == "P" or "A" in decoded.mode or "transparency" in decoded.info:
+        decoded = Image.fromarray(np.clip(wide * (255.0 / top) + 0.5, 0, 255).astype(np.uint8))
+    if decoded.mode in ("P", "PA", "LA", "RGBA") or "transparency" in decoded.info:
         decoded = decoded.convert("RGBA")
         decoded = Image.alpha_composite(Image.new("RGBA", decoded.size, "white"), decoded)
     return decoded.convert("L" if channels == 1 else "RGB")

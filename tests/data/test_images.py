@@ -38,7 +38,7 @@ def test_palette_images_are_looked_up(tmp_path):
 
 def test_transparency_lies_on_white(tmp_path):
     pixels = np.dstack([PIXELS, np.zeros((4, 6), np.uint8)])
-    assert (read_image(save(tmp_path, Image.fromarray(pixels, "RGBA")), RGB) == 255).all()
+    assert (read_image(save(tmp_path, Image.fromarray(pixels)), RGB) == 255).all()
 
 
 def test_cmyk_becomes_rgb(tmp_path):
