@@ -1,5 +1,6 @@
 """Artifacts: a model exported to a target, proved right before it is there, with a manifest that says what it is."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -19,7 +20,6 @@ from kfdeploy.verify import compare, require
 
 MANIFEST = "manifest.json"
 GOLDEN = "golden.npz"
-_RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino"}
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,9 @@ class Artifact:
 
     @property
     def sha256(self) -> str:
-        """The hash of the graph file."""
-        return str(self.manifest["files"][self.manifest["model_files"][0]]["sha256"])
+        """The hash of the model's own file; of several, the hash of their hashes."""
+        each = [str(self.manifest["files"][name]["sha256"]) for name in self.manifest["model_files"]]
+        return each[0] if len(each) == 1 else hashlib.sha256("".join(each).encode()).hexdigest()
 
     def check(self) -> None:
         """Check every file against its hash.
@@ -171,7 +172,7 @@ def export(
             "model_files": files,
             "files": describe_files(work, [*(work / name for name in files), work / GOLDEN]),
             "verify": verdict.to_json(),
-            "versions": versions("onnx", _RUNTIMES[target]),
+            "versions": versions("onnx", module.PACKAGE),
             "data": model.manifest["data"],
         }
         (work / MANIFEST).write_text(dump_json(manifest), encoding="utf-8")
@@ -189,7 +190,11 @@ def find_models(names: Sequence[str | Path], pool: Path = Path("pool")) -> list[
     from kfdeploy.model import MANIFEST as MODEL_MANIFEST
 
     here = [Path("assembly"), *sorted(Path("students").glob("*")), pool / "train" / "teacher"]
-    found = [path for path in here if path.suffix not in (".partial", ".old") and (path / MODEL_MANIFEST).is_file()]
+    found = [
+        path
+        for path in here
+        if path.suffix != ".partial" and not path.name.startswith(".") and (path / MODEL_MANIFEST).is_file()
+    ]
     if not found:
         raise PoolError(
             "there is neither an 'assembly' nor 'students' here",

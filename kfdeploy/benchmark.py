@@ -25,6 +25,7 @@ from kfdeploy.measure import (
     measure_afresh,
     ratio_interval,
 )
+from kfdeploy.spec import columns
 from kfdeploy.targets.base import Scenario
 
 SCENARIOS: tuple[Scenario, ...] = ("single-stream", "offline")
@@ -62,9 +63,18 @@ def benchmark(
             raise UnsupportedError(f"there is no scenario '{setting}'", allowed=SCENARIOS)
     settings = [setting for setting in SCENARIOS if setting in scenarios]
     protocol = QUICK if quick else Protocol()
+    threads = sorted(set(threads))
+    for artifact, setting in itertools.product(opened, settings):
+        size = 1 if setting == "single-stream" else batch
+        if artifact.batch not in (0, size):
+            raise UnsupportedError(
+                f"'{artifact.path}' has the fixed batch {artifact.batch}, and {setting} would need {size}",
+                hint="export it with a dynamic batch, or choose --scenario and --batch to fit",
+            )
+    test = test_images(opened[0], classes, data)  # what is not there is missed before the measuring, not after
     jobs = {
         (artifact.path, scenario, count): Job(
-            str(artifact.path), scenario, count, artifact.batch or (1 if scenario == "single-stream" else batch)
+            str(artifact.path), scenario, count, 1 if scenario == "single-stream" else batch
         )
         for artifact, scenario, count in itertools.product(opened, settings, threads)
     }
@@ -74,12 +84,10 @@ def benchmark(
         for key in random.Random(number).sample(list(jobs), len(jobs)):
             report(f"round {number + 1} of {protocol.rounds}: {key[0].name}, {key[1]}, {key[2]} threads")
             rounds[key].append(measure_afresh(jobs[key], protocol))
-    test = test_images(opened[0], classes, data)
     right: dict[str, Floats] = {}
     for artifact in opened:
         report(f"accuracy of {artifact.path.name}")
-        columns = [artifact.classes.index(name) for name in classes]
-        right[artifact.sha256] = correct(artifact, test, columns, os.cpu_count() or 1)
+        right[artifact.sha256] = correct(artifact, test, columns(artifact.classes, classes), os.cpu_count() or 1)
     names = [task.name for task in tasks]
     rows = [
         _row(artifact, jobs[key], rounds[key], right[artifact.sha256], names)
@@ -113,12 +121,19 @@ def _open(paths: Sequence[str | Path]) -> list[Artifact]:
 
     if not paths:
         here = sorted(path.parent for path in Path("artifacts").glob(f"*/{MANIFEST}"))
-        paths = [path for path in here if not path.name.endswith((".partial", ".old"))]
+        paths = [path for path in here if not path.name.startswith(".") and path.suffix != ".partial"]
         if not paths:
             raise PoolError("there are no artifacts here", hint="kfdeploy export --target onnx, then benchmark")
-    opened = [Artifact.open(path) for path in paths]
+    opened = [Artifact.open(path) for path in dict.fromkeys(Path(path) for path in paths)]
     for artifact in opened:
         artifact.check()
+        one, other = (a.image for a in (opened[0], artifact))
+        if (one.shape, one.resize, one.interpolation) != (other.shape, other.resize, other.interpolation):
+            raise UnsupportedError(
+                f"'{artifact.path}' takes images of {other.shape} (resized to {other.resize}, {other.interpolation}), "
+                f"'{opened[0].path}' of {one.shape} (resized to {one.resize}, {one.interpolation})",
+                hint="compare models that take the same images",
+            )
     # Assemblies first, then students, then the teacher.
     return sorted(opened, key=lambda artifact: (artifact.kind, str(artifact.path)))
 
@@ -132,12 +147,7 @@ def _subject(opened: Sequence[Artifact]) -> tuple[Any, list[str]]:
             raise TaskError("these models have fewer than two classes in common")
         return [task for task in opened[0].tasks if set(task.classes) <= set(classes)], classes
     for artifact in opened:
-        if lost := [name for name in first.classes if name not in artifact.classes]:
-            raise TaskError(
-                f"{artifact.kind} '{artifact.name}' does not know the class '{lost[0]}' of assembly '{first.name}'",
-                allowed=artifact.classes,
-                hint="name the artifacts to compare",
-            )
+        columns(artifact.classes, first.classes, f"{artifact.kind} '{artifact.name}'")
     return first.tasks, list(first.classes)
 
 

@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -11,15 +11,15 @@ from torch import Tensor, nn
 
 from kfdeploy import objectives
 from kfdeploy.errors import RecipeError, nearest
-from kfdeploy.experiment import TEACHER, WEIGHTS, Experiment, unfinished, write_classifier
+from kfdeploy.experiment import TEACHER, WEIGHTS, Experiment, same_recipe, unfinished, write_classifier
 from kfdeploy.files import check_output, file_name
 from kfdeploy.model import Model
 from kfdeploy.nets import Classifier, describe
 from kfdeploy.pool import choose
 from kfdeploy.progress import Progress
-from kfdeploy.recipe import Recipe
+from kfdeploy.recipe import Recipe, changed_keys
 from kfdeploy.sections import SoftTargets, Student
-from kfdeploy.spec import TaskSpec
+from kfdeploy.spec import class_names
 from kfdeploy.train import Fitted, Learner, Term, fit
 
 if TYPE_CHECKING:
@@ -71,11 +71,11 @@ def distill(
     """Distil the recipe's students (or only the named ones) into `out/<name>`, each an assembly's twin.
 
     With `tasks`, each is distilled for just those tasks' classes, on their images alone, into
-    `out/<name>-<task>-<task>…`. A teacher that the recipe trains is taken from `pool` where that has it. With
+    `out/<name>-<task>-<task>…`. A teacher that the recipe trains is taken from `pool` where that has the same. With
     `resume`, a student that is already there is checked and left (None).
 
     Raises:
-        RecipeError: no student has that name.
+        RecipeError: no student has that name, or the tasks have one class in all.
         OutputError: a student is already there.
         TaskError: a task is not the recipe's.
     """
@@ -89,39 +89,72 @@ def distill(
         raise RecipeError(f"recipe '{recipe.name}' has no students", hint="add a section [[students]] to it")
     experiment = Experiment(recipe, report)
     chosen = choose(experiment.tasks, tasks, f"recipe '{recipe.name}'") if tasks else experiment.tasks
+    if len(class_names(chosen)) < 2:
+        raise RecipeError(
+            f"the task '{chosen[0].name}' is one class: a student for it alone has nothing to tell apart",
+            hint="name more tasks",
+        )
     suffix = "".join(f"-{file_name(task.name)}" for task in chosen) if tasks else ""
     wanted = {out / f"{s.name}{suffix}": s for s in recipe.students if s.name in (students or known)}
     for folder in wanted:  # before hours of training, not after
         if not (resume and folder.exists()):
             check_output(folder, force=force)
     done: dict[Path, Fitted | None] = {}
+    taught: tuple[Teacher, dict[str, Any]] | None = None
     for folder, student in wanted.items():
+        alone = recipe.model_copy(update={"students": [student]})
         if resume and folder.exists():
-            Model.open(folder).check()
+            finished = Model.open(folder)
+            same_recipe(finished.manifest["recipe"], alone, f"'{folder}' was made with another recipe")
+            finished.check()
             done[folder] = None
-        else:
-            with unfinished(folder, recipe, force=force, resume=resume) as work:
-                done[folder] = _distill(experiment, student, chosen, work, folder.name, pool, resume)
+            continue
+        with unfinished(folder, alone, force=force, resume=resume) as work:
+            own = work / "train" / "teacher"
+            if taught is None:
+                taught = experiment.teacher(own, resume=resume, known=_known_teacher(pool, recipe, experiment))
+            done[folder] = _distill(experiment.only(chosen), taught, student, work, folder.name, resume)
+            shutil.rmtree(own, ignore_errors=True)
     return done
 
 
+def _known_teacher(pool: Path | None, recipe: Recipe, experiment: Experiment) -> Path | None:
+    """Return the weights of a pool's trained teacher, if it is the one that this recipe would train."""
+    if pool is None or recipe.teacher.source != "train":
+        return None
+    from kfdeploy.pool import Pool
+
+    found = Pool.open(pool)
+    before = found.manifest["recipe"]
+    matters = ("data", "image", "tasks", "teacher", "augment", "seed")
+    after = recipe.model_dump()
+    keys = changed_keys({key: before.get(key) for key in matters}, {key: after[key] for key in matters})
+    if different := [key for key in keys if key not in ("data.root", "teacher.min_accuracy")]:
+        experiment.report.note(
+            f"the teacher of '{pool}' is another recipe's ({', '.join(different)} differ): training this recipe's own"
+        )
+        return None
+    name = (TEACHER / WEIGHTS).as_posix()
+    if not (pool / name).is_file():
+        return None
+    found.check([name])
+    return pool / name
+
+
 def _distill(
-    whole: Experiment,
+    experiment: Experiment,
+    taught: "tuple[Teacher, dict[str, Any]]",
     student: Student,
-    tasks: Sequence[TaskSpec],
     work: Path,
     name: str,
-    pool: Path | None,
     resume: bool,
 ) -> Fitted:
-    recipe = whole.recipe
-    weights = None if pool is None else pool / TEACHER / WEIGHTS
-    teacher, about = whole.teacher(work / "train" / "teacher", resume=resume, known=weights)
-    experiment = whole.only(tasks)
-    teacher = whole.slice_teacher(teacher, experiment.classes)
+    recipe = experiment.recipe
+    teacher, about = taught
     experiment.seed()
     net = Classifier(student.net, experiment.image, len(experiment.classes))
-    learner = ClassifierLearner(net, teacher, student.soft, recipe.train.label_smoothing)
+    part = experiment.slice_teacher(teacher)
+    learner = ClassifierLearner(net, part, student.soft, recipe.train.label_smoothing)
     fitted = fit(
         learner,
         experiment.loader(experiment.train, recipe.train.batch),
@@ -134,13 +167,11 @@ def _distill(
         tensorboard=recipe.run.tensorboard,
         report=experiment.report,
     )
-    shutil.rmtree(work / "train" / "teacher", ignore_errors=True)
-    write_classifier(
-        work,
-        net,
-        "student",
-        name,
-        experiment,
-        {"teacher": about, "net": describe(student.net), "training": experiment.training(recipe.train, fitted)},
-    )
+    fields = {
+        "teacher": about,
+        "net": describe(student.net),
+        "training": experiment.training(recipe.train, fitted),
+        "recipe": recipe.model_copy(update={"students": [student]}).model_dump(),
+    }
+    write_classifier(work, net, "student", name, experiment, fields)
     return fitted

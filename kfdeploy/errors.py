@@ -97,6 +97,24 @@ class MissingDependencyError(KfdeployError):
     """An optional dependency that is not installed."""
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of another library's error, or its kind where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+
+
+TRAINING = ("torch", "torchvision", "timm", "lightning_fabric", "onnxscript", "sklearn")
+
+
+def require_training(what: str) -> None:
+    """Refuse to go on without the `train` extra, before anything is computed.
+
+    Raises:
+        MissingDependencyError: one of its packages is not installed.
+    """
+    for package in TRAINING:
+        require(package, "train", what)
+
+
 def require(package: str, extra: str, what: str) -> None:
     """Refuse to go on without an optional dependency.
 

@@ -3,7 +3,7 @@
 import copy
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -49,14 +49,13 @@ class Experiment:
         self.tasks = recipe.task_specs(whole.classes)
         self.classes = class_names(self.tasks)  # the columns of every logit here
         # Split before classes are chosen or permuted: recipes on the same data then have the same validation images.
-        train, validation = stratified(whole.labels, recipe.data.validation, SPLIT_SEED)
-        small = whole.megabytes <= recipe.data.stream_above_mb
-        if small and not recipe.augment.resized_crop:
-            whole = whole.in_memory()
+        train, validation = stratified(whole.labels, recipe.data.validation, SPLIT_SEED, whole.classes, self.classes)
         self.train = whole.take(train).only(self.classes)
         self.validation = whole.take(validation).only(self.classes)
-        if small:
+        if whole.megabytes <= recipe.data.stream_above_mb:
             self.validation = self.validation.in_memory()
+            if not recipe.augment.resized_crop:
+                self.train = self.train.in_memory()
 
     @cached_property
     def test(self) -> ImageSet:
@@ -74,7 +73,7 @@ class Experiment:
         torch.manual_seed(self.recipe.seed)
 
     def teacher(self, folder: Path, *, resume: bool, known: Path | None = None) -> tuple[Teacher, dict[str, Any]]:
-        """Return the teacher on its device and what is known of it: source, net, hash and measured accuracy.
+        """Return the teacher on its device and what is known of it: source, hash of a file, measured accuracy.
 
         A teacher that the recipe trains is trained in `folder`, or taken from `known` (a finished one's weights).
 
@@ -128,9 +127,10 @@ class Experiment:
             )
         return Teacher(net, range(len(self.classes)), net.backbone.channels)
 
-    def slice_teacher(self, teacher: Teacher, classes: Sequence[str]) -> Teacher:
-        """Return the teacher with only the columns of `classes`."""
-        columns = teacher.columns[class_columns(self.classes, classes)].tolist()
+    def slice_teacher(self, teacher: Teacher) -> Teacher:
+        """Return the teacher of all the recipe's classes with only the columns of this experiment's."""
+        everything = class_names(self.recipe.task_specs(self.data_classes))
+        columns = teacher.columns[class_columns(everything, self.classes)].tolist()
         return Teacher(teacher.net, columns, teacher.channels).to(self.fabric.device)
 
     @torch.no_grad()
@@ -230,8 +230,7 @@ def write_classifier(
 def unfinished(out: Path, recipe: Recipe, *, force: bool, resume: bool) -> Iterator[Path]:
     """Give the folder beside `out` for training in; it becomes `out` when the block ends well.
 
-    It stays for `--resume` when the block fails after a first checkpoint, and vanishes when it fails before, or
-    because the teacher was refused.
+    It stays for `--resume` when the block fails after a first checkpoint, and vanishes when it fails before.
 
     Raises:
         OutputError: `out` is there, or an unfinished run is and neither `resume` nor `force` was said.
@@ -239,31 +238,40 @@ def unfinished(out: Path, recipe: Recipe, *, force: bool, resume: bool) -> Itera
     """
     check_output(out, force=force)
     work = partial(out)
-    meant = json.loads(json.dumps(recipe.model_dump()))
     noted = work / "recipe.json"
-    if work.exists() and resume and noted.is_file():
-        before = json.loads(noted.read_text(encoding="utf-8"))
-        # Where it runs and what it logs may change between sittings; what it computes may not.
-        if changed := [key for key in changed_keys(before, meant) if key not in ("run.tensorboard",)]:
-            raise TrainingError(
-                f"'{work}' was begun with another recipe; these keys differ: {', '.join(changed)}",
-                hint="set them back, or start afresh with --force",
-            )
+    begun = bool(list(work.rglob(CHECKPOINT)))
+    if begun and resume and noted.is_file():
+        same_recipe(json.loads(noted.read_text(encoding="utf-8")), recipe, f"'{work}' was begun with another recipe")
+    elif begun and not force:
+        raise OutputError(f"'{work}' holds an unfinished run", hint="go on with --resume, or start afresh with --force")
     elif work.exists():
-        if list(work.rglob(CHECKPOINT)) and not force:
-            raise OutputError(
-                f"'{work}' holds an unfinished run", hint="go on with --resume, or start afresh with --force"
-            )
         shutil.rmtree(work)
     try:
         work.mkdir(parents=True, exist_ok=True)
-        write_file(noted, dump_json(meant))
+        write_file(noted, dump_json(recipe.model_dump()))
         yield work
-        noted.unlink()
-        for checkpoint in work.rglob(CHECKPOINT):
-            checkpoint.unlink()
         commit(work, out)
-    except BaseException as error:
-        if isinstance(error, TeacherError) or not list(work.rglob(CHECKPOINT)):
+    except BaseException:
+        if not list(work.rglob(CHECKPOINT)):
             shutil.rmtree(work, ignore_errors=True)
         raise
+    # Only now: while the folder is not in its place, they are what it could be finished from.
+    for spent in (out / noted.name, *out.rglob(CHECKPOINT)):
+        spent.unlink()
+
+
+# What may change between two sittings: where things are and what is logged, but nothing that is computed.
+_MAY_CHANGE = ("run.tensorboard", "run.device", "data.root", "teacher.min_accuracy", "students")
+
+
+def same_recipe(before: Mapping[str, Any], recipe: Recipe, what: str) -> None:
+    """Refuse to go on with another recipe.
+
+    Raises:
+        TrainingError: with the keys that differ.
+    """
+    after = json.loads(json.dumps(recipe.model_dump()))
+    if changed := [key for key in changed_keys(before, after) if key not in _MAY_CHANGE]:
+        raise TrainingError(
+            f"{what}; these keys differ: {', '.join(changed)}", hint="set them back, or start afresh with --force"
+        )

@@ -9,15 +9,24 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kfdeploy import objectives
-from kfdeploy.errors import RecipeError, UnsupportedError
-from kfdeploy.experiment import LIBRARIES, TEACHER, WEIGHTS, Experiment, save_state, unfinished, write_classifier
-from kfdeploy.files import SCHEMA, file_name, save_tensors
+from kfdeploy.errors import ComposeError, ParityError, RecipeError, UnsupportedError
+from kfdeploy.experiment import (
+    LIBRARIES,
+    TEACHER,
+    WEIGHTS,
+    Experiment,
+    same_recipe,
+    save_state,
+    unfinished,
+    write_classifier,
+)
+from kfdeploy.files import SCHEMA, check_output, file_name, save_tensors
 from kfdeploy.nets import Normalise, build, describe
 from kfdeploy.nets.factor import FactorNet
 from kfdeploy.pool import SHARED, Pool, versions, write_manifest
 from kfdeploy.progress import Progress
 from kfdeploy.recipe import Recipe
-from kfdeploy.sections import Objective
+from kfdeploy.sections import Objective, Timm
 from kfdeploy.spec import ImageSpec
 from kfdeploy.train import Fitted, Learner, Term, fit
 
@@ -137,8 +146,11 @@ def factorize(
     """
     out = Path(out)
     if resume and out.exists():
-        Pool.open(out).check()
+        pool = Pool.open(out)
+        same_recipe(pool.manifest["recipe"], recipe, f"'{out}' was made with another recipe")
+        pool.check()
         return Fitted()
+    check_output(out, force=force)
     if recipe.objective.coupling == "independent":
         raise UnsupportedError(
             "objective.coupling = 'independent' is not there yet",
@@ -146,7 +158,10 @@ def factorize(
             hint="--set objective.coupling=joint",
         )
     experiment = Experiment(recipe, report)
+    # Made once before anything is trained, so that what does not fit is refused now and not after an hour.
     net = FactorNet(recipe.ckn, recipe.tsn, experiment.image, experiment.tasks)
+    if isinstance(recipe.ckn, Timm):
+        graphs_of(net.eval(), recipe, experiment.image)
     with unfinished(out, recipe, force=force, resume=resume) as work:
         teacher, about = experiment.teacher(work / TEACHER, resume=resume)
         experiment.seed()
@@ -164,7 +179,10 @@ def factorize(
             tensorboard=recipe.run.tensorboard,
             report=experiment.report,
         )
-        write_classifier(work / TEACHER, teacher, "teacher", "teacher", experiment, {"teacher": about})
+        try:  # a pool does not need it: it is there to be compared with
+            write_classifier(work / TEACHER, teacher, "teacher", "teacher", experiment, {"teacher": about})
+        except (ComposeError, ParityError) as error:
+            experiment.report.note(f"the teacher is left out of benchmarks: {error}")
         write_pool(work, learner, experiment, about, fitted)
     return fitted
 

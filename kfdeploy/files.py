@@ -33,6 +33,8 @@ def file_name(task: str) -> str:
     if task == "shared":  # evidence/shared.safetensors is taken
         return "%73hared"
     name = quote(task, safe="")
+    if len(name) > 180:  # a file name has at most 255 bytes
+        name = f"{name[:150]}-{hashlib.sha256(task.encode()).hexdigest()[:16]}"
     return name.replace(".", "%2E") if name.startswith(".") else name
 
 
@@ -181,14 +183,12 @@ def check_output(out: Path, *, force: bool) -> None:
 
 def commit(work: Path, out: Path) -> None:
     """Put the finished folder `work` in the place of `out`: renames only, so that no reader sees half of it."""
-    old = out.with_name(out.name + ".old")
-    if old.exists():
-        shutil.rmtree(old)
-    if out.exists():
-        out.rename(old)
+    aside = out.with_name(f".{out.name}.{os.getpid()}.replaced") if out.exists() else None
+    if aside is not None:
+        out.rename(aside)
     work.rename(out)
-    if old.exists():
-        shutil.rmtree(old) if old.is_dir() else old.unlink()
+    if aside is not None:
+        shutil.rmtree(aside) if aside.is_dir() else aside.unlink()
 
 
 @contextmanager
@@ -200,6 +200,8 @@ def output_folder(out: Path, *, force: bool = False) -> Iterator[Path]:
     """
     check_output(out, force=force)
     work = partial(out)
+    if list(work.rglob("checkpoint.pt")):
+        raise OutputError(f"'{work}' holds an unfinished training", hint="choose another --out, or finish it first")
     try:
         if work.exists():
             shutil.rmtree(work)
@@ -216,6 +218,19 @@ def output_folder(out: Path, *, force: bool = False) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)
         raise
+
+
+def check_place(path: Path, *, force: bool) -> None:
+    """Refuse a file that exists, or a place where none can be made.
+
+    Raises:
+        OutputError: as above.
+    """
+    if path.is_dir():
+        raise OutputError(f"'{path}' is a folder", hint="name a file")
+    if path.exists() and not force:
+        raise OutputError(f"'{path}' is already there", hint="choose another name, or replace it with --force")
+    check_output(path, force=True)
 
 
 def write_file(path: Path, data: bytes | str) -> None:

@@ -6,7 +6,8 @@ a rule that applies to any task's weights.
 """
 
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +17,8 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-from kfdeploy.errors import ComposeError
-
-OPSET = 18
-IR_VERSION = 10
-Arrays = dict[str, np.ndarray[Any, Any]]
+from kfdeploy.compose import IR_VERSION, OPSET, Arrays
+from kfdeploy.errors import ComposeError, first_line
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,7 @@ def export(module: nn.Module, example: torch.Tensor, inputs: Sequence[str], outp
     The example's batch must be at least 2 (a batch of 1 would be taken as a constant).
     """
     module = module.eval()
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _exporting(type(module).__name__):
         warnings.simplefilter("ignore")  # the exporter's own deprecations
         program = torch.onnx.export(
             module,
@@ -89,6 +87,18 @@ def export(module: nn.Module, example: torch.Tensor, inputs: Sequence[str], outp
     folds = fold_batch_norm(model)
     onnx.checker.check_model(model, full_check=True)
     return Graph(model, tuple(folds))
+
+
+@contextmanager
+def _exporting(what: str) -> Iterator[None]:
+    """Say which network torch could not export; it has many errors of its own for that."""
+    try:
+        yield
+    except Exception as error:
+        raise ComposeError(
+            f"torch cannot export the network {what} to ONNX: {first_line(error)}",
+            hint="choose a network without data-dependent shapes",
+        ) from error
 
 
 def _fold_constants(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -220,10 +230,12 @@ def set_initializers(model: onnx.ModelProto, arrays: Mapping[str, np.ndarray[Any
 
 
 def check_template(graph: Graph, states: Sequence[Arrays]) -> list[str]:
-    """Return the names of the template's initializers that belong to a task, and check that the others do not.
+    """Check that every weight of every task is an initializer of the template, of its shape, and return their names.
+
+    Every other initializer is then a constant of the one template, the same for all tasks.
 
     Raises:
-        ComposeError: a task has a weight that the template lacks, or the template has a constant that differs.
+        ComposeError: a task has a weight that the template lacks, or two tasks differ in what they have.
     """
     known = initializers(graph.model)
     own = set(states[0])
@@ -232,4 +244,8 @@ def check_template(graph: Graph, states: Sequence[Arrays]) -> list[str]:
     for state in states:
         if set(state) != own:
             raise ComposeError(f"two tasks have different weights: {sorted(set(state) ^ own)[:3]}")
+        if odd := [name for name in sorted(own) if state[name].shape != known[name].shape]:
+            raise ComposeError(
+                f"a task's weight '{odd[0]}' has shape {state[odd[0]].shape}, the template's has {known[odd[0]].shape}"
+            )
     return sorted(own)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kfdeploy.errors import ParityError, PoolError, TaskError
+from kfdeploy.errors import ParityError, PoolError
 from kfdeploy.files import (
     SCHEMA,
     check_files,
@@ -206,16 +206,3 @@ def golden_difference(graph: Path, evidence: Evidence) -> tuple[float, float]:
             hint="please report this: a composed graph must give the same numbers",
         )
     return worst, allowed
-
-
-def columns(model: Model, tasks: Sequence[TaskSpec]) -> list[int]:
-    """Return the columns of a model's logits that hold the classes of `tasks`, in their order.
-
-    Raises:
-        TaskError: the model lacks a class.
-    """
-    known = list(model.classes)
-    wanted = class_names(tuple(tasks))
-    if lost := [name for name in wanted if name not in known]:
-        raise TaskError(f"{model.kind} '{model.name}' does not know the class '{lost[0]}'", allowed=known)
-    return [known.index(name) for name in wanted]

@@ -1,5 +1,6 @@
 """The pool: one teacher's knowledge as files. Read without torch, and only what is asked for."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -135,6 +136,7 @@ class Pool:
         """Write a pool of just these tasks to the folder `out`: copies, in the same format, without `train/`."""
         entries = [self._entry(task) for task in tasks]
         names = ["common.onnx", "task.onnx", SHARED, *(entry[key] for entry in entries for key in ("file", "evidence"))]
+        self.check(names)
         for name in names:
             target = out / name
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -162,7 +164,7 @@ def choose(tasks: Sequence[TaskSpec], names: Sequence[str], where: str) -> tuple
         if name not in known:
             close = nearest(name, list(known))
             fixed = [close.split("'")[1] if n == name and close else n for n in wanted if n == name or n in known]
-            command = f"  kfdeploy assemble --tasks {' '.join(fixed)}" if close else ""
+            command = f"  --tasks {shlex.join(fixed)}" if close else ""
             raise TaskError(f"task '{name}' is not in {where} (it has: {', '.join(known)})", hint=close + command)
         if name in wanted[:i]:
             raise TaskError(f"task '{name}' is asked for twice", hint="name each task once")

@@ -15,5 +15,8 @@ class Progress:
     def epoch(self, epoch: int, epochs: int, row: Mapping[str, float]) -> None:
         """An epoch is done; `row` is its line of the log."""
 
+    def note(self, text: str) -> None:
+        """Something that the user should know, and that stops nothing."""
+
     def stop(self) -> None:
         """Training is over."""

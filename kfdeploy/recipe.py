@@ -61,6 +61,11 @@ class Recipe(Section):
         widths = {"convnet": "channels", "cifar_resnet": "width"}.get(self.tsn.net.family)
         if widths and any(c % 8 for c in _numbers(getattr(self.tsn.net, widths))):
             raise ValueError(f"the channels of a TSN must be multiples of 8 (tsn.net.{widths})")
+        for name in ("mean", "std"):
+            if getattr(self.teacher, name) and len(getattr(self.teacher, name)) != self.image.channels:
+                raise ValueError(f"teacher.{name} must have {self.image.channels} values, one a channel")
+        if self.teacher.std and min(self.teacher.std) <= 0:
+            raise ValueError("teacher.std must be positive")
         names = [student.name for student in self.students]
         if len(set(names)) < len(names):
             raise ValueError(f"two students have one name: {', '.join(names)}")
@@ -86,6 +91,8 @@ class Recipe(Section):
         for task, members in self.tasks.items():
             if not members:
                 raise RecipeError(f"task '{task}' has no classes", allowed=kept)
+            if not task.strip():
+                raise RecipeError("a task has no name", hint="name it in [tasks]")
             for name in members:
                 if name in self.data.ignore:
                     raise RecipeError(
@@ -193,12 +200,16 @@ def _set(fields: dict[str, Any], override: str) -> None:
     except tomllib.TOMLDecodeError:
         value = text  # a bare word is a string
     *parents, last = key.strip().split(".")
-    section = fields
+    section: Any = fields
     for parent in parents:
-        inner = section.setdefault(parent, {})
-        if not isinstance(inner, dict):
-            raise RecipeError(f"--set {key}: '{parent}' is a value, not a section")
-        section = inner
+        if isinstance(section, list) and parent.isdigit() and int(parent) < len(section):
+            section = section[int(parent)]  # one of several: students.0.name
+        elif isinstance(section, dict):
+            section = section.setdefault(parent, {})
+        else:
+            section = None
+    if not isinstance(section, dict):
+        raise RecipeError(f"--set {key}: '{'.'.join(parents)}' is not a section of the recipe")
     section[last] = value
 
 
@@ -206,6 +217,11 @@ def _explain(error: "ErrorDetails", origin: str) -> RecipeError:
     # pydantic puts a union's tag into the location: "tsn.net.convnet.channels".
     families = ("cifar_resnet", "wide_resnet", "mobilenetv2", "convnet", "timm")
     where = [part for part in error["loc"] if part not in families]
+    if where and where[0] == "tasks" and error["type"] != "missing":
+        return RecipeError(
+            f"recipe '{origin}' has tasks = {error['input']!r}, where a list of classes is meant",
+            hint="tasks = 'classes', or [tasks] with lines such as pets = ['cat', 'dog']",
+        )
     key = ".".join(str(part) for part in where)
     if error["type"] == "extra_forbidden":
         allowed = _keys(where[:-1], str(next((p for p in error["loc"] if p in families), "")))

@@ -1,10 +1,12 @@
 """Saying what a benchmark found: sentences, a terminal table, a Markdown table, a plot."""
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kfdeploy.errors import MissingDependencyError
+from kfdeploy.files import write_file
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -68,13 +70,14 @@ def sentences(result: dict[str, Any]) -> list[str]:
 
 def table(result: dict[str, Any]) -> "Table":
     """Return a table for the terminal."""
+    from rich.markup import escape
     from rich.table import Table
 
     out = Table(title="benchmark (a quick look)" if result["quick"] else "benchmark")
     for i, name in enumerate(_COLUMNS):
         out.add_column(name, justify="left" if i < 4 else "right", overflow="fold")
     for row in result["rows"]:
-        out.add_row(*cells(row))
+        out.add_row(*(escape(cell) for cell in cells(row)))  # a task's name may look like markup
     return out
 
 
@@ -133,8 +136,9 @@ def plot(result: dict[str, Any], path: Path) -> None:
     axes.margins(x=0.15, y=0.2)
     axes.grid(alpha=0.25)
     axes.legend(fontsize=8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png")
+    write_file(path, picture.getvalue())
 
 
 def _plain(value: float, _: object = None) -> str:

@@ -93,7 +93,7 @@ class WideResNet(Section):
 
 
 class MobileNetV2(Section):
-    """MobileNetV2 (Sandler et al. 2018); the CIFAR stem keeps 32×32 inputs at stride 1 until the fourth stage."""
+    """MobileNetV2 (Sandler et al. 2018); with the CIFAR stem a 32×32 input ends at 4×4."""
 
     family: Literal["mobilenetv2"]
     width: float = Field(1.0, gt=0)
@@ -197,6 +197,14 @@ class Objective(Section):
     infomax: Literal["dv", "infonce"] = "dv"
     infomax_temperature: float = Field(0.1, gt=0)
     infomax_levels: int = Field(0, ge=0)  # the last so many stages of teacher and CKN; 0: as many as both have
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Objective":
+        if self.variant == "reference":
+            for name in ("infomax", "infomax_temperature", "beta_reduction"):
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(f"{name} has no meaning with variant = 'reference', which has its own form")
+        return self
 
 
 class SoftTargets(Section):

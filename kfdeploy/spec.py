@@ -1,7 +1,10 @@
 """What travels with weights: how an image becomes an input, and what the outputs mean."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
+
+from kfdeploy.errors import TaskError
 
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
 
@@ -60,3 +63,15 @@ class TaskSpec:
 def class_names(tasks: tuple[TaskSpec, ...]) -> tuple[str, ...]:
     """Return the classes of the tasks, one after another: the columns of the logits."""
     return tuple(name for task in tasks for name in task.classes)
+
+
+def columns(known: Sequence[str], wanted: Sequence[str], who: str = "the model") -> list[int]:
+    """Return the columns of a model's logits that hold the wanted classes, in their order.
+
+    Raises:
+        TaskError: the model lacks a class.
+    """
+    for name in wanted:
+        if name not in known:
+            raise TaskError(f"{who} does not know the class '{name}'", allowed=known)
+    return [list(known).index(name) for name in wanted]

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from kfdeploy.data.loader import Loader
 from kfdeploy.data.source import ImageSet
-from kfdeploy.errors import DeviceError, Interrupted, MissingDependencyError, TrainingError
+from kfdeploy.errors import DeviceError, Interrupted, MissingDependencyError, TrainingError, first_line
 from kfdeploy.files import write_file
 from kfdeploy.progress import Progress
 from kfdeploy.sections import Run, Train
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 CHECKPOINT = "checkpoint.pt"
 _FORMAT = 1
+_GENTLER = "lower train.lr or set train.clip, and start afresh with --force"
 
 
 class Term(NamedTuple):
@@ -106,8 +107,10 @@ def learning_rate(config: Train, step: int, steps: int) -> float:
 
 def make_optimizer(learner: nn.Module, config: Train) -> torch.optim.Optimizer:
     """Return the optimiser; biases and normalisation are not decayed."""
-    weights = [p for p in learner.parameters() if p.requires_grad and p.ndim > 1]
-    others = [p for p in learner.parameters() if p.requires_grad and p.ndim <= 1]
+    named = [(name, p) for name, p in learner.named_parameters() if p.requires_grad]
+    # A bank's biases have two dimensions, so the name decides too.
+    others = [p for name, p in named if p.ndim <= 1 or name.endswith("bias")]
+    weights = [p for name, p in named if p.ndim > 1 and not name.endswith("bias")]
     groups = [{"params": weights, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
     if config.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=config.lr)
@@ -135,73 +138,100 @@ def fit(
     """
     learner.to(memory_format=torch.channels_last)
     model, optimizer = fabric.setup(learner, make_optimizer(learner, config))
-    total, fitted = config.epochs * len(loader), Fitted()
-    at = _Position()
+    fitted, at = Fitted(), _Position()
     if resume:
         at = _load(folder / CHECKPOINT, learner, optimizer, fitted)
     report = report or Progress()
-    report.start(title, config.epochs, fitted.resumed_at, at.step)
+    report.start(title, config.epochs, fitted.resumed_at, at.batch)
     writer = _tensorboard(folder) if tensorboard else None
+    try:
+        with _interrupts() as interrupted:
+            for epoch in range(at.epoch, config.epochs):
+                at = at if epoch == at.epoch else _Position(epoch)
+                _epoch(model, optimizer, loader, config, fabric, at, report, interrupted)
+                if at.batch < len(loader):
+                    _save(folder / CHECKPOINT, learner, optimizer, fitted, at)
+                    raise _stopped(at, config, len(loader))
+                began = time.perf_counter()
+                accuracy = evaluate(learner, validation, fabric)
+                # From the step, not from a variable: a resumed run may have no step left in this epoch.
+                rate = learning_rate(config, (epoch + 1) * len(loader) - 1, config.epochs * len(loader))
+                row = at.means() | {"validation": accuracy, "lr": rate}
+                seconds = at.seconds + time.perf_counter() - began
+                fitted.log.append({"epoch": epoch + 1.0} | row | {"seconds": seconds})
+                _save(folder / CHECKPOINT, learner, optimizer, fitted, _Position(epoch + 1))
+                write_log(folder / "log.csv", fitted.log)
+                if writer is not None:
+                    for name, value in row.items():
+                        writer.add_scalar(f"{title}/{name}", value, epoch + 1)
+                report.epoch(epoch, config.epochs, fitted.log[-1])
+                if interrupted.is_set():
+                    raise _stopped(at, config, len(loader))
+    finally:
+        report.stop()
+        if writer is not None:
+            writer.close()
+    return fitted
+
+
+def _epoch(
+    model: Any,
+    optimizer: Any,
+    loader: Loader,
+    config: Train,
+    fabric: "Fabric",
+    at: "_Position",
+    report: Progress,
+    interrupted: threading.Event,
+) -> None:
+    """Take the steps of an epoch from `at` on, in place, until its end or an interrupt.
+
+    Raises:
+        TrainingError: a term or a weight is not finite.
+    """
+    began = time.perf_counter()
     # Reading a value waits for a GPU: there the check for finite terms runs every so many steps.
     check_every = 1 if fabric.device.type == "cpu" else 50
-    with _interrupts() as interrupted:
-        for epoch in range(at.epoch, config.epochs):
-            began = time.perf_counter()
-            if epoch > at.epoch:
-                at = _Position(epoch)
-            learner.train()
-            pending: list[Tensor] = []
-            names: list[str] = []
-            for batch in loader.epoch(epoch, at.batch):
-                step = epoch * len(loader) + at.batch
-                for group in optimizer.param_groups:
-                    group["lr"] = learning_rate(config, step, total)
-                terms: dict[str, Term] = model(batch.images, batch.labels, step)
-                loss = torch.stack([term.weight * term.value for term in terms.values()]).sum()
-                names = [*terms, "loss"]
-                pending.append(torch.stack([*(term.value.detach() for term in terms.values()), loss.detach()]).float())
-                if len(pending) == check_every or at.batch + 1 == len(loader):
-                    at.add(names, _finite(pending, names, step, epoch))
-                    pending = []
-                optimizer.zero_grad(set_to_none=True)
-                fabric.backward(loss)
-                if config.clip:
-                    fabric.clip_gradients(model, optimizer, max_norm=config.clip)
-                optimizer.step()
-                at.batch += 1
-                report.step(epoch, at.batch, len(loader))
-                if interrupted.is_set():
-                    if pending:
-                        at.add(names, _finite(pending, names, step, epoch))
-                    at.seconds += time.perf_counter() - began
-                    _save(folder / CHECKPOINT, learner, optimizer, fitted, at)
-                    raise Interrupted(
-                        f"stopped in epoch {epoch + 1} of {config.epochs}, at step {at.batch} of "
-                        f"{len(loader)}; everything is saved",
-                        hint="go on with --resume",
-                    )
-            for name, parameter in learner.named_parameters():
-                if not bool(torch.isfinite(parameter).all()):
-                    raise TrainingError(
-                        f"the weights '{name}' are not finite after epoch {epoch + 1}; the last good "
-                        "checkpoint is kept",
-                        hint="lower train.lr, or set train.clip",
-                    )
-            accuracy = evaluate(learner, validation, fabric)
-            # From the step, not from a variable: a resumed run may have no step left in this epoch.
-            rate = learning_rate(config, (epoch + 1) * len(loader) - 1, total)
-            row = at.means() | {"validation": accuracy, "lr": rate}
-            fitted.log.append({"epoch": epoch + 1.0} | row | {"seconds": at.seconds + time.perf_counter() - began})
-            _save(folder / CHECKPOINT, learner, optimizer, fitted, _Position(epoch + 1))
-            write_log(folder / "log.csv", fitted.log)
-            if writer is not None:
-                for name, value in row.items():
-                    writer.add_scalar(f"{title}/{name}", value, epoch + 1)
-            report.epoch(epoch, config.epochs, fitted.log[-1])
-    report.stop()
-    if writer is not None:
-        writer.close()
-    return fitted
+    names: list[str] = []
+    pending: list[Tensor] = []
+    model.train()
+    for batch in loader.epoch(at.epoch, at.batch):
+        step = at.epoch * len(loader) + at.batch
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(config, step, config.epochs * len(loader))
+        terms: dict[str, Term] = model(batch.images, batch.labels, step)
+        loss = torch.stack([term.weight * term.value for term in terms.values()]).sum()
+        names = [*terms, "loss"]
+        pending.append(torch.stack([*(term.value.detach() for term in terms.values()), loss.detach()]).float())
+        if len(pending) == check_every:
+            at.add(names, _finite(pending, names, step, at.epoch))
+            pending = []
+        optimizer.zero_grad(set_to_none=True)
+        fabric.backward(loss)
+        if config.clip:
+            # What is not finite shows in the next step's terms, where it has a name.
+            fabric.clip_gradients(model, optimizer, max_norm=config.clip, error_if_nonfinite=False)
+        optimizer.step()
+        at.batch += 1
+        report.step(at.epoch, at.batch, len(loader))
+        if interrupted.is_set():
+            break
+    if pending:
+        at.add(names, _finite(pending, names, step, at.epoch))
+    for name, parameter in model.module.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            raise TrainingError(
+                f"the weights '{name}' are not finite in epoch {at.epoch + 1}; a checkpoint before it is kept",
+                hint=_GENTLER,
+            )
+    at.seconds += time.perf_counter() - began
+
+
+def _stopped(at: "_Position", config: Train, steps: int) -> Interrupted:
+    return Interrupted(
+        f"stopped in epoch {at.epoch + 1} of {config.epochs}, at step {at.batch} of {steps}; everything is saved",
+        hint="go on with --resume",
+    )
 
 
 @torch.no_grad()
@@ -241,11 +271,6 @@ class _Position:
     counted: int = 0
     seconds: float = 0.0
 
-    @property
-    def step(self) -> int:
-        """Batches done in this epoch."""
-        return self.batch
-
     def add(self, names: list[str], values: Tensor) -> None:
         """Add the terms of some steps, (steps, terms)."""
         for name, value in zip(names, values.sum(0).tolist(), strict=True):
@@ -263,8 +288,8 @@ def _finite(pending: list[Tensor], names: list[str], step: int, epoch: int) -> T
         row, column = (~torch.isfinite(values)).nonzero()[0].tolist()
         raise TrainingError(
             f"the term '{names[column]}' became {values[row, column].item()} at step {step - len(pending) + 1 + row} "
-            f"(epoch {epoch + 1}); the last good checkpoint is kept",
-            hint="lower train.lr, or set train.clip",
+            f"(epoch {epoch + 1}); the checkpoint of the epoch before it is kept",
+            hint=_GENTLER,
         )
     return values
 
@@ -285,7 +310,7 @@ def _save(path: Path, learner: Learner, optimizer: torch.optim.Optimizer, fitted
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
         beside.unlink(missing_ok=True)
         raise TrainingError(
-            f"the checkpoint '{path}' cannot be written: {str(error).splitlines()[0]}",
+            f"the checkpoint '{path}' cannot be written: {first_line(error)}",
             hint="free some space, then go on with --resume",
         ) from None
 
@@ -297,7 +322,7 @@ def _load(path: Path, learner: Learner, optimizer: torch.optim.Optimizer, fitted
         state: Mapping[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a truncated archive, a foreign pickle: all mean the same to the user
         raise TrainingError(
-            f"the checkpoint '{path}' cannot be read: {str(error).splitlines()[0]}", hint="start afresh with --force"
+            f"the checkpoint '{path}' cannot be read: {first_line(error)}", hint="start afresh with --force"
         ) from None
     if state.get("format") != _FORMAT:
         raise TrainingError(

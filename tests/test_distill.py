@@ -3,11 +3,12 @@ import torch
 
 from kfdeploy.distill import ClassifierLearner, distill
 from kfdeploy.errors import OutputError, RecipeError, TaskError
-from kfdeploy.model import Model, columns
+from kfdeploy.model import Model
 from kfdeploy.nets import Classifier
 from kfdeploy.pool import Pool
 from kfdeploy.recipe import load_recipe
 from kfdeploy.sections import SoftTargets
+from kfdeploy.spec import columns
 from kfdeploy.targets.onnx import session
 
 
@@ -30,9 +31,11 @@ def test_a_student_for_just_some_tasks(toy, tmp_path):
     student = Model.open(next(iter(done)))
     assert student.classes == ("élan", "cat", "dog")
     assert set(student.evidence().labels) == {"élan", "cat", "dog"}
-    assert columns(student, Pool.open(toy.pool).choose(["pets"])) == [1, 2]
+    assert columns(student.classes, ["cat", "dog"]) == [1, 2]
     with pytest.raises(TaskError, match="does not know the class 'sea horse'"):
-        columns(student, Pool.open(toy.pool).choose(["sea horse"]))
+        columns(student.classes, ["sea horse"])
+    with pytest.raises(RecipeError, match="the task 'élan' is one class"):
+        distill(toy.recipe, tasks=["élan"], pool=toy.pool, out=tmp_path)
 
 
 def test_without_a_pool_the_teacher_is_trained(toy, tmp_path):

@@ -114,8 +114,10 @@ def test_a_pool_is_refused_or_resumed_but_never_overwritten(toy, tmp_path):
         factorize(independent, tmp_path / "pool")
 
 
-@pytest.mark.parametrize(("title", "step"), [("teacher", 3), ("factors", 2)])
-def test_ctrl_c_and_resume_give_the_pool_of_an_uninterrupted_run(toy, tmp_path, title, step):
+@pytest.mark.parametrize(
+    ("title", "step", "goes_on"), [("teacher", 3, (2, 0)), ("factors", 2, (1, 2))], ids=["between", "within"]
+)
+def test_ctrl_c_and_resume_give_the_pool_of_an_uninterrupted_run(toy, tmp_path, title, step, goes_on):
     recipe = load_recipe(toy.write_recipe(tmp_path, SHORT), ["tasks={a=['cat','dog'],b=['uni','sea horse','élan']}"])
     out = tmp_path / "pool"
     with pytest.raises(Interrupted):
@@ -132,7 +134,7 @@ def test_ctrl_c_and_resume_give_the_pool_of_an_uninterrupted_run(toy, tmp_path, 
         factorize(changed, out, resume=True)
     heard = InterruptAt("", 0)
     factorize(recipe, out, resume=True, report=heard)
-    assert (title, 1, step) in heard.starts
+    assert (title, *goes_on) in heard.starts
     assert not (tmp_path / "pool.partial").exists()
     factorize(recipe, tmp_path / "whole")
     one, two = (load_tensors(path / "train" / "state.safetensors") for path in (out, tmp_path / "whole"))
@@ -142,12 +144,59 @@ def test_ctrl_c_and_resume_give_the_pool_of_an_uninterrupted_run(toy, tmp_path, 
 
 def test_a_teacher_that_is_too_weak_stops_everything_with_both_figures(toy, tmp_path):
     weak = load_recipe(toy.write_recipe(tmp_path, SHORT), ["teacher.min_accuracy=1.0", "teacher.train.epochs=1"])
-    with pytest.raises(
-        TeacherError,
-        match=r"the teacher's accuracy is 0\.\d+ \(validation .*, test .*\), and the recipe asks for at least 1\.0000",
-    ):
-        factorize(weak, tmp_path / "pool")
-    assert [path.name for path in tmp_path.iterdir()] == ["recipe.toml"]
+    out = tmp_path / "pool"
+    message = r"the teacher's accuracy is 0\.\d+ \(validation .*, test .*\), and the recipe asks for at least 1\.0000"
+    with pytest.raises(TeacherError, match=message):
+        factorize(weak, out)
+    assert not out.exists()
+    # Its training is not thrown away: the bound can be lowered, and the run goes on.
+    lower = load_recipe(toy.write_recipe(tmp_path, SHORT), ["teacher.min_accuracy=0.0", "teacher.train.epochs=1"])
+    heard = InterruptAt("", 0)
+    factorize(lower, out, resume=True, report=heard)
+    assert heard.starts == [("teacher", 2, 0), ("factors", 0, 0)]
+
+
+def test_a_teacher_that_is_gone_does_not_cost_the_training(toy, tmp_path):
+    """--resume with the teacher's disk unplugged is an error, and the checkpoint stays."""
+    recipe = load_recipe(toy.write_recipe(tmp_path, SHORT), ["teacher.train.epochs=1"])
+    out = tmp_path / "pool"
+    with pytest.raises(Interrupted):
+        factorize(recipe, out, report=InterruptAt("factors", 2))
+    checkpoint = tmp_path / "pool.partial" / "train" / "checkpoint.pt"
+    teacher = tmp_path / "pool.partial" / "train" / "teacher" / "checkpoint.pt"
+    whole = teacher.read_bytes()
+    teacher.write_bytes(b"")
+    with pytest.raises(TrainingError, match="cannot be read"):
+        factorize(recipe, out, resume=True)
+    assert checkpoint.is_file()
+    teacher.write_bytes(whole)
+    factorize(recipe, out, resume=True)
+
+
+def test_resuming_a_finished_pool_of_another_recipe_says_so(toy, tmp_path):
+    other = load_recipe(toy.write_recipe(tmp_path), ["train.epochs=9"])
+    with pytest.raises(TrainingError, match=r"was made with another recipe; these keys differ: train\.epochs"):
+        factorize(other, toy.pool, resume=True)
+
+
+def test_a_teacher_that_cannot_be_exported_is_left_out(toy, tmp_path, monkeypatch):
+    from kfdeploy import factorize as verb  # the function
+    from kfdeploy.errors import ComposeError
+
+    def refuse(*_):
+        raise ComposeError("no such operator")
+
+    monkeypatch.setitem(verb.__globals__, "write_classifier", refuse)
+    notes = []
+
+    class Notes(Progress):
+        def note(self, text):
+            notes.append(text)
+
+    recipe = load_recipe(toy.write_recipe(tmp_path, SHORT), ["teacher.train.epochs=1"])
+    factorize(recipe, tmp_path / "pool", report=Notes())
+    assert notes == ["the teacher is left out of benchmarks: no such operator"]
+    Pool.open(tmp_path / "pool").check()
 
 
 def test_a_term_that_is_not_a_number_stops_it(toy, tmp_path):

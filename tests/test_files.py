@@ -8,7 +8,9 @@ from kfdeploy import files
 from kfdeploy.errors import OutputError, PoolError
 
 
-@pytest.mark.parametrize("name", ["cat", "sea horse", "a/b", "..", ".hidden", "shared", "élan", "100%", "a\\b"])
+@pytest.mark.parametrize(
+    "name", ["cat", "sea horse", "a/b", "..", ".hidden", "shared", "élan", "100%", "a\\b", "犬" * 60]
+)
 def test_any_task_name_makes_one_safe_file_name(name, tmp_path):
     made = files.file_name(name)
     assert made not in ("", ".", "..", "shared")
@@ -18,7 +20,7 @@ def test_any_task_name_makes_one_safe_file_name(name, tmp_path):
 
 
 def test_file_names_do_not_meet():
-    names = ["shared", "%73hared", "a b", "a%20b", ".x", "%2Ex"]
+    names = ["shared", "%73hared", "a b", "a%20b", ".x", "%2Ex", "犬" * 60, "犬" * 61]
     assert len({files.file_name(name) for name in names}) == len(names)
 
 

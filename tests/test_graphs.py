@@ -96,4 +96,6 @@ def test_tasks_that_do_not_fit_the_template_are_refused(exported):
     with pytest.raises(ComposeError, match=r"lost the weights \['extra'\]"):
         graphs.check_template(graph, [{"extra": np.zeros(1)}])
     with pytest.raises(ComposeError, match="two tasks have different weights"):
-        graphs.check_template(graph, [{"stem.weight": np.zeros(1)}, {"stem.bias": np.zeros(1)}])
+        graphs.check_template(graph, [{"stem.bias": np.zeros(4)}, {"stem.weight": np.zeros(1)}])
+    with pytest.raises(ComposeError, match=r"'stem\.bias' has shape \(1,\), the template's has \(4,\)"):
+        graphs.check_template(graph, [{"stem.bias": np.zeros(1)}])

@@ -100,7 +100,7 @@ def test_tasks_that_cannot_be_chosen():
         TaskError, match=r"task 'dgo' is not in pool 'p' \(it has: cat, dog, sea horse, a,b\)"
     ) as caught:
         choose(TASKS, ["cat", "dgo"], "pool 'p'")
-    assert caught.value.hint == "did you mean 'dog'?  kfdeploy assemble --tasks cat dog"
+    assert caught.value.hint == "did you mean 'dog'?  --tasks cat dog"
     with pytest.raises(TaskError, match="task 'cat' is asked for twice"):
         choose(TASKS, ["cat", "dog", "cat"], "pool")
     with pytest.raises(TaskError, match="no task was named"):

@@ -55,6 +55,12 @@ def test_an_unknown_key_is_refused_and_the_nearest_suggested(tmp_path):
         ("image.std=[0.0]", "must be positive"),
         ("teacher.source=magic", "source must be 'train', 'file:<path>'"),
         ("teacher.source=file:x.pt", None),
+        ("teacher.mean=[0.1, 0.2]", r"teacher\.mean must have 1 values"),
+        ("teacher.std=[0.0]", r"teacher\.std must be positive"),
+        ("objective={variant='reference',infomax='infonce'}", "infomax has no meaning with variant = 'reference'"),
+        ("students.0.nme=x", r"unknown key 'students\.0\.nme'"),
+        ("tasks={a=1}", "where a list of classes is meant"),
+        ("tasks=clases", "where a list of classes is meant"),
         ("students=[{name='a', net={family='convnet',channels=[4],strides=[1]}},"
          "{name='a', net={family='convnet',channels=[4],strides=[1]}}]", "two students have one name"),
     ],
@@ -71,9 +77,10 @@ def test_settings_change_any_key():
     recipe = load_recipe("digits", ["train.epochs=5", "tasks={odd=['one'], even=['two']}", "run.device=cpu"])
     assert recipe.train.epochs == 5
     assert recipe.tasks == {"odd": ["one"], "even": ["two"]}
+    assert load_recipe("digits", ["students.0.name=x"]).students[0].name == "x"
     with pytest.raises(RecipeError, match="takes key=value, not 'epochs'"):
         load_recipe("digits", ["epochs"])
-    with pytest.raises(RecipeError, match="'name' is a value, not a section"):
+    with pytest.raises(RecipeError, match="--set name.x: 'name' is not a section"):
         load_recipe("digits", ["name.x=1"])
 
 
@@ -99,6 +106,7 @@ def test_tasks_have_each_class_once():
         ("{a=['cat'], b=['dog']}", "no task has class 'bird'"),
         ("{a=['cat', 'dog', 'bird'], b=['brid']}", "task 'b' names class 'brid'"),
         ("{a=['cat', 'dog', 'bird'], b=[]}", "task 'b' has no classes"),
+        ("{''=['cat', 'dog', 'bird']}", "a task has no name"),
     ):
         with pytest.raises(RecipeError, match=message):
             digits(tasks=tasks).task_specs(CLASSES)

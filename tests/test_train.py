@@ -107,7 +107,10 @@ def test_resuming_nothing_starts_afresh_and_resuming_the_end_does_nothing(data, 
 
 
 def test_a_term_that_is_not_a_number_is_named_and_the_last_good_checkpoint_kept(data, tmp_path):
-    with pytest.raises(TrainingError, match=r"the term 'decay' became nan at step 7 \(epoch 2\); the last good"):
+    with pytest.raises(
+        TrainingError,
+        match=r"the term 'decay' became nan at step 7 \(epoch 2\); the checkpoint of the epoch before it is kept",
+    ):
         run(Small(poison=7), data, tmp_path)
     state = torch.load(tmp_path / CHECKPOINT, weights_only=True)
     assert state["at"]["epoch"] == 1
@@ -121,7 +124,7 @@ def test_weights_that_are_not_finite_are_not_saved(data, tmp_path):
                 self.net[0].weight.register_hook(lambda grad: grad * float("inf"))
             return super().forward(images, labels, step)
 
-    with pytest.raises(TrainingError, match=r"the weights 'net\.0\.weight' are not finite after epoch 1"):
+    with pytest.raises(TrainingError, match=r"the weights 'net\.0\.weight' are not finite in epoch 1"):
         run(Breaks(), data, tmp_path, Train(epochs=1, batch=16))
     assert not (tmp_path / CHECKPOINT).exists()
 

@@ -25,10 +25,13 @@ def command(
     found = model.manifest
     accuracy, golden = found["accuracy"], found["golden"]
     say(f"tasks:      {tasks_text([task.name for task in model.tasks])}  (from {pool})")
-    say(
-        f"accuracy:   {100 * accuracy['validation']:.2f} %, exactly, on {accuracy['images']} validation images "
-        "of these classes"
-    )
+    if len(model.classes) == 1:
+        say(f"accuracy:   one class ('{model.classes[0]}') leaves nothing to tell apart")
+    else:
+        say(
+            f"accuracy:   {100 * accuracy['validation']:.2f} %, exactly, on {accuracy['images']} validation images "
+            "of these classes"
+        )
     say(f"size:       {megabytes(model.graph.stat().st_size)}, {found['parameters']:,} parameters, as {found['fuse']}")
     say(
         f"checked:    differs from the torch network by {golden['difference']:.1e} on {golden['samples']} golden "

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import typer
 
-from kfdeploy.cli.console import say
+from kfdeploy.cli.console import FORCE, say
 
 
 def command(
@@ -18,6 +18,7 @@ def command(
     data: Path | None = typer.Option(None, help="A folder with test/<class>/ in place of the models' own data."),
     json: Path | None = typer.Option(None, help="Where every number goes."),
     plot: Path | None = typer.Option(None, help="Where the picture goes. Default: beside --json, else benchmark.png."),
+    force: bool = FORCE,
 ) -> None:
     """Measure artifacts in alternating rounds of fresh processes: latency, throughput, accuracy, size."""
     import sys
@@ -27,10 +28,13 @@ def command(
     from kfdeploy import report
     from kfdeploy.benchmark import benchmark
     from kfdeploy.errors import MissingDependencyError
-    from kfdeploy.files import dump_line_json, write_file
+    from kfdeploy.files import check_place, dump_line_json, write_file
     from kfdeploy.pool import split_words
 
-    note = say if sys.stdout.isatty() else lambda _: None
+    picture = plot or (json.with_suffix(".png") if json is not None else Path("benchmark.png"))
+    for place in (json, plot):  # before minutes of measuring, not after
+        if place is not None:
+            check_place(place, force=force)
     result = benchmark(
         artifacts or [],
         scenarios=split_words(scenario),
@@ -38,16 +42,16 @@ def command(
         batch=batch,
         quick=quick,
         data=data,
-        report=note,
+        report=say if sys.stdout.isatty() else lambda _: None,
     )
+    if json is not None:
+        write_file(json, dump_line_json(result))
     # A terminal has its own width; a file or a pipe gets whole lines.
     Console(width=None if sys.stdout.isatty() else 160).print(report.table(result))
     for sentence in report.sentences(result):
         say(sentence)
     if json is not None:
-        write_file(json, dump_line_json(result))
         say(f"wrote {json}")
-    picture = plot or (json.with_suffix(".png") if json is not None else Path("benchmark.png"))
     try:
         report.plot(result, picture)
         say(f"wrote {picture}")

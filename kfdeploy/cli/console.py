@@ -79,6 +79,10 @@ class TrainingProgress(Progress):
         else:
             self.bar.console.print(line, highlight=False, markup=False)
 
+    def note(self, text: str) -> None:
+        """Print it."""
+        say(f"note: {text}")
+
     def stop(self) -> None:
         """Take the bar away."""
         if self.bar is not None:

@@ -17,10 +17,11 @@ def command(
     import os
 
     from kfdeploy.cli import assemble, benchmark, distill, doctor, export, factorize, predict, verify
-    from kfdeploy.errors import require
+    from kfdeploy.errors import require, require_training
     from kfdeploy.files import check_output
 
-    require("torch", "train", "the demo")
+    require_training("the demo")
+    require("openvino", "openvino", "the demo")
     check_output(out, force=force)
     if out.exists():
         import shutil
@@ -35,11 +36,18 @@ def command(
     try:
         images = _images()
         digits = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
-        common: dict[str, Any] = {"settings": [], "device": "", "precision": "", "resume": False, "force": False}
+        common: dict[str, Any] = {
+            "settings": [],
+            "device": "",
+            "precision": "",
+            "resume": False,
+            "force": False,
+            "tensorboard": False,
+        }
         _announce("kfdeploy doctor")
         doctor.command()
         _announce("kfdeploy factorize digits")
-        factorize.command(recipe="digits", out=Path("pool"), tensorboard=False, **common)
+        factorize.command(recipe="digits", out=Path("pool"), **common)
         _announce("kfdeploy distill")
         distill.command(recipe="", students=[], tasks=[], pool=Path("pool"), out=Path("students"), **common)
         _announce(f"kfdeploy assemble --tasks {' '.join(digits)}")
@@ -66,6 +74,7 @@ def command(
             data=None,
             json=Path("benchmark.json"),
             plot=None,
+            force=False,
         )
         _announce("kfdeploy assemble --tasks three seven --out three-seven")
         assemble.command(tasks=["three", "seven"], pool=Path("pool"), out=Path("three-seven"), fuse="auto", force=False)

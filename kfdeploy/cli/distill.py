@@ -16,17 +16,18 @@ def command(
     settings: list[str] = SET,
     device: str = typer.Option("", metavar="auto|cpu|cuda", help="Where to train."),
     precision: str = typer.Option("", metavar="auto|fp32|bf16", help="What to compute in."),
+    tensorboard: bool = typer.Option(False, "--tensorboard", help="Log every term there too."),
     resume: bool = RESUME,
     force: bool = FORCE,
 ) -> None:
     """Distil full students, the alternative to an assembly; with --tasks, one for just those tasks."""
-    from kfdeploy.errors import require
+    from kfdeploy.errors import require_training
     from kfdeploy.pool import MANIFEST, Pool
     from kfdeploy.recipe import DEFAULT, apply_settings, load_recipe, parse_recipe
 
-    chosen = [*settings, *run_settings(device, precision)]
+    chosen = [*settings, *run_settings(device, precision, tensorboard)]
     has_pool = (pool / MANIFEST).is_file()
-    require("torch", "train", "distilling")
+    require_training("distilling")
     if not recipe and has_pool:
         say(f"no recipe was named: taking that of '{pool}'")
         fields = Pool.open(pool).manifest["recipe"]

@@ -23,14 +23,19 @@ def command(
     """Export models, each proved right on its golden samples before it is there."""
     from kfdeploy import targets
     from kfdeploy.artifact import export, find_models
+    from kfdeploy.errors import OutputError
     from kfdeploy.files import check_output
     from kfdeploy.model import Model
     from kfdeploy.pool import split_words
 
-    names = split_words(target)
+    names = list(dict.fromkeys(split_words(target)))
     for name in names:  # arguments are checked before files
         targets.load(name, precision)
     opened = [Model.open(path) for path in find_models(models or [])]
+    if twice := [model for i, model in enumerate(opened) if model.name in {m.name for m in opened[:i]}]:
+        raise OutputError(
+            f"two of these models are called '{twice[0].name}'", hint="export each to an --out of its own"
+        )
     for model in opened:
         for name in names:
             check_output(out / f"{model.name}-{name}-{precision}", force=force)

@@ -1,5 +1,6 @@
 """`kfdeploy factorize`: a recipe's teacher becomes a pool."""
 
+import shlex
 from pathlib import Path
 
 import typer
@@ -18,11 +19,11 @@ def command(
     force: bool = FORCE,
 ) -> None:
     """Factorize a teacher into a pool: one common network, and one small network per task."""
-    from kfdeploy.errors import require
+    from kfdeploy.errors import require_training
     from kfdeploy.pool import Pool
     from kfdeploy.recipe import DEFAULT, load_recipe
 
-    require("torch", "train", "factorizing")
+    require_training("factorizing")
     if not recipe:
         say(f"no recipe was named: taking the embedded default, '{DEFAULT}'")
     loaded = load_recipe(recipe or DEFAULT, [*settings, *run_settings(device, precision, tensorboard)])
@@ -47,7 +48,6 @@ def command(
     )
     say(f"trained in {fitted.seconds:.0f} s; log: {out / 'train' / 'log.csv'}")
     say(f"wrote {out}")
-    say(
-        f"next:  kfdeploy assemble --tasks {pool.tasks[0].name} {pool.tasks[-1].name}"
-        + ("" if out == Path("pool") else f" --pool {out}")
-    )
+    named = [pool.tasks[0].name, *([pool.tasks[-1].name] if len(pool.tasks) > 1 else [])]
+    where = [] if out == Path("pool") else ["--pool", str(out)]
+    say(f"next:  {shlex.join(['kfdeploy', 'assemble', '--tasks', *named, *where])}")

@@ -33,15 +33,13 @@ def copy(
     force: bool = FORCE,
 ) -> None:
     """Copy a recipe, to be changed."""
-    from kfdeploy.errors import OutputError
-    from kfdeploy.files import write_file
+    from kfdeploy.files import check_place, write_file
     from kfdeploy.recipe import find_recipe
 
     source = find_recipe(name)
     place = out or Path(f"{name}.toml")
     place = place / f"{name}.toml" if place.is_dir() else place
-    if place.exists() and not force:
-        raise OutputError(f"'{place}' is already there", hint="choose another name, or replace it with --force")
+    check_place(place, force=force)
     write_file(place, source.read_text(encoding="utf-8"))
     say(f"wrote {place}")
     say(f"next:  kfdeploy factorize {place}")

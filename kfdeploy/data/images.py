@@ -37,7 +37,7 @@ def decode(path: Path, channels: int) -> Any:
             return to_channels(opened.copy(), channels)
     except FileNotFoundError:
         raise DataError(f"there is no image at '{path}'") from None
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
         raise DataError(f"'{path}' does not decode: {error}", hint="remove the file, or save it again") from None
 
 

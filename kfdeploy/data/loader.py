@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from kfdeploy.data.augment import crop_and_flip, draws
 from kfdeploy.data.images import decode
 from kfdeploy.data.source import ImageSet
+from kfdeploy.errors import DataError
 from kfdeploy.sections import Augment
 
 
@@ -101,8 +102,13 @@ class StreamLoader:
         loader = DataLoader(
             self.data, batch_sampler=batches, num_workers=self.workers, pin_memory=self.device.type == "cuda"
         )
-        for images, labels in loader:
-            yield Batch(images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True))
+        try:
+            for images, labels in loader:
+                yield Batch(images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True))
+        except DataError as error:
+            # A worker's error arrives with its traceback in the message: the last line is the message itself.
+            last = str(error).strip().splitlines()[-1]
+            raise DataError(last.rpartition("DataError: ")[2], hint="remove the file, or save it again") from None
 
 
 Loader = MemoryLoader | StreamLoader

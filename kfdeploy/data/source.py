@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from kfdeploy.data.images import EXTENSIONS, Images, fit, read_images, to_channels
-from kfdeploy.errors import DataError, MissingDependencyError, nearest
+from kfdeploy.errors import DataError, MissingDependencyError, first_line, nearest
 from kfdeploy.spec import ImageSpec
 
 TORCHVISION = ("CIFAR10", "CIFAR100", "MNIST", "FashionMNIST")
@@ -89,8 +89,12 @@ class ImageSet:
         return replace(kept, classes=tuple(classes), labels=new[kept.labels])
 
 
-def stratified(labels: Labels, share: float, seed: int) -> tuple[Labels, Labels]:
+def stratified(
+    labels: Labels, share: float, seed: int, names: Sequence[str] = (), needed: Sequence[str] = ()
+) -> tuple[Labels, Labels]:
     """Return the indices of a split (rest, share) that takes the same share of every class, at least one image.
+
+    `names` are the classes of the labels; only those that are `needed` (none: all) must be large enough.
 
     Raises:
         DataError: a class has fewer than two images.
@@ -100,8 +104,11 @@ def stratified(labels: Labels, share: float, seed: int) -> tuple[Labels, Labels]
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
         if len(members) < 2:
+            name = names[label] if len(names) else f"number {label}"
+            if needed and name not in needed:
+                continue
             raise DataError(
-                f"class number {label} has {len(members)} image: too few to split",
+                f"class '{name}' has {len(members)} image: too few to split",
                 hint="add images, or leave the class out with data.ignore",
             )
         count = min(max(1, round(share * len(members))), len(members) - 1)
@@ -176,7 +183,7 @@ def _torchvision(source: str, root: str, split: str, image: ImageSpec) -> ImageS
             place.mkdir(parents=True, exist_ok=True)
             found = make(place, train=split == "train", download=True)
     except Exception as error:  # urllib, ssl, sockets and torchvision each have errors of their own
-        reason = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+        reason = f"{type(error).__name__}: {first_line(error)}"
         raise DataError(
             f"{source} is not in '{place}', and downloading it failed: {reason}",
             hint="download it elsewhere, or pass images as a folder: "

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from kfdeploy import sections
-from kfdeploy.errors import RecipeError
+from kfdeploy.errors import RecipeError, first_line
 from kfdeploy.nets.convnet import ConvNet
 from kfdeploy.nets.layers import Backbone
 from kfdeploy.nets.mobilenet import MobileNetV2
@@ -22,8 +22,10 @@ class _Timm(Backbone):
         super().__init__()
         try:
             self.net = timm.create_model(model, pretrained=pretrained, features_only=True, in_chans=in_channels)
-        except RuntimeError as error:
-            raise RecipeError(f"timm has no backbone '{model}' with features_only: {error}") from None
+        except Exception as error:  # an unknown name, or a download that failed in one of many ways
+            raise RecipeError(
+                f"timm cannot give the backbone '{model}' with features_only: {first_line(error)}"
+            ) from None
         self.channels = tuple(self.net.feature_info.channels())
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from kfdeploy import sections
-from kfdeploy.errors import TeacherError
+from kfdeploy.errors import TeacherError, first_line
 from kfdeploy.nets import Classifier, Normalise
 from kfdeploy.spec import ImageSpec
 
@@ -112,10 +112,15 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise
     except Exception as error:  # unpickling fails in many ways, all of which mean the same to the user
         raise TeacherError(
-            f"'{path}' cannot be read as weights alone: {str(error).splitlines()[0]}",
+            f"'{path}' cannot be read as weights alone: {first_line(error)}",
             hint="save it as safetensors, or as a plain state_dict",
         ) from None
-    state = state.get("state_dict", state)
+    state = state.get("state_dict", state) if isinstance(state, dict) else state
+    if not isinstance(state, dict):
+        raise TeacherError(
+            f"'{path}' holds a {type(state).__name__}, not weights by name",
+            hint="save it as safetensors, or as a plain state_dict",
+        )
     return {key.removeprefix("module."): value for key, value in state.items() if isinstance(value, Tensor)}
 
 
@@ -193,7 +198,7 @@ def pretrained(
         wrapped = _Torchvision(model, image) if kind == "torchvision" else _TimmClassifier(model, image)
     except (RuntimeError, AssertionError) as error:
         raise TeacherError(
-            f"{config.source} does not take images of {image.size[0]}×{image.size[1]}: {str(error).splitlines()[0]}",
+            f"{config.source} does not take images of {image.size[0]}×{image.size[1]}: {first_line(error)}",
             hint="set image.size to the teacher's",
         ) from None
     return Teacher(wrapped, columns, wrapped.channels)
@@ -240,8 +245,7 @@ def _download(make: Callable[[], nn.Module], source: str) -> nn.Module:
         return make()
     except Exception as error:  # urllib, requests and the hub each have errors of their own
         raise TeacherError(
-            f"the weights of {source} could not be downloaded: {type(error).__name__}: "
-            f"{str(error).splitlines()[0] if str(error) else ''}",
+            f"the weights of {source} could not be downloaded: {type(error).__name__}: {first_line(error)}",
             hint="download them elsewhere and set teacher.weights = '<path>'",
         ) from None
 

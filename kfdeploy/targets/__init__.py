@@ -17,8 +17,7 @@ def state(name: str) -> str:
     target = cast(Target, import_module(TARGETS[name]))
     if command := target.missing():
         return f"{target.TITLE} is not installed:  {command}"
-    package = "onnxruntime" if name == "onnx" else name
-    return f"{target.TITLE} {versions(package).get(package, '')}, {', '.join(target.PRECISIONS)}"
+    return f"{target.TITLE} {versions(target.PACKAGE).get(target.PACKAGE, '')}, {', '.join(target.PRECISIONS)}"
 
 
 def load(name: str, precision: str = "fp32") -> Target:

@@ -44,6 +44,7 @@ class Target(Protocol):
     """A module with these names."""
 
     NAME: str
+    PACKAGE: str
     TITLE: str
     PRECISIONS: tuple[Precision, ...]
     Options: type[Any]

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import onnxruntime
 
 NAME = "onnx"
+PACKAGE = "onnxruntime"
 TITLE = "ONNX Runtime"
 MODEL = "model.onnx"
 PRECISIONS: tuple[Precision, ...] = ("fp32",)
@@ -54,6 +55,7 @@ class _Session:
 
     def __enter__(self) -> "_Session":
         self.session = session(self.path, self.device.threads)
+        self.names = [output.name for output in self.session.get_outputs()]
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -62,8 +64,7 @@ class _Session:
     def run(self, inputs: Arrays) -> Arrays:
         """Run the model; the arrays returned belong to the caller."""
         assert self.session is not None, "open the session with `with`"
-        names = [output.name for output in self.session.get_outputs()]
-        return dict(zip(names, self.session.run(None, inputs), strict=True))
+        return dict(zip(self.names, self.session.run(None, inputs), strict=True))
 
     def synchronize(self) -> None:
         """Do nothing: `run` returns when its outputs are there."""

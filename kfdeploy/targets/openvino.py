@@ -9,7 +9,7 @@ from typing import Any
 
 from kfdeploy.targets.base import Arrays, Device, Precision, Session
 
-NAME = "openvino"
+NAME = PACKAGE = "openvino"
 TITLE = "OpenVINO"
 MODEL = "model.xml"
 PRECISIONS: tuple[Precision, ...] = ("fp32",)

@@ -4,6 +4,7 @@ import torch
 
 from kfdeploy.data.loader import MemoryLoader, StreamLoader, make_loader
 from kfdeploy.data.source import load_split
+from kfdeploy.errors import DataError
 from kfdeploy.sections import Augment
 from kfdeploy.spec import ImageSpec
 
@@ -52,3 +53,14 @@ def test_a_streamed_view_is_a_function_of_seed_epoch_and_index(train):
 
 def test_a_batch_larger_than_the_set_is_the_set(train):
     assert len(MemoryLoader(train.take(np.arange(5)), 16, Augment(), 0, CPU)) == 1
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_streamed_image_that_does_not_decode_is_named(toy, tmp_path, workers):
+    import shutil
+
+    shutil.copytree(toy.data, tmp_path / "data")
+    (tmp_path / "data" / "train" / "cat" / "003.png").write_text("no image")
+    train = load_split("folder", str(tmp_path / "data"), "train", RGB8)
+    with pytest.raises(DataError, match=r"^'.*003\.png' does not decode: [^\n]*$"):
+        list(StreamLoader(train, 16, Augment(), 0, CPU, workers=workers).epoch(0))

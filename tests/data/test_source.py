@@ -89,5 +89,10 @@ def test_stratified_splits():
     assert sorted([*rest, *share]) == list(range(82))
     assert np.array_equal(stratified(labels, 0.1, seed=0)[1], share)
     assert not np.array_equal(stratified(labels, 0.1, seed=1)[1], share)
-    with pytest.raises(DataError, match="class number 1 has 1 image"):
+    with pytest.raises(DataError, match="class 'number 1' has 1 image"):
         stratified(np.array([0, 0, 1]), 0.1, seed=0)
+    with pytest.raises(DataError, match="class 'emu' has 1 image"):
+        stratified(np.array([0, 0, 1]), 0.1, 0, ("cat", "emu"), ("cat", "emu"))
+    rest, share = stratified(np.array([0, 0, 1]), 0.1, 0, ("cat", "emu"), ("cat",))
+    assert len(share) == 1
+    assert 2 not in share
