@@ -16,7 +16,17 @@ from torch import Tensor, nn
 from kfdeploy.data import ImageSet, load_split, stratified
 from kfdeploy.data.loader import Loader, make_loader
 from kfdeploy.errors import OutputError, TeacherError, TrainingError
-from kfdeploy.files import SCHEMA, check_output, commit, dump_json, partial, save_tensors, sha256, write_file
+from kfdeploy.files import (
+    SCHEMA,
+    check_output,
+    commit,
+    dump_json,
+    partial,
+    place_errors,
+    save_tensors,
+    sha256,
+    write_file,
+)
 from kfdeploy.nets import Classifier
 from kfdeploy.nets.teacher import Teacher, class_columns, fill, pretrained, read_weights
 from kfdeploy.pool import Evidence, versions
@@ -211,6 +221,7 @@ def write_classifier(
     from kfdeploy.model import write_model
 
     net = net.cpu().float().eval()
+    save_state(out / WEIGHTS, net.net if isinstance(net, Teacher) else net)
     only_logits = _Logits(net)
     arrays = experiment.evidence(only_logits)
     graph = export(only_logits, torch.zeros(2, *experiment.image.shape, dtype=torch.uint8), ["image"], ["logits"])
@@ -221,7 +232,6 @@ def write_classifier(
         arrays["validation.rows"],
         arrays["validation.logits"],
     )
-    save_state(out / WEIGHTS, net.net if isinstance(net, Teacher) else net)
     fields = fields | {"data": experiment.recipe.data.model_dump(), "versions": versions(*LIBRARIES)}
     write_model(out, graph.model, kind, name, experiment.image, experiment.tasks, evidence, fields)
 
@@ -247,10 +257,11 @@ def unfinished(out: Path, recipe: Recipe, *, force: bool, resume: bool) -> Itera
     elif work.exists():
         shutil.rmtree(work)
     try:
-        work.mkdir(parents=True, exist_ok=True)
-        write_file(noted, dump_json(recipe.model_dump()))
-        yield work
-        commit(work, out)
+        with place_errors(out, "free some space, then go on with --resume"):
+            work.mkdir(parents=True, exist_ok=True)
+            write_file(noted, dump_json(recipe.model_dump()))
+            yield work
+            commit(work, out)
     except BaseException:
         if not list(work.rglob(CHECKPOINT)):
             shutil.rmtree(work, ignore_errors=True)

@@ -122,11 +122,16 @@ def describe_files(root: Path, paths: list[Path]) -> dict[str, dict[str, Any]]:
 
 def save_tensors(path: Path, tensors: Mapping[str, np.ndarray[Any, Any]], about: Mapping[str, Any]) -> None:
     """Write arrays as safetensors with one metadata key, so that the bytes are reproducible."""
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     path.parent.mkdir(parents=True, exist_ok=True)
     whole = {name: np.asarray(array, order="C") for name, array in tensors.items()}
-    save_file(whole, path, metadata={METADATA_KEY: json.dumps(dict(about), sort_keys=True, ensure_ascii=False)})
+    text = json.dumps(dict(about), sort_keys=True, ensure_ascii=False)
+    try:
+        save_file(whole, path, metadata={METADATA_KEY: text})
+    except SafetensorError as error:  # how it reports a full disk
+        raise OutputError(f"'{path}' cannot be written: {error}", hint="free some space") from None
     path.chmod(0o666 & ~_umask())  # safetensors makes files that only their owner can read
 
 
@@ -203,21 +208,30 @@ def output_folder(out: Path, *, force: bool = False) -> Iterator[Path]:
     if list(work.rglob("checkpoint.pt")):
         raise OutputError(f"'{work}' holds an unfinished training", hint="choose another --out, or finish it first")
     try:
-        if work.exists():
-            shutil.rmtree(work)
-        work.mkdir(parents=True)
-        yield work
-        commit(work, out)
-    except OSError as error:
-        shutil.rmtree(work, ignore_errors=True)
-        if error.errno not in _PLACE:
-            raise
-        raise OutputError(
-            f"'{out}' cannot be written: {error.strerror or error}", hint="free some space, or choose another --out"
-        ) from error
+        with place_errors(out, "free some space, or choose another --out"):
+            if work.exists():
+                shutil.rmtree(work)
+            work.mkdir(parents=True)
+            yield work
+            commit(work, out)
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)
         raise
+
+
+@contextmanager
+def place_errors(out: Path, hint: str) -> Iterator[None]:
+    """Say of a full or forbidden disk that `out` cannot be written.
+
+    Raises:
+        OutputError: an error of the place happened inside; any other OSError is a mistake of ours and passes.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _PLACE:
+            raise
+        raise OutputError(f"'{out}' cannot be written: {error.strerror or error}", hint=hint) from error
 
 
 def check_place(path: Path, *, force: bool) -> None:

@@ -80,6 +80,26 @@ def test_an_unwritable_place_is_named(tmp_path):
         pass
 
 
+def test_a_full_disk_is_said_and_leaves_nothing(tmp_path):
+    with (
+        pytest.raises(OutputError, match="'.*out' cannot be written: No space left") as caught,
+        files.output_folder(tmp_path / "out"),
+    ):
+        raise OSError(28, "No space left on device")
+    assert "free some space" in caught.value.hint
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ConnectionError), files.output_folder(tmp_path / "out"):  # not the place's fault
+        raise ConnectionError(104, "reset by peer")
+
+
+def test_a_training_that_is_not_finished_is_not_thrown_away(tmp_path):
+    (tmp_path / "out.partial" / "train").mkdir(parents=True)
+    (tmp_path / "out.partial" / "train" / "checkpoint.pt").touch()
+    with pytest.raises(OutputError, match="holds an unfinished training"), files.output_folder(tmp_path / "out"):
+        pass
+    assert (tmp_path / "out.partial" / "train" / "checkpoint.pt").exists()
+
+
 def test_manifests_are_checked(tmp_path):
     path = tmp_path / "pool.json"
     with pytest.raises(PoolError, match=r"there is no pool at .*'pool\.json' is missing"):
