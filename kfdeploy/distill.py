@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kfdeploy import objectives
+from kfdeploy.devices import is_main
 from kfdeploy.errors import RecipeError, nearest
 from kfdeploy.experiment import TEACHER, WEIGHTS, Experiment, same_recipe, unfinished, write_classifier
 from kfdeploy.files import check_output, file_name
@@ -18,9 +19,10 @@ from kfdeploy.nets import Classifier, describe
 from kfdeploy.pool import choose
 from kfdeploy.progress import Progress
 from kfdeploy.recipe import Recipe, changed_keys
+from kfdeploy.replay import Taught
 from kfdeploy.sections import SoftTargets, Student
 from kfdeploy.spec import class_names
-from kfdeploy.train import Fitted, Learner, Term, fit
+from kfdeploy.train import Fitted, Learner, Term
 
 if TYPE_CHECKING:
     from kfdeploy.nets.teacher import Teacher
@@ -29,26 +31,19 @@ if TYPE_CHECKING:
 class ClassifierLearner(Learner):
     """Cross-entropy, and soft targets where there is a teacher: (1 − w) CE + w T² KL (Hinton et al. 2015)."""
 
-    def __init__(
-        self, net: nn.Module, teacher: "Teacher | None" = None, soft: SoftTargets | None = None, smoothing: float = 0.0
-    ) -> None:
+    def __init__(self, net: nn.Module, soft: SoftTargets | None = None, smoothing: float = 0.0) -> None:
         super().__init__()
         self.net = net
-        # Held in a tuple: not a part of the learner, so neither trained, nor saved with it, nor put into train().
-        self.teacher = (teacher,)
         self.soft, self.smoothing = soft or SoftTargets(), smoothing
 
-    def forward(self, images: Tensor, labels: Tensor, step: int) -> dict[str, Term]:
+    def forward(self, images: Tensor, labels: Tensor, taught: Taught | None, step: int) -> dict[str, Term]:
         """Return `sup`, and `kt` where there is a teacher."""
         logits = self.net(images)[0]
         with torch.autocast(images.device.type, enabled=False):
             sup = F.cross_entropy(logits.float(), labels, label_smoothing=self.smoothing)
-        teacher = self.teacher[0]
-        if teacher is None:
-            return {"sup": Term(1.0, sup)}
-        target = teacher(images)[0]
-        with torch.autocast(images.device.type, enabled=False):
-            kt = objectives.soft_targets(logits, target, self.soft.temperature)
+            if taught is None:
+                return {"sup": Term(1.0, sup)}
+            kt = objectives.soft_targets(logits, taught.logits, self.soft.temperature)
         return {"sup": Term(1 - self.soft.weight, sup), "kt": Term(self.soft.weight, kt)}
 
     def evaluate(self, images: Tensor) -> Tensor:
@@ -114,7 +109,8 @@ def distill(
             if taught is None:
                 taught = experiment.teacher(own, resume=resume, known=_known_teacher(pool, recipe, experiment))
             done[folder] = _distill(experiment.only(chosen), taught, student, work, folder.name, resume)
-            shutil.rmtree(own, ignore_errors=True)
+            if is_main():
+                shutil.rmtree(own, ignore_errors=True)
     return done
 
 
@@ -154,19 +150,12 @@ def _distill(
     experiment.seed()
     net = Classifier(student.net, experiment.image, len(experiment.classes))
     part = experiment.slice_teacher(teacher)
-    learner = ClassifierLearner(net, part, student.soft, recipe.train.label_smoothing)
-    fitted = fit(
-        learner,
-        experiment.loader(experiment.train, recipe.train.batch),
-        experiment.validation,
-        recipe.train,
-        fabric=experiment.fabric,
-        folder=work / "train",
-        title=name,
-        resume=resume,
-        tensorboard=recipe.run.tensorboard,
-        report=experiment.report,
-    )
+    learner = ClassifierLearner(net, student.soft, recipe.train.label_smoothing)
+    # A plain student (no soft targets) needs no teacher's forward pass.
+    asked = part if student.soft.weight else None
+    fitted = experiment.fit(learner, work / "train", name, recipe.train, teacher=asked, resume=resume)
+    if not is_main():
+        return fitted
     fields = {
         "teacher": about,
         "net": describe(student.net),

@@ -11,11 +11,14 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
+from kfdeploy.checkpoint import PATTERN
 from kfdeploy.data import ImageSet, load_split, stratified
 from kfdeploy.data.loader import Loader, make_loader
-from kfdeploy.errors import OutputError, TeacherError, TrainingError
+from kfdeploy.devices import is_main, make_fabric, world
+from kfdeploy.errors import OutputError, TeacherError, TrainingError, UnsupportedError
 from kfdeploy.files import (
     SCHEMA,
     check_output,
@@ -32,9 +35,10 @@ from kfdeploy.nets.teacher import Teacher, class_columns, fill, pretrained, read
 from kfdeploy.pool import Evidence, versions
 from kfdeploy.progress import Progress
 from kfdeploy.recipe import Recipe, changed_keys
+from kfdeploy.replay import Live, Replay, views_folder
 from kfdeploy.sections import Train
 from kfdeploy.spec import TaskSpec, class_names
-from kfdeploy.train import CHECKPOINT, Fitted, fit, make_fabric
+from kfdeploy.train import Fitted, Learner, fit
 
 SPLIT_SEED = 0  # the validation images are the same whatever the seed of the run
 TEACHER = Path("train") / "teacher"  # in a pool: the teacher, in the form of an assembly, and its weights
@@ -77,6 +81,41 @@ class Experiment:
         return make_loader(
             data, batch, self.recipe.augment, self.recipe.seed, self.fabric.device, self.recipe.data.stream_above_mb
         )
+
+    def fit(
+        self, learner: Learner, folder: Path, title: str, config: Train, *, teacher: Teacher | None = None, resume: bool
+    ) -> Fitted:
+        """Train a learner on the experiment's images, in place; see `kfdeploy.train.fit`."""
+        run, teach = self.recipe.run, None
+        if teacher is not None:
+            teach = self._teach(teacher)
+        return fit(
+            learner,
+            self.loader(self.train, config.batch),
+            self.validation,
+            config,
+            run,
+            fabric=self.fabric,
+            folder=folder,
+            title=title,
+            teach=teach,
+            resume=resume,
+            report=self.report,
+        )
+
+    def _teach(self, teacher: Teacher) -> Live | Replay:
+        run, augment = self.recipe.run, self.recipe.augment
+        live = Live(teacher, self.fabric.autocast)
+        if not run.replay:
+            return live
+        if world() > 1:
+            raise UnsupportedError(
+                f"run.replay keeps what one process sees, and there are {world()}", hint="leave --replay out"
+            )
+        seed = self.recipe.seed if augment.seed is None else augment.seed
+        precision = str(self.fabric._precision.precision)
+        folder = views_folder(Path(run.replay), teacher, self.train, augment, seed, precision)
+        return Replay(live, folder, len(self.train))
 
     def seed(self) -> None:
         """Seed torch's global generator, which initialises networks."""
@@ -123,18 +162,7 @@ class Experiment:
             fill(net, read_weights(known), str(known))
         else:
             learner = ClassifierLearner(net, smoothing=config.train.label_smoothing)
-            fit(
-                learner,
-                self.loader(self.train, config.train.batch),
-                self.validation,
-                config.train,
-                fabric=self.fabric,
-                folder=folder,
-                title="teacher",
-                resume=resume,
-                report=self.report,
-                tensorboard=self.recipe.run.tensorboard,
-            )
+            self.fit(learner, folder, "teacher", config.train, resume=resume)
         return Teacher(net, range(len(self.classes)), net.backbone.channels)
 
     def slice_teacher(self, teacher: Teacher) -> Teacher:
@@ -178,14 +206,15 @@ class Experiment:
         return part
 
     def training(self, config: Train, fitted: Fitted) -> dict[str, Any]:
-        """Return the circumstances of a training: epochs, seconds in the loop, processor, precision, threads."""
+        """Return the circumstances of a training and its last row of the log; its times are in `timing.csv`."""
         return {
             "epochs": config.epochs,
-            "seconds": round(fitted.seconds, 1),
             "images": len(self.train),
             "device": self.fabric.device.type,
             "precision": self.fabric._precision.precision,
             "threads": torch.get_num_threads(),
+            "processes": world(),
+            "terms": fitted.log[-1] if fitted.log else {},
             "seed": self.recipe.seed,
         }
 
@@ -246,10 +275,14 @@ def unfinished(out: Path, recipe: Recipe, *, force: bool, resume: bool) -> Itera
         OutputError: `out` is there, or an unfinished run is and neither `resume` nor `force` was said.
         TrainingError: the run to resume had another recipe.
     """
-    check_output(out, force=force)
     work = partial(out)
+    if not is_main():  # one process writes: the others wait until the folder is there, and leave it alone
+        dist.barrier()
+        yield work
+        return
+    check_output(out, force=force)
     noted = work / "recipe.json"
-    begun = bool(list(work.rglob(CHECKPOINT)))
+    begun = any(work.rglob(PATTERN))
     if begun and resume and noted.is_file():
         same_recipe(json.loads(noted.read_text(encoding="utf-8")), recipe, f"'{work}' was begun with another recipe")
     elif begun and not force:
@@ -260,19 +293,26 @@ def unfinished(out: Path, recipe: Recipe, *, force: bool, resume: bool) -> Itera
         with place_errors(out, "free some space, then go on with --resume"):
             work.mkdir(parents=True, exist_ok=True)
             write_file(noted, dump_json(recipe.model_dump()))
+            if world() > 1:
+                dist.barrier()
             yield work
             commit(work, out)
     except BaseException:
-        if not list(work.rglob(CHECKPOINT)):
+        if not any(work.rglob(PATTERN)):
             shutil.rmtree(work, ignore_errors=True)
         raise
     # Only now: while the folder is not in its place, they are what it could be finished from.
-    for spent in (out / noted.name, *out.rglob(CHECKPOINT)):
+    for spent in (out / noted.name, *out.rglob(PATTERN)):
         spent.unlink()
 
 
 # What may change between two sittings: where things are and what is logged, but nothing that is computed.
-_MAY_CHANGE = ("run.tensorboard", "run.device", "data.root", "teacher.min_accuracy", "students")
+_MAY_CHANGE = (
+    *(f"run.{key}" for key in ("tensorboard", "device", "devices", "threads", "replay", "checkpoint_minutes")),
+    "data.root",
+    "teacher.min_accuracy",
+    "students",
+)
 
 
 def same_recipe(before: Mapping[str, Any], recipe: Recipe, what: str) -> None:

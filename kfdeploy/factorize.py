@@ -1,7 +1,8 @@
 """Factorization: a recipe's teacher becomes a pool (Yang et al., ECCV 2022, Eq. 3 and 6–12)."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kfdeploy import objectives
+from kfdeploy.devices import gather, is_main, rank, world
 from kfdeploy.errors import ComposeError, ParityError, RecipeError, UnsupportedError
 from kfdeploy.experiment import (
     LIBRARIES,
@@ -26,12 +28,10 @@ from kfdeploy.nets.factor import FactorNet
 from kfdeploy.pool import SHARED, Pool, versions, write_manifest
 from kfdeploy.progress import Progress
 from kfdeploy.recipe import Recipe
+from kfdeploy.replay import Taught
 from kfdeploy.sections import Objective, Timm
 from kfdeploy.spec import ImageSpec
-from kfdeploy.train import Fitted, Learner, Term, fit
-
-if TYPE_CHECKING:
-    from kfdeploy.nets.teacher import Teacher
+from kfdeploy.train import Fitted, Learner, Term
 
 
 class FactorLearner(Learner):
@@ -41,13 +41,12 @@ class FactorLearner(Learner):
     """
 
     def __init__(
-        self, net: FactorNet, teacher: "Teacher", config: Objective, seed: int, smoothing: float = 0.0
+        self, net: FactorNet, teacher: Sequence[int], config: Objective, seed: int, smoothing: float = 0.0
     ) -> None:
+        """`teacher` are the channels of its stages."""
         super().__init__()
         self.net, self.config, self.seed, self.smoothing = net, config, seed, smoothing
-        # Held in a tuple: not a part of the learner, so neither trained, nor saved with it, nor put into train().
-        self.teacher = (teacher,)
-        levels = min(len(teacher.channels), len(net.ckn.channels))
+        levels = min(len(teacher), len(net.ckn.channels))
         if config.infomax_levels > levels:
             raise RecipeError(
                 f"objective.infomax_levels is {config.infomax_levels}, and teacher and CKN have {levels} "
@@ -58,40 +57,41 @@ class FactorLearner(Learner):
         # FFN of Eq. 9: the teacher's pooled features to the CKN's width.
         self.projectors = nn.ModuleList(
             nn.Sequential(nn.Linear(t, c), nn.BatchNorm1d(c), nn.ReLU(), nn.Linear(c, c))
-            for t, c in zip(teacher.channels[-self.levels :], net.ckn.channels[-self.levels :], strict=True)
+            for t, c in zip(teacher[-self.levels :], net.ckn.channels[-self.levels :], strict=True)
         )
 
-    def forward(self, images: Tensor, labels: Tensor, step: int) -> dict[str, Term]:
-        """Return `sup`, `kt`, `task`, `bottleneck` and `infomax` (the last an estimate in nats, to be maximised)."""
+    def forward(self, images: Tensor, labels: Tensor, taught: Taught | None, step: int) -> dict[str, Term]:
+        """Return `sup`, `kt`, `task`, `bottleneck` and `infomax`; the last two in nats, the last to be maximised."""
+        assert taught is not None
         config, reference = self.config, self.config.variant == "reference"
-        target, teacher_stages = self.teacher[0](images)
         noise = None
         if not reference:  # the published code's t is deterministic
             generator = torch.Generator(images.device).manual_seed(self.seed * 1_000_003 + step)
-            noise = torch.randn(len(images), self.net.K, self.net.d, generator=generator, device=images.device)
+            # Drawn for the whole batch: several processes then use the numbers that one would.
+            whole = (world() * len(images), self.net.K, self.net.d)
+            noise = torch.randn(whole, generator=generator, device=images.device)
+            noise = noise[rank() * len(images) : (rank() + 1) * len(images)]
         out = self.net(images, noise)
         with torch.autocast(images.device.type, enabled=False):
             targets = objectives.other_targets(labels, self.net.owner, self.net.local, self.net.K)
             estimates = []
             for project, t, z in zip(
-                self.projectors, teacher_stages[-self.levels :], out.stages[-self.levels :], strict=True
+                self.projectors, taught.pooled[-self.levels :], out.stages[-self.levels :], strict=True
             ):
-                pair = z.float().mean((2, 3)), project(t.float().mean((2, 3)))  # (N, d_l) both
+                pair = gather(z.float().mean((2, 3))), gather(project(t))  # (N, d_l) both
                 estimates.append(
                     objectives.infomax_reference(*pair)
                     if reference
                     else objectives.infomax(*pair, bound=config.infomax, temperature=config.infomax_temperature)
                 )
-            narrow = (
-                objectives.infomin_reference(out.mu)
-                if reference
-                else objectives.bottleneck(out.mu, out.logvar, reduction=config.beta_reduction)
-            )
+            narrow = objectives.infomin_reference(out.mu) if reference else objectives.bottleneck(out.mu, out.logvar)
+            # The bottleneck is logged in nats whatever its reduction: a mean over d is the sum with β / d.
+            beta = config.beta / (self.net.d if config.beta_reduction == "mean" and not reference else 1)
             return {
                 "sup": Term(1.0, F.cross_entropy(out.logits, labels, label_smoothing=self.smoothing)),
-                "kt": Term(config.lambda_kt, objectives.soft_targets(out.logits, target, config.temperature)),
+                "kt": Term(config.lambda_kt, objectives.soft_targets(out.logits, taught.logits, config.temperature)),
                 "task": Term(config.lambda_i, objectives.task_information(out.task_logits, targets)),
-                "bottleneck": Term(config.lambda_i * config.beta, narrow),
+                "bottleneck": Term(config.lambda_i * beta, narrow),
                 "infomax": Term(-config.lambda_i * config.alpha, torch.stack(estimates).mean()),
             }
 
@@ -166,19 +166,10 @@ def factorize(
         teacher, about = experiment.teacher(work / TEACHER, resume=resume)
         experiment.seed()
         net = FactorNet(recipe.ckn, recipe.tsn, experiment.image, experiment.tasks)
-        learner = FactorLearner(net, teacher, recipe.objective, recipe.seed, recipe.train.label_smoothing)
-        fitted = fit(
-            learner,
-            experiment.loader(experiment.train, recipe.train.batch),
-            experiment.validation,
-            recipe.train,
-            fabric=experiment.fabric,
-            folder=work / "train",
-            title="factors",
-            resume=resume,
-            tensorboard=recipe.run.tensorboard,
-            report=experiment.report,
-        )
+        learner = FactorLearner(net, teacher.channels, recipe.objective, recipe.seed, recipe.train.label_smoothing)
+        fitted = experiment.fit(learner, work / "train", "factors", recipe.train, teacher=teacher, resume=resume)
+        if not is_main():
+            return fitted
         try:  # a pool does not need it: it is there to be compared with
             write_classifier(work / TEACHER, teacher, "teacher", "teacher", experiment, {"teacher": about})
         except (ComposeError, ParityError) as error:

@@ -179,12 +179,12 @@ def split_words(names: Sequence[str]) -> list[str]:
 def write_manifest(root: Path, fields: dict[str, Any], tasks: Sequence[TaskSpec]) -> None:
     """Write `pool.json` for the files that lie in `root`, which is the last thing that makes it a pool."""
     from kfdeploy import __version__
-    from kfdeploy.files import SCHEMA
+    from kfdeploy.checkpoint import PATTERN
+    from kfdeploy.files import SCHEMA, TIMING
 
+    left_out = (MANIFEST, "recipe.json", TIMING)
     files = [
-        path
-        for path in root.rglob("*")
-        if path.is_file() and path.name not in (MANIFEST, "recipe.json", "checkpoint.pt")
+        path for path in root.rglob("*") if path.is_file() and path.name not in left_out and not path.match(PATTERN)
     ]
     entries = [
         task.to_json()

@@ -54,11 +54,16 @@ class Image(Section):
 
 
 class Augment(Section):
-    """Random crops after padding by `crop` pixels, mirrored halves, and random resized crops (streamed data only)."""
+    """Random crops after padding by `crop` pixels, mirrored halves, and random resized crops (streamed data only).
+
+    Every view is a function of (seed, epoch, index). With a `seed` of its own, runs of several seeds see the same
+    views, in another order, and can share what the teacher says of them (`run.replay`).
+    """
 
     crop: int = Field(0, ge=0)
     flip: bool = False
     resized_crop: float = Field(0.0, ge=0, lt=1)  # the smallest share of the area; 0 switches it off
+    seed: int | None = None  # none: the recipe's
 
 
 class CifarResNet(Section):
@@ -146,7 +151,12 @@ class Run(Section):
     """Where training runs and what it writes beside the pool."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    devices: int = Field(1, ge=1)  # processes; the batch is shared among them
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    compile: bool = False  # torch.compile
+    threads: int = Field(0, ge=0)  # of each process on the CPU; 0: torch's choice
+    replay: str = ""  # a folder of what the teacher said of each view, read and added to
+    checkpoint_minutes: float = Field(10.0, gt=0)  # besides the one after every epoch
     tensorboard: bool = False
 
 

@@ -1,4 +1,4 @@
-"""The one training loop: devices, precision, checkpoints and resuming, progress, and a log of every term.
+"""The one training loop: precision, checkpoints and resuming, progress, and a log of every term.
 
 The learning rate and every random draw are functions of the step, so a run that was interrupted and resumed takes the
 same steps as one that was not.
@@ -10,7 +10,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,18 +20,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from kfdeploy import checkpoint
 from kfdeploy.data.loader import Loader
 from kfdeploy.data.source import ImageSet
-from kfdeploy.errors import DeviceError, Interrupted, MissingDependencyError, TrainingError, first_line
-from kfdeploy.files import write_file
+from kfdeploy.devices import globalise, is_main, rank, total, world
+from kfdeploy.errors import Interrupted, MissingDependencyError, TrainingError, first_line
+from kfdeploy.files import TIMING, write_file
 from kfdeploy.progress import Progress
+from kfdeploy.replay import Live, Replay, Taught
 from kfdeploy.sections import Run, Train
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-CHECKPOINT = "checkpoint.pt"
-_FORMAT = 1
 _GENTLER = "lower train.lr or set train.clip, and start afresh with --force"
 
 
@@ -45,8 +46,8 @@ class Term(NamedTuple):
 class Learner(nn.Module):
     """A network with its objective. `forward` gives the terms of one step, `evaluate` the logits of images."""
 
-    def forward(self, images: Tensor, labels: Tensor, step: int) -> dict[str, Term]:
-        """Return the terms, from uint8 (N, H, W, C) and (N,)."""
+    def forward(self, images: Tensor, labels: Tensor, taught: Taught | None, step: int) -> dict[str, Term]:
+        """Return the terms, from uint8 (N, H, W, C), (N,) and what the teacher says of the images."""
         raise TypeError(f"{type(self).__name__} has no forward")
 
     def evaluate(self, images: Tensor) -> Tensor:
@@ -56,44 +57,16 @@ class Learner(nn.Module):
 
 @dataclass
 class Fitted:
-    """What training did: one row an epoch, and the epoch it went on from (0: from the start)."""
+    """What training did: one row an epoch, its seconds, and the epoch it went on from (0: from the start)."""
 
     log: list[dict[str, float]] = field(default_factory=list)
+    epoch_seconds: list[float] = field(default_factory=list)
     resumed_at: int = 0
 
     @property
     def seconds(self) -> float:
         """Time in the loop, over all sittings."""
-        return sum(row["seconds"] for row in self.log)
-
-
-def make_fabric(run: Run) -> "Fabric":
-    """Return Lightning Fabric for one device, with `auto` resolved.
-
-    Raises:
-        DeviceError: cuda was asked for and is not there.
-    """
-    from lightning_fabric import Fabric
-
-    if run.device == "cuda" and not torch.cuda.is_available():
-        raise DeviceError(
-            "run.device is 'cuda', and this machine has no CUDA device that torch can use",
-            allowed=("auto", "cpu"),
-            hint="--device auto, or see 'kfdeploy doctor'",
-        )
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if run.device == "auto" else run.device
-    fast = torch.cuda.is_bf16_supported() if device == "cuda" else cpu_has_bf16()
-    precision = ("bf16" if fast else "fp32") if run.precision == "auto" else run.precision
-    return Fabric(accelerator=device, devices=1, precision="bf16-mixed" if precision == "bf16" else "32-true")
-
-
-def cpu_has_bf16() -> bool:
-    """Return whether the processor multiplies bfloat16 itself; where it does not, bf16 is slower than fp32."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags
+        return sum(self.epoch_seconds)
 
 
 def learning_rate(config: Train, step: int, steps: int) -> float:
@@ -122,51 +95,101 @@ def fit(
     loader: Loader,
     validation: ImageSet,
     config: Train,
+    run: Run,
     *,
     fabric: "Fabric",
     folder: Path,
     title: str,
+    teach: "Live | Replay | None" = None,
     resume: bool = False,
-    tensorboard: bool = False,
     report: Progress | None = None,
 ) -> Fitted:
-    """Train `learner` in place; checkpoints and `log.csv` go to `folder`.
+    """Train `learner` in place; checkpoints, `log.csv` and `timing.csv` go to `folder`.
+
+    `teach` is asked about every batch, outside of what is compiled and differentiated.
 
     Raises:
-        TrainingError: a term is not finite (the last good checkpoint stays), or a checkpoint does not fit.
+        TrainingError: a term is not finite (the last good checkpoint stays), a checkpoint does not fit, or another
+            process died.
         Interrupted: Ctrl-C; the checkpoint holds the very step.
     """
-    learner.to(memory_format=torch.channels_last)
-    model, optimizer = fabric.setup(learner, make_optimizer(learner, config))
-    fitted, at = Fitted(), _Position()
-    if resume:
-        at = _load(folder / CHECKPOINT, learner, optimizer, fitted)
     report = report or Progress()
+    try:
+        return _fit(learner, loader, validation, config, run, fabric, folder, title, teach, resume, report)
+    except RuntimeError as error:
+        if world() > 1 and any(word in str(error) for word in _PEER_LOST):
+            raise TrainingError(
+                f"another of the {world()} processes died or does not answer: {first_line(error)}",
+                hint="go on with --resume",
+            ) from None
+        raise
+
+
+_PEER_LOST = ("Connection closed by peer", "Connection reset", "Timed out", "gloo", "NCCL")
+
+
+def _fit(
+    learner: Learner,
+    loader: Loader,
+    validation: ImageSet,
+    config: Train,
+    run: Run,
+    fabric: "Fabric",
+    folder: Path,
+    title: str,
+    teach: "Live | Replay | None",
+    resume: bool,
+    report: Progress,
+) -> Fitted:
+    if world() > 1:
+        globalise(learner)
+    learner.to(memory_format=torch.channels_last)
+    optimizer = make_optimizer(learner, config)
+    if run.compile:
+        learner.compile()
+    model, stepper = fabric.setup(learner, optimizer)
+    steps, fitted, at = len(loader), Fitted(), _Position()
+    same = {"threads": torch.get_num_threads() if fabric.device.type == "cpu" else 0, "processes": world()}
+    if resume and (state := checkpoint.load(folder, same, report)) is not None:
+        learner.load_state_dict(state["learner"])
+        optimizer.load_state_dict(state["optimizer"])
+        at, fitted = _Position(**state["at"]), Fitted(list(state["log"]), list(state["seconds"]))
+        fitted.resumed_at = at.epoch + 1
     report.start(title, config.epochs, fitted.resumed_at, at.batch)
-    writer = _tensorboard(folder) if tensorboard else None
+    writer = _tensorboard(folder) if run.tensorboard and is_main() else None
+
+    def save(at: _Position) -> None:
+        if is_main():
+            state = {"learner": learner.state_dict(), "optimizer": optimizer.state_dict(), "at": vars(at)}
+            more = {"log": fitted.log, "seconds": fitted.epoch_seconds, "same": same}
+            checkpoint.save(folder, at.epoch * steps + at.batch, state | more)
+
     try:
         with _interrupts() as interrupted:
             for epoch in range(at.epoch, config.epochs):
                 at = at if epoch == at.epoch else _Position(epoch)
-                _epoch(model, optimizer, loader, config, fabric, at, report, interrupted)
-                if at.batch < len(loader):
-                    _save(folder / CHECKPOINT, learner, optimizer, fitted, at)
-                    raise _stopped(at, config, len(loader))
+                _epoch(model, stepper, loader, config, run, fabric, at, teach, report, interrupted, save)
+                if isinstance(teach, Replay):
+                    teach.flush()
+                if at.batch < steps:
+                    save(at)
+                    raise _stopped(at, config, steps)
                 began = time.perf_counter()
                 accuracy = evaluate(learner, validation, fabric)
                 # From the step, not from a variable: a resumed run may have no step left in this epoch.
-                rate = learning_rate(config, (epoch + 1) * len(loader) - 1, config.epochs * len(loader))
+                rate = learning_rate(config, (epoch + 1) * steps - 1, config.epochs * steps)
                 row = at.means() | {"validation": accuracy, "lr": rate}
-                seconds = at.seconds + time.perf_counter() - began
-                fitted.log.append({"epoch": epoch + 1.0} | row | {"seconds": seconds})
-                _save(folder / CHECKPOINT, learner, optimizer, fitted, _Position(epoch + 1))
-                write_log(folder / "log.csv", fitted.log)
+                fitted.log.append({"epoch": epoch + 1.0} | row)
+                fitted.epoch_seconds.append(at.seconds + time.perf_counter() - began)
+                save(_Position(epoch + 1))
+                if is_main():
+                    write_log(folder, fitted)
                 if writer is not None:
                     for name, value in row.items():
                         writer.add_scalar(f"{title}/{name}", value, epoch + 1)
-                report.epoch(epoch, config.epochs, fitted.log[-1])
-                if interrupted.is_set():
-                    raise _stopped(at, config, len(loader))
+                report.epoch(epoch, config.epochs, fitted.log[-1] | {"seconds": fitted.epoch_seconds[-1]})
+                if _any(interrupted.is_set()):
+                    raise _stopped(at, config, steps)
     finally:
         report.stop()
         if writer is not None:
@@ -179,17 +202,20 @@ def _epoch(
     optimizer: Any,
     loader: Loader,
     config: Train,
+    run: Run,
     fabric: "Fabric",
     at: "_Position",
+    teach: "Live | Replay | None",
     report: Progress,
     interrupted: threading.Event,
+    save: "Callable[[_Position], None]",
 ) -> None:
     """Take the steps of an epoch from `at` on, in place, until its end or an interrupt.
 
     Raises:
         TrainingError: a term or a weight is not finite.
     """
-    began = time.perf_counter()
+    began = saved = time.perf_counter()
     # Reading a value waits for a GPU: there the check for finite terms runs every so many steps.
     check_every = 1 if fabric.device.type == "cpu" else 50
     names: list[str] = []
@@ -199,7 +225,8 @@ def _epoch(
         step = at.epoch * len(loader) + at.batch
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config, step, config.epochs * len(loader))
-        terms: dict[str, Term] = model(batch.images, batch.labels, step)
+        taught = None if teach is None else teach(batch)
+        terms: dict[str, Term] = model(batch.images, batch.labels, taught, step)
         loss = torch.stack([term.weight * term.value for term in terms.values()]).sum()
         names = [*terms, "loss"]
         pending.append(torch.stack([*(term.value.detach() for term in terms.values()), loss.detach()]).float())
@@ -214,8 +241,13 @@ def _epoch(
         optimizer.step()
         at.batch += 1
         report.step(at.epoch, at.batch, len(loader))
-        if interrupted.is_set():
+        if _any(interrupted.is_set()):
             break
+        now = time.perf_counter()
+        if now - saved > 60 * run.checkpoint_minutes and not pending and at.batch < len(loader):
+            at.seconds += now - began
+            began = saved = now
+            save(at)
     if pending:
         at.add(names, _finite(pending, names, step, at.epoch))
     for name, parameter in model.module.named_parameters():
@@ -225,6 +257,11 @@ def _epoch(
                 hint=_GENTLER,
             )
     at.seconds += time.perf_counter() - began
+
+
+def _any(flag: bool) -> bool:
+    """Return whether the flag is set in any process: all of them must stop at the same step."""
+    return flag if world() == 1 else bool(total(torch.tensor(float(flag))) > 0)
 
 
 def _stopped(at: "_Position", config: Train, steps: int) -> Interrupted:
@@ -246,19 +283,25 @@ def logits_of(learner: Learner, data: ImageSet, device: torch.device, batch: int
 
 
 def evaluate(learner: Learner, data: ImageSet, fabric: "Fabric") -> float:
-    """Return the accuracy of a learner on a set."""
+    """Return the accuracy of a learner on a set; several processes take a part each."""
+    own = data if world() == 1 else data.take(np.arange(rank(), len(data), world()))
     with fabric.autocast():
-        logits = logits_of(learner, data, fabric.device)
-    return float((logits.argmax(1) == data.labels).mean())
+        logits = logits_of(learner, own, fabric.device)
+    right = total(
+        torch.tensor(float((logits.argmax(1) == own.labels).sum()), dtype=torch.float64, device=fabric.device)
+    )
+    return float(right) / len(data)
 
 
-def write_log(path: Path, rows: list[dict[str, float]]) -> None:
-    """Write one CSV row an epoch."""
-    text = io.StringIO()
-    table = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    table.writeheader()
-    table.writerows({key: f"{value:.6g}" for key, value in row.items()} for row in rows)
-    write_file(path, text.getvalue())
+def write_log(folder: Path, fitted: Fitted) -> None:
+    """Write `log.csv`, one row an epoch, and `timing.csv`: apart, because a log is reproducible and a time is not."""
+    times = [{"epoch": row["epoch"], "seconds": s} for row, s in zip(fitted.log, fitted.epoch_seconds, strict=True)]
+    for name, rows in (("log.csv", fitted.log), (TIMING, times)):
+        text = io.StringIO()
+        table = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+        table.writeheader()
+        table.writerows({key: f"{value:.6g}" for key, value in row.items()} for row in rows)
+        write_file(folder / name, text.getvalue())
 
 
 @dataclass
@@ -278,8 +321,9 @@ class _Position:
         self.counted += len(values)
 
     def means(self) -> dict[str, float]:
-        """Return the mean of each term over the epoch."""
-        return {name: value / max(1, self.counted) for name, value in self.sums.items()}
+        """Return the mean of each term over the epoch and over the processes."""
+        sums = total(torch.tensor([*self.sums.values(), float(self.counted)], dtype=torch.float64)).tolist()
+        return {name: value / max(1.0, sums[-1]) for name, value in zip(self.sums, sums[:-1], strict=True)}
 
 
 def _finite(pending: list[Tensor], names: list[str], step: int, epoch: int) -> Tensor:
@@ -292,49 +336,6 @@ def _finite(pending: list[Tensor], names: list[str], step: int, epoch: int) -> T
             hint=_GENTLER,
         )
     return values
-
-
-def _save(path: Path, learner: Learner, optimizer: torch.optim.Optimizer, fitted: Fitted, at: _Position) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.partial")
-    state = {
-        "format": _FORMAT,
-        "learner": learner.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "log": fitted.log,
-        "at": vars(at),
-    }
-    try:
-        torch.save(state, beside)
-        beside.replace(path)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-        beside.unlink(missing_ok=True)
-        raise TrainingError(
-            f"the checkpoint '{path}' cannot be written: {first_line(error)}",
-            hint="free some space, then go on with --resume",
-        ) from None
-
-
-def _load(path: Path, learner: Learner, optimizer: torch.optim.Optimizer, fitted: Fitted) -> _Position:
-    if not path.is_file():
-        return _Position()
-    try:
-        state: Mapping[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a truncated archive, a foreign pickle: all mean the same to the user
-        raise TrainingError(
-            f"the checkpoint '{path}' cannot be read: {first_line(error)}", hint="start afresh with --force"
-        ) from None
-    if state.get("format") != _FORMAT:
-        raise TrainingError(
-            f"the checkpoint '{path}' is of format {state.get('format')}, this version reads {_FORMAT}",
-            hint="start afresh with --force",
-        )
-    learner.load_state_dict(state["learner"])
-    optimizer.load_state_dict(state["optimizer"])
-    fitted.log = list(state["log"])
-    at = _Position(**state["at"])
-    fitted.resumed_at = at.epoch + 1
-    return at
 
 
 def _tensorboard(folder: Path) -> Any:

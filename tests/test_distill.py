@@ -7,6 +7,7 @@ from kfdeploy.model import Model
 from kfdeploy.nets import Classifier
 from kfdeploy.pool import Pool
 from kfdeploy.recipe import load_recipe
+from kfdeploy.replay import Taught
 from kfdeploy.sections import SoftTargets
 from kfdeploy.spec import columns
 from kfdeploy.targets.onnx import session
@@ -61,8 +62,10 @@ def test_what_cannot_be_distilled(toy, tmp_path):
 def test_soft_targets_and_labels_are_weighed(toy):
     torch.manual_seed(0)
     image = Pool.open(toy.pool).image
-    net, teacher = (Classifier(toy.recipe.teacher.net, image, 5) for _ in range(2))
+    net = Classifier(toy.recipe.teacher.net, image, 5)
     images = torch.randint(0, 256, (4, 8, 8, 3), dtype=torch.uint8)
-    terms = ClassifierLearner(net, teacher, SoftTargets(weight=0.7, temperature=2.0))(images, torch.arange(4), 0)
+    terms = ClassifierLearner(net, SoftTargets(weight=0.7, temperature=2.0))(
+        images, torch.arange(4), Taught(torch.randn(4, 5), ()), 0
+    )
     assert {name: term.weight for name, term in terms.items()} == {"sup": pytest.approx(0.3), "kt": 0.7}
-    assert set(ClassifierLearner(net)(images, torch.arange(4), 0)) == {"sup"}
+    assert set(ClassifierLearner(net)(images, torch.arange(4), None, 0)) == {"sup"}

@@ -8,13 +8,15 @@ import pytest
 import torch
 from torch import nn
 
+from kfdeploy.checkpoint import PATTERN
 from kfdeploy.data.loader import MemoryLoader
 from kfdeploy.data.source import load_split
+from kfdeploy.devices import make_fabric
 from kfdeploy.errors import DeviceError, Interrupted, TrainingError
 from kfdeploy.progress import Progress
 from kfdeploy.sections import Augment, Run, Train
 from kfdeploy.spec import ImageSpec
-from kfdeploy.train import CHECKPOINT, Learner, Term, fit, learning_rate, make_fabric, make_optimizer
+from kfdeploy.train import Learner, Term, fit, learning_rate, make_optimizer
 
 IMAGE = ImageSpec((8, 8), 3, (0.0,) * 3, (1.0,) * 3)
 CONFIG = Train(epochs=3, batch=16, lr=0.05)
@@ -32,7 +34,7 @@ class Small(Learner):
     def evaluate(self, images):
         return self.net(images.permute(0, 3, 1, 2).float() / 255)
 
-    def forward(self, images, labels, step):
+    def forward(self, images, labels, taught, step):
         if step == self.interrupt:
             os.kill(os.getpid(), signal.SIGINT)
         loss = nn.functional.cross_entropy(self.evaluate(images).float(), labels)
@@ -42,7 +44,10 @@ class Small(Learner):
 
 class Heard(Progress):
     def __init__(self):
-        self.starts, self.epochs, self.stopped = [], 0, 0
+        self.starts, self.notes, self.epochs, self.stopped = [], [], 0, 0
+
+    def note(self, text):
+        self.notes.append(text)
 
     def start(self, *args):
         self.starts.append(args)
@@ -60,9 +65,12 @@ def data(toy):
 
 
 def run(learner, data, folder, config=CONFIG, **more):
-    run_config = Run(device="cpu", precision=more.pop("precision", "fp32"))
+    names = ("precision", "tensorboard", "checkpoint_minutes")
+    run_config = Run(device="cpu", **{"precision": "fp32", **{key: more.pop(key) for key in names if key in more}})
     loader = MemoryLoader(data, config.batch, Augment(crop=1), 0, torch.device("cpu"))
-    return fit(learner, loader, data, config, fabric=make_fabric(run_config), folder=folder, title="small", **more)
+    return fit(
+        learner, loader, data, config, run_config, fabric=make_fabric(run_config), folder=folder, title="small", **more
+    )
 
 
 def test_it_learns_and_logs_every_term(data, tmp_path):
@@ -70,7 +78,7 @@ def test_it_learns_and_logs_every_term(data, tmp_path):
     fitted = run(Small(), data, tmp_path, report=heard)
     with (tmp_path / "log.csv").open() as stream:
         rows = list(csv.DictReader(stream))
-    assert list(rows[0]) == ["epoch", "sup", "decay", "loss", "validation", "lr", "seconds"]
+    assert list(rows[0]) == ["epoch", "sup", "decay", "loss", "validation", "lr"]
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
     assert float(rows[-1]["sup"]) < float(rows[0]["sup"])
     assert 0 <= fitted.log[-1]["validation"] <= 1
@@ -112,33 +120,65 @@ def test_a_term_that_is_not_a_number_is_named_and_the_last_good_checkpoint_kept(
         match=r"the term 'decay' became nan at step 7 \(epoch 2\); the checkpoint of the epoch before it is kept",
     ):
         run(Small(poison=7), data, tmp_path)
-    state = torch.load(tmp_path / CHECKPOINT, weights_only=True)
+    state = torch.load(max(tmp_path.glob(PATTERN)), weights_only=True)
     assert state["at"]["epoch"] == 1
     assert all(torch.isfinite(value).all() for value in state["learner"].values())
 
 
 def test_weights_that_are_not_finite_are_not_saved(data, tmp_path):
     class Breaks(Small):
-        def forward(self, images, labels, step):
+        def forward(self, images, labels, taught, step):
             if step == 5:
                 self.net[0].weight.register_hook(lambda grad: grad * float("inf"))
-            return super().forward(images, labels, step)
+            return super().forward(images, labels, taught, step)
 
     with pytest.raises(TrainingError, match=r"the weights 'net\.0\.weight' are not finite in epoch 1"):
         run(Breaks(), data, tmp_path, Train(epochs=1, batch=16))
-    assert not (tmp_path / CHECKPOINT).exists()
+    assert not list(tmp_path.glob(PATTERN))
 
 
-def test_a_damaged_or_foreign_checkpoint_is_refused(data, tmp_path):
+def test_the_last_two_checkpoints_are_kept_and_a_truncated_one_is_skipped(data, tmp_path):
+    whole, again, heard = Small(), Small(), Heard()
+    run(whole, data, tmp_path)
+    one, two = sorted(tmp_path.glob(PATTERN))
+    assert [path.name for path in (one, two)] == ["checkpoint-000000012.pt", "checkpoint-000000018.pt"]
+    two.write_bytes(two.read_bytes()[:1000])
+    run(again, data, tmp_path, resume=True, report=heard)
+    assert heard.starts == [("small", 3, 3, 0)]
+    assert len(heard.notes) == 1
+    assert "checkpoint-000000018.pt' cannot be read and is skipped" in heard.notes[0]
+    assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), again.state_dict().values(), strict=True))
+    for path in tmp_path.glob(PATTERN):
+        path.write_bytes(b"")
+    with pytest.raises(TrainingError, match="none of the 2 checkpoints in .* can be read") as caught:
+        run(Small(), data, tmp_path, resume=True)
+    assert "--force" in caught.value.hint
+
+
+def test_a_checkpoint_of_another_version_or_number_of_threads_is_refused(data, tmp_path):
     run(Small(), data, tmp_path, Train(epochs=1, batch=16))
-    path = tmp_path / CHECKPOINT
-    whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(TrainingError, match="cannot be read"):
+    path = max(tmp_path.glob(PATTERN))
+    state = torch.load(path, weights_only=True)
+    torch.save(state | {"format": 99}, path)
+    with pytest.raises(TrainingError, match="is of format 99, this version reads 2"):
         run(Small(), data, tmp_path, resume=True)
-    torch.save({"format": 99}, path)
-    with pytest.raises(TrainingError, match="is of format 99, this version reads 1"):
+    torch.save(state | {"same": {"threads": 77, "processes": 1}}, path)
+    with pytest.raises(TrainingError, match=r"was made with threads 77, and this run has \d+: its sums would be"):
         run(Small(), data, tmp_path, resume=True)
+    torch.save(state | {"same": {**state["same"], "processes": 4}}, path)
+    with pytest.raises(TrainingError, match="was made with processes 4, and this run has 1"):
+        run(Small(), data, tmp_path, resume=True)
+
+
+def test_long_epochs_are_saved_within(data, tmp_path):
+    saved = []
+
+    class Notes(Heard):
+        def step(self, epoch, done, steps):
+            saved.append([path.name for path in sorted(tmp_path.glob(PATTERN))])
+
+    run(Small(), data, tmp_path, Train(epochs=1, batch=16), checkpoint_minutes=1e-9, report=Notes())
+    assert saved[2] == ["checkpoint-000000001.pt", "checkpoint-000000002.pt"]
 
 
 def test_a_checkpoint_that_cannot_be_written_says_so(data, tmp_path, monkeypatch):

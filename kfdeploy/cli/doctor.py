@@ -24,7 +24,7 @@ def command() -> None:
     if importlib.util.find_spec("torch"):
         import torch
 
-        from kfdeploy.train import cpu_has_bf16
+        from kfdeploy.devices import cpu_has_bf16
 
         gpus = (
             [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]

@@ -12,41 +12,55 @@ from torch.utils.data import DataLoader, Dataset
 from kfdeploy.data.augment import crop_and_flip, draws
 from kfdeploy.data.images import decode
 from kfdeploy.data.source import ImageSet
-from kfdeploy.errors import DataError
+from kfdeploy.devices import rank, world
+from kfdeploy.errors import DataError, RecipeError, first_line
 from kfdeploy.sections import Augment
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One batch: uint8 images (N, H, W, C), labels (N,)."""
+    """One batch, or this process's share of it: uint8 images (N, H, W, C), labels (N,), and which views these are."""
 
     images: Tensor
     labels: Tensor
+    index: Tensor  # (N,) positions in the set, on the CPU
+    epoch: int
+
+
+def share(index: Tensor, rank: int, world: int) -> Tensor:
+    """Return one process's part of a batch: the processes' parts, one after another, are the batch."""
+    part = len(index) // world
+    return index[rank * part : (rank + 1) * part]
 
 
 class MemoryLoader:
-    """Batches of a set held in memory on the device; order and augmentation are functions of (seed, epoch)."""
+    """Batches of a set held in memory on the device.
+
+    The order is a function of (seed, epoch), augmentation one of (augment.seed, epoch, index).
+    """
 
     def __init__(self, data: ImageSet, batch: int, augment: Augment, seed: int, device: torch.device) -> None:
         self.images = torch.from_numpy(data.in_memory().load()).to(device)
         self.labels = torch.from_numpy(data.labels).to(device)
-        self.batch, self.augment, self.seed = min(batch, len(data)), augment, seed
+        self.batch, self.augment, self.seed = batch_size(batch, len(data)), augment, seed
+        self.views = seed if augment.seed is None else augment.seed
 
     def __len__(self) -> int:
         return len(self.labels) // self.batch
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch from the `start`-th on; the last, smaller one is dropped."""
-        order = shuffled(len(self.labels), self.seed, number).to(self.images.device)
+        order = shuffled(len(self.labels), self.seed, number)
         for step in range(start, len(self)):
-            index = order[step * self.batch : (step + 1) * self.batch]
+            own = share(order[step * self.batch : (step + 1) * self.batch], rank(), world())
+            index = own.to(self.images.device)
             images = crop_and_flip(
-                self.images[index], index, seed=self.seed, epoch=number, pad=self.augment.crop, flip=self.augment.flip
+                self.images[index], index, seed=self.views, epoch=number, pad=self.augment.crop, flip=self.augment.flip
             )
-            yield Batch(images, self.labels[index])
+            yield Batch(images, self.labels[index], own, number)
 
 
-class _Stream(Dataset[tuple[Tensor, int]]):
+class _Stream(Dataset[tuple[Tensor, int, int]]):
     """Decodes and augments one image at a time with torchvision's v2 transforms."""
 
     def __init__(self, data: ImageSet, augment: Augment, seed: int) -> None:
@@ -67,7 +81,7 @@ class _Stream(Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return len(self.data)
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int, int]:
         epoch, index = key
         if self.whole:  # a random resized crop is taken from the file's own pixels
             image = torch.from_numpy(np.array(decode(self.data.paths[index], self.data.image.channels)))
@@ -79,7 +93,7 @@ class _Stream(Dataset[tuple[Tensor, int]]):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(int(draws(self.seed, epoch, torch.tensor(index), 4)))
                 image = self.transform(image.permute(2, 0, 1)).permute(1, 2, 0)
-        return image, int(self.data.labels[index])
+        return image, int(self.data.labels[index]), index
 
 
 class StreamLoader:
@@ -88,8 +102,8 @@ class StreamLoader:
     def __init__(
         self, data: ImageSet, batch: int, augment: Augment, seed: int, device: torch.device, workers: int = 2
     ) -> None:
-        self.data = _Stream(data, augment, seed)
-        self.count, self.batch, self.seed = len(data), min(batch, len(data)), seed
+        self.data = _Stream(data, augment, seed if augment.seed is None else augment.seed)
+        self.count, self.batch, self.seed = len(data), batch_size(batch, len(data)), seed
         self.device, self.workers = device, workers
 
     def __len__(self) -> int:
@@ -97,21 +111,48 @@ class StreamLoader:
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch from the `start`-th on; the last, smaller one is dropped."""
-        order = shuffled(self.count, self.seed, number).tolist()
-        batches = [[(number, i) for i in order[s * self.batch : (s + 1) * self.batch]] for s in range(start, len(self))]
+        order = shuffled(self.count, self.seed, number)
+        batches = [
+            [(number, i) for i in share(order[s * self.batch : (s + 1) * self.batch], rank(), world()).tolist()]
+            for s in range(start, len(self))
+        ]
         loader = DataLoader(
             self.data, batch_sampler=batches, num_workers=self.workers, pin_memory=self.device.type == "cuda"
         )
         try:
-            for images, labels in loader:
-                yield Batch(images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True))
+            for images, labels, index in loader:
+                yield Batch(
+                    images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True), index, number
+                )
         except DataError as error:
             # A worker's error arrives with its traceback in the message: the last line is the message itself.
             last = str(error).strip().splitlines()[-1]
             raise DataError(last.rpartition("DataError: ")[2], hint="remove the file, or save it again") from None
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise DataError(
+                f"a process that reads images died: {first_line(error)}",
+                hint="go on with --resume; where the system was short of memory, free some",
+            ) from None
 
 
 Loader = MemoryLoader | StreamLoader
+
+
+def batch_size(batch: int, images: int) -> int:
+    """Return the batch of all processes together: not more than there are images.
+
+    Raises:
+        RecipeError: it cannot be shared equally among the processes.
+    """
+    batch = min(batch, images // world() * world())
+    if batch % world():
+        raise RecipeError(
+            f"train.batch is {batch}, which {world()} processes cannot share equally",
+            hint=f"--set train.batch={batch // world() * world()}",
+        )
+    return batch
 
 
 def shuffled(count: int, seed: int, epoch: int) -> Tensor:  # → (count,)

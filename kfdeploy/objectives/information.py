@@ -29,17 +29,14 @@ def infomax(
     return scores.diagonal().mean() - (scores[apart].logsumexp(0) - math.log(N * (N - 1)))
 
 
-def bottleneck(
-    mu: Tensor, logvar: Tensor, *, reduction: Literal["sum", "mean"] = "sum"
-) -> Tensor:  # (N, K, d), (N, K, d) → ()
+def bottleneck(mu: Tensor, logvar: Tensor) -> Tensor:  # (N, K, d), (N, K, d) → ()
     """Return Σ_j KL( N(μ_j, diag σ_j²) ‖ N(0, I) ), averaged over the batch (Eq. 11, with its sign and σ² mended).
 
-    It is an upper bound on I(X; T_j) in nats when `reduction` over the d dimensions is the sum, as Eq. 11 has it; the
-    mean divides it by d.
+    It is an upper bound on Σ_j I(X; T_j), in nats.
     """
     mu, logvar = mu.float(), logvar.float()
     divergence = 0.5 * (mu.square() + logvar.exp() - logvar - 1)  # (N, K, d)
-    return (divergence.sum(-1) if reduction == "sum" else divergence.mean(-1)).sum(-1).mean()
+    return divergence.sum(-1).sum(-1).mean()
 
 
 def infomax_reference(a: Tensor, b: Tensor) -> Tensor:  # (N, d), (N, d) → ()

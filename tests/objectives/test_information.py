@@ -103,7 +103,6 @@ def test_bottleneck_is_the_divergence_of_torch():
 
     exact = kl_divergence(Normal(mu, (0.5 * logvar).exp()), Normal(0.0, 1.0))
     assert torch.allclose(bottleneck(mu, logvar), exact.sum((1, 2)).mean(), atol=1e-4)
-    assert torch.allclose(bottleneck(mu, logvar, reduction="mean"), exact.mean(2).sum(1).mean(), atol=1e-5)
     assert float(bottleneck(torch.zeros(4, 2, 3), torch.zeros(4, 2, 3))) == 0.0
 
 

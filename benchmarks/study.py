@@ -1,0 +1,148 @@
+"""Run a study: one row a training, each recorded as it ends, so that an interrupted study goes on where it was.
+
+    python benchmarks/study.py benchmarks/studies/<name>.toml --data <folder> --teacher <resnet56-4bfd9763.th>
+
+A study is a TOML file: `recipe` (a shipped name), `settings` for every row, `subsets` of classes to report, and
+`[[rows]]` with a `name`, a `kind` ("factors", a pool; "student", the recipe's first; "separate", one student a task,
+each against the rest), `settings` of their own and `seeds`. Checkpoints, pools and the teacher's answers lie in
+`--work`; results go to `benchmarks/results/<name>.json`. Choices are made on validation, which every row reports; rows
+with `test = true` read the test split too, once, and keep which of its images they get right.
+"""
+
+import argparse
+import json
+import subprocess
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from kfdeploy.files import dump_line_json, write_file
+from kfdeploy.measure import describe_machine
+from kfdeploy.plan import subset_accuracy
+from kfdeploy.pool import Pool, versions
+from kfdeploy.recipe import load_recipe
+from kfdeploy.spec import class_names
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", type=Path)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--teacher", required=True)
+    parser.add_argument("--work", type=Path, default=Path("study"))
+    parser.add_argument("--rows", nargs="*", default=[], help="only these")
+    parser.add_argument("--out", type=Path)
+    asked = parser.parse_args()
+    study = tomllib.loads(asked.study.read_text(encoding="utf-8"))
+    out = asked.out or RESULTS / f"{asked.study.stem}.json"
+    result = load(out, asked.study.stem)
+    common = [f'data.root="{asked.data}"', f'teacher.source="file:{asked.teacher}"', *study["settings"]]
+    common.append(f'run.replay="{asked.work / "replay"}"')
+    for row, seed in [(row, seed) for seed in range(9) for row in study["rows"] if seed in row.get("seeds", [0])]:
+        if asked.rows and row["name"] not in asked.rows:
+            continue
+        if any(done["name"] == row["name"] and done["seed"] == seed for done in result["rows"]):
+            continue
+        recipe = load_recipe(study["recipe"], [*common, *row.get("settings", []), f"seed={seed}"])
+        print(f"== {row['name']}, seed {seed}", flush=True)
+        found = KINDS[row["kind"]](recipe, asked.work / f"{asked.study.stem}-{row['name']}-{seed}", study, row)
+        settings = [*study["settings"], *row.get("settings", [])]
+        result["rows"].append(
+            {"name": row["name"], "kind": row["kind"], "seed": seed, "settings": settings, "commit": commit(), **found}
+        )
+        write_file(out, dump_line_json(result))
+        print({key: value for key, value in found.items() if key in ("validation", "seconds", "test")}, flush=True)
+
+
+def load(out, name):
+    """Return what is recorded, or an empty result."""
+    if out.is_file():
+        return json.loads(out.read_text(encoding="utf-8"))
+    machine = describe_machine()
+    return {"schema": 1, "kind": "study", "study": name, "machine": machine, "versions": versions("torch"), "rows": []}
+
+
+def factors(recipe, out, study, row):
+    """Factorize; return the row."""
+    from kfdeploy.assemble import assemble
+    from kfdeploy.cli.console import TrainingProgress
+    from kfdeploy.factorize import factorize
+
+    factorize(recipe, out, resume=True, report=TrainingProgress())
+    pool = Pool.open(out)
+    found = describe(pool.manifest["training"], out / "train") | {"nets": pool.manifest["nets"]}
+    found["validation"] = accuracies(pool.evidence(), class_names(pool.tasks), study["subsets"])
+    if row.get("test"):
+        model = assemble(pool, [task.name for task in pool.tasks], out.with_name(f"{out.name}-all"), force=True)
+        found |= tested(recipe, model, study["subsets"])
+    return found
+
+
+def student(recipe, out, study, row):
+    """Distil the recipe's first student; return the row."""
+    from kfdeploy.cli.console import TrainingProgress
+    from kfdeploy.distill import distill
+    from kfdeploy.model import Model
+
+    name = recipe.students[0].name
+    distill(recipe, students=[name], out=out, resume=True, report=TrainingProgress())
+    model = Model.open(out / name)
+    found = describe(model.manifest["training"], model.path / "train") | {"nets": model.manifest["net"]}
+    found["validation"] = accuracies(model.evidence(), model.classes, study["subsets"])
+    if row.get("test"):
+        found |= tested(recipe, model, study["subsets"])
+    return found
+
+
+def describe(training, folder):
+    """Return how long a row trained, and its last losses."""
+    rows = (folder / "timing.csv").read_text(encoding="utf-8").splitlines()[1:]
+    keys = ("epochs", "images", "precision", "threads")
+    terms = {key: round(value, 5) for key, value in training["terms"].items()}
+    return {key: training[key] for key in keys} | {
+        "seconds": round(sum(float(line.split(",")[1]) for line in rows)), "terms": terms,
+    }  # fmt: skip
+
+
+def accuracies(evidence, classes, subsets):
+    """Return the validation accuracy in % of all classes together and of each subset, by name."""
+    found = {}
+    for name, chosen in {"all": classes, **subsets}.items():
+        part = replace(evidence, logits=evidence.logits[:, [list(classes).index(c) for c in chosen]])
+        found[name] = round(100 * subset_accuracy(part, chosen).value, 2)
+    return found
+
+
+def tested(recipe, model, subsets):
+    """Return the test accuracy in % and, packed into hexadecimal, which images of each subset are right."""
+    from kfdeploy.data import load_split
+    from kfdeploy.targets.onnx import session
+
+    data = load_split(recipe.data.source, recipe.data.root, "test", recipe.image.spec()).only(model.classes)
+    run = session(model.path / "model.onnx", 2).run
+    parts = [run(None, {"image": data.load(slice(i, i + 500))})[0] for i in range(0, len(data), 500)]
+    logits, test, right = np.concatenate(parts), {}, {}
+    for name, classes in {"all": list(model.classes), **subsets}.items():
+        columns = [model.classes.index(c) for c in classes]
+        inside = np.isin(data.labels, columns)
+        hit = np.array(columns)[logits[inside][:, columns].argmax(1)] == data.labels[inside]
+        test[name], right[name] = round(100 * float(hit.mean()), 2), np.packbits(hit).tobytes().hex()
+    return {"test": test, "right": right}
+
+
+def commit():
+    """Return the commit of the code."""
+    return subprocess.run(
+        ["git", "-C", str(ROOT), "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
+    ).stdout.strip()
+
+
+KINDS = {"factors": factors, "student": student}
+
+if __name__ == "__main__":
+    main()

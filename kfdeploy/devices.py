@@ -1,0 +1,254 @@
+"""Where training runs: Lightning Fabric on one device or several, and what several must agree on.
+
+With W processes of batch B/W the pairs of the information term, the statistics of batch normalisation and every
+logged number are those of the whole batch B, and so are their gradients.
+"""
+
+import ctypes
+import os
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from kfdeploy.errors import DeviceError
+from kfdeploy.sections import Run
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+PEER_SECONDS = 45  # how long a process waits for the others before it gives up
+
+
+def make_fabric(run: Run) -> "Fabric":
+    """Return Lightning Fabric, launched, with `auto` resolved.
+
+    Raises:
+        DeviceError: cuda was asked for and is not there, there are fewer devices than asked for, or several were
+            asked for outside a launcher.
+    """
+    from lightning_fabric import Fabric
+    from lightning_fabric.strategies import DDPStrategy
+
+    if run.device == "cuda" and not torch.cuda.is_available():
+        raise DeviceError(
+            "run.device is 'cuda', and this machine has no CUDA device that torch can use",
+            allowed=("auto", "cpu"),
+            hint="--device auto, or see 'kfdeploy doctor'",
+        )
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if run.device == "auto" else run.device
+    if device == "cpu":
+        keep_memory()
+    if run.threads:
+        torch.set_num_threads(run.threads)
+    if run.compile and device == "cpu" and not _compiler():
+        raise DeviceError(
+            "run.compile needs a C++ compiler on the CPU, and there is none", hint="install g++, or leave --compile out"
+        )
+    fast = torch.cuda.is_bf16_supported() if device == "cuda" else cpu_has_bf16()
+    precision = ("bf16" if fast else "fp32") if run.precision == "auto" else run.precision
+    plugin: Any = "bf16-mixed" if precision == "bf16" else "32-true"
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    check_devices(run, device)
+    if run.devices == 1 and launched == 1:
+        return Fabric(accelerator=device, devices=1, precision=plugin)
+    if run.devices not in (1, launched):
+        raise DeviceError(
+            f"run.devices is {run.devices}, and this process was started as one of {launched}",
+            hint=f"start with 'kfdeploy factorize --devices {run.devices}', or with torchrun",
+        )
+    # The published code's bottleneck leaves the spread without a gradient; DDP has to be told that some may.
+    strategy = DDPStrategy(timeout=timedelta(seconds=PEER_SECONDS), find_unused_parameters=True)
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", launched))
+    fabric = Fabric(accelerator=device, devices=local, num_nodes=launched // local, strategy=strategy, precision=plugin)
+    fabric.launch()
+    return fabric
+
+
+def check_devices(run: Run, device: str = "") -> None:
+    """Refuse more processes than there are processors for them.
+
+    Raises:
+        DeviceError: as above.
+    """
+    device = device or ("cuda" if run.device != "cpu" and torch.cuda.is_available() else "cpu")
+    there = torch.cuda.device_count() if device == "cuda" else os.cpu_count() or 1
+    if run.devices > there:
+        kind = "CUDA devices" if device == "cuda" else "processor cores"
+        raise DeviceError(
+            f"--devices {run.devices} was asked for, and there are {there} {kind}", hint=f"--devices {there}"
+        )
+
+
+def launch(count: int, arguments: list[str]) -> int:
+    """Start `count` processes of this command line with torch's elastic launcher; return the exit status.
+
+    The first process that fails ends the others; its own message is on its standard error.
+
+    Raises:
+        DeviceError: a process was killed or crashed.
+    """
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    config = LaunchConfig(
+        min_nodes=1, max_nodes=1, nproc_per_node=count, rdzv_backend="c10d", rdzv_endpoint="localhost:0",
+        max_restarts=0, monitor_interval=0.5, run_id=f"kfdeploy-{os.getpid()}",
+    )  # fmt: skip
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
+    try:
+        elastic_launch(config, sys.executable)("-m", "kfdeploy", *arguments)
+    except ChildFailedError as error:
+        rank, failure = min(error.failures.items(), key=lambda item: item[1].timestamp)
+        if failure.exitcode > 0:  # it has said itself why
+            return int(failure.exitcode)
+        raise DeviceError(
+            f"process {rank + 1} of {count} was ended by signal {-failure.exitcode}; the others were stopped",
+            hint="go on with --resume; where the system was short of memory, use fewer --devices",
+        ) from None
+    return 0
+
+
+def cpu_has_bf16() -> bool:
+    """Return whether the processor multiplies bfloat16 itself; where it does not, bf16 is slower than fp32."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def keep_memory() -> None:
+    """Tell glibc to keep freed memory: a step frees and takes the same buffers, and every new page costs a fault.
+
+    Without it a sixth of a step is spent in the kernel (benchmarks/factorize_speed.py). Elsewhere nothing happens.
+    """
+    trim_threshold, top_pad, mmap_max = -1, -2, -4  # glibc's malloc.h
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):  # not glibc
+        return
+    mallopt(mmap_max, 0)
+    mallopt(trim_threshold, 2**31 - 1)
+    mallopt(top_pad, 64 * 2**20)
+
+
+def world() -> int:
+    """Return how many processes train together."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Return this process's number among them, from 0."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def total(values: Tensor) -> Tensor:
+    """Return the sum of a tensor over all processes, without a gradient."""
+    if world() > 1:
+        values = values.clone()
+        dist.all_reduce(values)
+    return values
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over all processes; each of them has the whole sum, so each gradient counts for every process."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        return total(values)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return total(gradients[0].contiguous())
+
+
+class _Gather(torch.autograd.Function):
+    """All processes' rows, in the order of their numbers."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        ctx.own = slice(rank() * len(rows), (rank() + 1) * len(rows))
+        out = [torch.empty_like(rows) for _ in range(world())]
+        dist.all_gather(out, rows.contiguous())
+        return torch.cat(out)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return total(gradients[0].contiguous())[ctx.own]
+
+
+def gather(rows: Tensor) -> Tensor:  # (N, …) → (W·N, …)
+    """Return all processes' rows, differentiably: the gradient of each row is summed over the processes.
+
+    A loss that every process computes alike from gathered rows, its parameters' gradients averaged over the processes
+    as DDP does, has the gradient it would have in one process.
+    """
+    if world() == 1:
+        return rows
+    gathered: Tensor = _Gather.apply(rows)
+    return gathered
+
+
+class _GlobalNorm(nn.Module):
+    """The part that all global normalisations share; mixed into torch's, so names and buffers stay."""
+
+    def _global(self, x: Tensor) -> Tensor:
+        norm: Any = self
+        dims = [d for d in range(x.ndim) if d != 1]
+        wide = x.float()
+        count = wide.numel() // wide.shape[1] * world()
+        # Two exchanges, mean first: the difference of two large sums would lose the variance's digits.
+        mean = _Sum.apply(wide.sum(dims)) / count
+        shape = [1, -1] + [1] * (x.ndim - 2)
+        centred = wide - mean.view(shape)
+        variance = _Sum.apply(centred.square().sum(dims)) / count
+        with torch.no_grad():
+            norm.num_batches_tracked += 1
+            norm.running_mean.lerp_(mean.detach(), norm.momentum)
+            norm.running_var.lerp_(variance.detach() * count / (count - 1), norm.momentum)
+        scale = torch.rsqrt(variance + norm.eps) * norm.weight
+        out: Tensor = (centred * scale.view(shape) + norm.bias.view(shape)).to(x.dtype)
+        return out
+
+
+class _GlobalNorm1d(_GlobalNorm, nn.BatchNorm1d):
+    def forward(self, input: Tensor) -> Tensor:
+        return self._global(input) if self.training else nn.BatchNorm1d.forward(self, input)
+
+
+class _GlobalNorm2d(_GlobalNorm, nn.BatchNorm2d):
+    def forward(self, input: Tensor) -> Tensor:
+        return self._global(input) if self.training else nn.BatchNorm2d.forward(self, input)
+
+
+def globalise(module: nn.Module) -> None:
+    """Make every batch normalisation inside use all processes' statistics, in place.
+
+    torch's SyncBatchNorm refuses the CPU; this one is a differentiable all-reduce on any backend.
+    """
+    for name, child in module.named_children():
+        kinds: dict[type, type[nn.Module]] = {nn.BatchNorm1d: _GlobalNorm1d, nn.BatchNorm2d: _GlobalNorm2d}
+        kind = kinds.get(type(child))
+        if kind is None:
+            globalise(child)
+            continue
+        assert isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d)
+        new = kind(child.num_features, eps=child.eps, momentum=child.momentum)
+        new.load_state_dict(child.state_dict())
+        setattr(module, name, new.to(child.weight.device))
+
+
+def is_main(environment: Any = os.environ) -> bool:
+    """Return whether this process is the one that writes and speaks: the only one, or number 0 under a launcher."""
+    return bool(environment.get("RANK", "0") == "0")
+
+
+def _compiler() -> bool:
+    import shutil
+
+    return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++"))
