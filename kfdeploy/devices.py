@@ -5,7 +5,9 @@ logged number are those of the whole batch B, and so are their gradients.
 """
 
 import ctypes
+import logging
 import os
+import signal
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -15,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from kfdeploy.errors import DeviceError
+from kfdeploy.errors import DeviceError, TrainingError
 from kfdeploy.sections import Run
 
 if TYPE_CHECKING:
@@ -24,8 +26,8 @@ if TYPE_CHECKING:
 PEER_SECONDS = 45  # how long a process waits for the others before it gives up
 
 
-def make_fabric(run: Run) -> "Fabric":
-    """Return Lightning Fabric, launched, with `auto` resolved.
+def make_fabric(run: Run, *, unused: bool = False) -> "Fabric":
+    """Return Lightning Fabric, launched, with `auto` resolved. `unused`: some parameters will have no gradient.
 
     Raises:
         DeviceError: cuda was asked for and is not there, there are fewer devices than asked for, or several were
@@ -61,8 +63,8 @@ def make_fabric(run: Run) -> "Fabric":
             f"run.devices is {run.devices}, and this process was started as one of {launched}",
             hint=f"start with 'kfdeploy factorize --devices {run.devices}', or with torchrun",
         )
-    # The published code's bottleneck leaves the spread without a gradient; DDP has to be told that some may.
-    strategy = DDPStrategy(timeout=timedelta(seconds=PEER_SECONDS), find_unused_parameters=True)
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    strategy = DDPStrategy(timeout=timedelta(seconds=PEER_SECONDS), find_unused_parameters=unused)
     local = int(os.environ.get("LOCAL_WORLD_SIZE", launched))
     fabric = Fabric(accelerator=device, devices=local, num_nodes=launched // local, strategy=strategy, precision=plugin)
     fabric.launch()
@@ -90,7 +92,7 @@ def launch(count: int, arguments: list[str]) -> int:
     The first process that fails ends the others; its own message is on its standard error.
 
     Raises:
-        DeviceError: a process was killed or crashed.
+        TrainingError: a process was killed or crashed.
     """
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -99,14 +101,19 @@ def launch(count: int, arguments: list[str]) -> int:
         min_nodes=1, max_nodes=1, nproc_per_node=count, rdzv_backend="c10d", rdzv_endpoint="localhost:0",
         max_restarts=0, monitor_interval=0.5, run_id=f"kfdeploy-{os.getpid()}",
     )  # fmt: skip
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # it logs what we say below
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
     try:
         elastic_launch(config, sys.executable)("-m", "kfdeploy", *arguments)
     except ChildFailedError as error:
-        rank, failure = min(error.failures.items(), key=lambda item: item[1].timestamp)
+        # One that was killed is the cause of those that then missed it; the launcher ends the rest with SIGTERM.
+        blame = {number: (found.exitcode >= 0 or found.exitcode == -signal.SIGTERM, found.timestamp)
+                 for number, found in error.failures.items()}  # fmt: skip
+        rank = min(blame, key=lambda number: blame[number])
+        failure = error.failures[rank]
         if failure.exitcode > 0:  # it has said itself why
             return int(failure.exitcode)
-        raise DeviceError(
+        raise TrainingError(
             f"process {rank + 1} of {count} was ended by signal {-failure.exitcode}; the others were stopped",
             hint="go on with --resume; where the system was short of memory, use fewer --devices",
         ) from None
@@ -241,11 +248,6 @@ def globalise(module: nn.Module) -> None:
         new = kind(child.num_features, eps=child.eps, momentum=child.momentum)
         new.load_state_dict(child.state_dict())
         setattr(module, name, new.to(child.weight.device))
-
-
-def is_main(environment: Any = os.environ) -> bool:
-    """Return whether this process is the one that writes and speaks: the only one, or number 0 under a launcher."""
-    return bool(environment.get("RANK", "0") == "0")
 
 
 def _compiler() -> bool:

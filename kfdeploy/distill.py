@@ -10,14 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kfdeploy import objectives
-from kfdeploy.devices import is_main
 from kfdeploy.errors import RecipeError, nearest
 from kfdeploy.experiment import TEACHER, WEIGHTS, Experiment, same_recipe, unfinished, write_classifier
 from kfdeploy.files import check_output, file_name
 from kfdeploy.model import Model
 from kfdeploy.nets import Classifier, describe
 from kfdeploy.pool import choose
-from kfdeploy.progress import Progress
+from kfdeploy.progress import Progress, is_main
 from kfdeploy.recipe import Recipe, changed_keys
 from kfdeploy.replay import Taught
 from kfdeploy.sections import SoftTargets, Student

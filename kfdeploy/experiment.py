@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from kfdeploy.checkpoint import PATTERN
 from kfdeploy.data import ImageSet, load_split, stratified
 from kfdeploy.data.loader import Loader, make_loader
-from kfdeploy.devices import is_main, make_fabric, world
+from kfdeploy.devices import make_fabric, world
 from kfdeploy.errors import OutputError, TeacherError, TrainingError, UnsupportedError
 from kfdeploy.files import (
     SCHEMA,
@@ -33,7 +33,7 @@ from kfdeploy.files import (
 from kfdeploy.nets import Classifier
 from kfdeploy.nets.teacher import Teacher, class_columns, fill, pretrained, read_weights
 from kfdeploy.pool import Evidence, versions
-from kfdeploy.progress import Progress
+from kfdeploy.progress import Progress, is_main
 from kfdeploy.recipe import Recipe, changed_keys
 from kfdeploy.replay import Live, Replay, views_folder
 from kfdeploy.sections import Train
@@ -56,7 +56,8 @@ class Experiment:
     def __init__(self, recipe: Recipe, report: Progress | None = None) -> None:
         self.recipe = recipe
         self.report = report or Progress()
-        self.fabric = make_fabric(recipe.run)
+        # The published code's t has no spread: its parameters get no gradient.
+        self.fabric = make_fabric(recipe.run, unused=recipe.objective.variant == "reference")
         self.image = recipe.image.spec()
         whole = load_split(recipe.data.source, recipe.data.root, "train", self.image)
         self.data_classes = whole.classes

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kfdeploy import objectives
-from kfdeploy.devices import gather, is_main, rank, world
+from kfdeploy.devices import gather, rank, world
 from kfdeploy.errors import ComposeError, ParityError, RecipeError, UnsupportedError
 from kfdeploy.experiment import (
     LIBRARIES,
@@ -26,7 +26,7 @@ from kfdeploy.files import SCHEMA, check_output, file_name, save_tensors
 from kfdeploy.nets import Normalise, build, describe
 from kfdeploy.nets.factor import FactorNet
 from kfdeploy.pool import SHARED, Pool, versions, write_manifest
-from kfdeploy.progress import Progress
+from kfdeploy.progress import Progress, is_main
 from kfdeploy.recipe import Recipe
 from kfdeploy.replay import Taught
 from kfdeploy.sections import Objective, Timm

@@ -1,6 +1,12 @@
 """How training tells what it does."""
 
+import os
 from collections.abc import Mapping
+
+
+def is_main() -> bool:
+    """Return whether this process is the one that writes and speaks: the only one, or number 0 under a launcher."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 class Progress:

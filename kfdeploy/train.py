@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from kfdeploy import checkpoint
 from kfdeploy.data.loader import Loader
 from kfdeploy.data.source import ImageSet
-from kfdeploy.devices import globalise, is_main, rank, total, world
-from kfdeploy.errors import Interrupted, MissingDependencyError, TrainingError, first_line
+from kfdeploy.devices import globalise, rank, total, world
+from kfdeploy.errors import Interrupted, MissingDependencyError, TrainingError
 from kfdeploy.files import TIMING, write_file
-from kfdeploy.progress import Progress
+from kfdeploy.progress import Progress, is_main
 from kfdeploy.replay import Live, Replay, Taught
 from kfdeploy.sections import Run, Train
 
@@ -117,15 +117,15 @@ def fit(
     try:
         return _fit(learner, loader, validation, config, run, fabric, folder, title, teach, resume, report)
     except RuntimeError as error:
-        if world() > 1 and any(word in str(error) for word in _PEER_LOST):
+        if world() > 1 and (lost := [word for word in _PEER_LOST if word in str(error)]):
             raise TrainingError(
-                f"another of the {world()} processes died or does not answer: {first_line(error)}",
+                f"another of the {world()} processes died or does not answer ({lost[0].lower()})",
                 hint="go on with --resume",
             ) from None
         raise
 
 
-_PEER_LOST = ("Connection closed by peer", "Connection reset", "Timed out", "gloo", "NCCL")
+_PEER_LOST = ("Connection closed by peer", "Connection reset", "Timed out", "Broken pipe", "gloo", "NCCL")
 
 
 def _fit(

@@ -1,5 +1,6 @@
 """The command line: one module a verb, each of which parses, calls one function, and prints."""
 
+import os
 import sys
 
 import typer
@@ -7,7 +8,8 @@ import typer
 from kfdeploy import __version__
 from kfdeploy.cli import assemble, benchmark, demo, distill, doctor, export, factorize, predict, recipes, verify
 from kfdeploy.cli.words import WordsCommand
-from kfdeploy.errors import KfdeployError
+from kfdeploy.errors import KfdeployError, UsageError
+from kfdeploy.progress import is_main
 
 app = typer.Typer(
     name="kfdeploy",
@@ -41,7 +43,10 @@ def main() -> None:
     try:
         app()
     except KfdeployError as error:
-        print(f"error: {error}", file=sys.stderr)
-        if error.hint:
-            print(f"hint:  {error.hint}", file=sys.stderr)
+        # Of several processes each has its own data, so each must speak; what is asked for is wrong in all alike.
+        if is_main() or not isinstance(error, UsageError):
+            who = "" if is_main() else f"process {int(os.environ['RANK']) + 1}: "
+            print(f"{who}error: {error}", file=sys.stderr)
+            if error.hint:
+                print(f"hint:  {error.hint}", file=sys.stderr)
         sys.exit(error.exit_code)

@@ -1,13 +1,18 @@
 """What the verbs print: paths, sizes, and the progress of training."""
 
+import json
+import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from kfdeploy.progress import Progress
+from kfdeploy.progress import Progress, is_main
+
+if TYPE_CHECKING:
+    from kfdeploy.sections import Run
 
 FORCE = typer.Option(False, "--force", help="Replace what is there.")
 SET = typer.Option([], "--set", metavar="KEY=VALUE…", help="Recipe keys to change, such as train.epochs=5.")
@@ -15,8 +20,26 @@ RESUME = typer.Option(False, "--resume", help="Go on from a checkpoint; afresh w
 
 
 def say(text: str) -> None:
-    """Print a line at once."""
-    print(text, flush=True)
+    """Print a line at once; of several processes, one speaks."""
+    if is_main():
+        print(text, flush=True)
+
+
+def start_processes(run: "Run") -> int:
+    """Start this command line as several processes where the recipe asks for that and nobody has yet.
+
+    Returns 0 where there is nothing to start, else the exit status plus one.
+
+    Raises:
+        DeviceError: there are fewer devices than that.
+        TrainingError: a process was killed or crashed.
+    """
+    if run.devices == 1 or "WORLD_SIZE" in os.environ:
+        return 0
+    from kfdeploy.devices import check_devices, launch
+
+    check_devices(run)
+    return 1 + launch(run.devices, sys.argv[1:])
 
 
 def megabytes(count: int) -> str:
@@ -24,10 +47,18 @@ def megabytes(count: int) -> str:
     return f"{count / 1e6:.2f} MB" if count >= 1e6 else f"{count / 1e3:.0f} kB"
 
 
-def run_settings(device: str, precision: str, tensorboard: bool = False) -> list[str]:
-    """Return the overrides that the options of training stand for."""
-    chosen = [f"run.{key}={value}" for key, value in (("device", device), ("precision", precision)) if value]
-    return [*chosen, "run.tensorboard=true"] if tensorboard else chosen
+DEVICE = typer.Option("", metavar="auto|cpu|cuda", help="Where to train.")
+DEVICES = typer.Option(None, min=1, show_default=False, help="How many processes share each batch.")
+PRECISION = typer.Option("", metavar="auto|fp32|bf16", help="What to compute in.")
+THREADS = typer.Option(None, min=1, show_default=False, help="Threads of each process, on the CPU.")
+COMPILE = typer.Option(False, "--compile", help="Use torch.compile: a minute at first, faster steps after.")
+REPLAY = typer.Option("", metavar="FOLDER", help="Keep what the teacher says there, for the next run to read.")
+TENSORBOARD = typer.Option(False, "--tensorboard", help="Log every term there too.")
+
+
+def run_settings(**options: str | int | bool | None) -> list[str]:
+    """Return the overrides that the options of training stand for; an option left out changes nothing."""
+    return [f"run.{key}={json.dumps(value)}" for key, value in options.items() if value]
 
 
 class TrainingProgress(Progress):
@@ -46,7 +77,7 @@ class TrainingProgress(Progress):
         else:
             say(f"{title}: {epochs} epochs")
         self.began, self.first = time.perf_counter(), max(0.0, resumed_at - 1.0)
-        if sys.stdout.isatty():
+        if sys.stdout.isatty() and is_main():
             from rich import progress
 
             self.bar = progress.Progress(

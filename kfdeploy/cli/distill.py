@@ -4,7 +4,23 @@ from pathlib import Path
 
 import typer
 
-from kfdeploy.cli.console import FORCE, RESUME, SET, TrainingProgress, run_settings, say
+from kfdeploy.cli.console import (
+    COMPILE,
+    DEVICE,
+    DEVICES,
+    FORCE,
+    PRECISION,
+    REPLAY,
+    RESUME,
+    SET,
+    TENSORBOARD,
+    THREADS,
+    TrainingProgress,
+    run_settings,
+    say,
+    start_processes,
+)
+from kfdeploy.progress import is_main
 
 
 def command(
@@ -14,9 +30,13 @@ def command(
     pool: Path = typer.Option(Path("pool"), help="A pool whose recipe and teacher to use."),
     out: Path = typer.Option(Path("students"), help="Where the students go, a folder each."),
     settings: list[str] = SET,
-    device: str = typer.Option("", metavar="auto|cpu|cuda", help="Where to train."),
-    precision: str = typer.Option("", metavar="auto|fp32|bf16", help="What to compute in."),
-    tensorboard: bool = typer.Option(False, "--tensorboard", help="Log every term there too."),
+    device: str = DEVICE,
+    devices: int | None = DEVICES,
+    precision: str = PRECISION,
+    threads: int | None = THREADS,
+    compile: bool = COMPILE,
+    replay: str = REPLAY,
+    tensorboard: bool = TENSORBOARD,
     resume: bool = RESUME,
     force: bool = FORCE,
 ) -> None:
@@ -25,7 +45,11 @@ def command(
     from kfdeploy.pool import MANIFEST, Pool
     from kfdeploy.recipe import DEFAULT, apply_settings, load_recipe, parse_recipe
 
-    chosen = [*settings, *run_settings(device, precision, tensorboard)]
+    options = run_settings(
+        device=device, devices=devices, precision=precision, threads=threads, compile=compile, replay=replay,
+        tensorboard=tensorboard,
+    )  # fmt: skip
+    chosen = [*settings, *options]
     has_pool = (pool / MANIFEST).is_file()
     require_training("distilling")
     if not recipe and has_pool:
@@ -36,6 +60,8 @@ def command(
         if not recipe:
             say(f"no recipe was named: taking the embedded default, '{DEFAULT}'")
         loaded = load_recipe(recipe or DEFAULT, chosen)
+    if started := start_processes(loaded.run):
+        raise typer.Exit(started - 1)
     from kfdeploy.distill import distill
 
     done = distill(
@@ -48,6 +74,8 @@ def command(
         resume=resume,
         report=TrainingProgress(),
     )
+    if not is_main():
+        return
     from kfdeploy.model import Model
 
     for folder, fitted in done.items():

@@ -5,16 +5,37 @@ from pathlib import Path
 
 import typer
 
-from kfdeploy.cli.console import FORCE, RESUME, SET, TrainingProgress, run_settings, say, tasks_text
+from kfdeploy.cli.console import (
+    COMPILE,
+    DEVICE,
+    DEVICES,
+    FORCE,
+    PRECISION,
+    REPLAY,
+    RESUME,
+    SET,
+    TENSORBOARD,
+    THREADS,
+    TrainingProgress,
+    run_settings,
+    say,
+    start_processes,
+    tasks_text,
+)
+from kfdeploy.progress import is_main
 
 
 def command(
     recipe: str = typer.Argument("", metavar="[RECIPE]", help="A file, or a shipped name. Default: digits."),
     out: Path = typer.Option(Path("pool"), help="Where the pool goes."),
     settings: list[str] = SET,
-    device: str = typer.Option("", metavar="auto|cpu|cuda", help="Where to train."),
-    precision: str = typer.Option("", metavar="auto|fp32|bf16", help="What to compute in."),
-    tensorboard: bool = typer.Option(False, "--tensorboard", help="Log every term there too."),
+    device: str = DEVICE,
+    devices: int | None = DEVICES,
+    precision: str = PRECISION,
+    threads: int | None = THREADS,
+    compile: bool = COMPILE,
+    replay: str = REPLAY,
+    tensorboard: bool = TENSORBOARD,
     resume: bool = RESUME,
     force: bool = FORCE,
 ) -> None:
@@ -26,11 +47,19 @@ def command(
     require_training("factorizing")
     if not recipe:
         say(f"no recipe was named: taking the embedded default, '{DEFAULT}'")
-    loaded = load_recipe(recipe or DEFAULT, [*settings, *run_settings(device, precision, tensorboard)])
+    options = run_settings(
+        device=device, devices=devices, precision=precision, threads=threads, compile=compile, replay=replay,
+        tensorboard=tensorboard,
+    )  # fmt: skip
+    loaded = load_recipe(recipe or DEFAULT, [*settings, *options])
     finished = resume and out.exists()
+    if started := start_processes(loaded.run):
+        raise typer.Exit(started - 1)
     from kfdeploy.factorize import factorize
 
     fitted = factorize(loaded, out, force=force, resume=resume, report=TrainingProgress())
+    if not is_main():
+        return
     pool = Pool.open(out)
     if finished:
         say(f"'{out}' is finished, and every file of it is as it should be")
