@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from kfdeploy import objectives
 from kfdeploy.devices import gather, rank, world
-from kfdeploy.errors import ComposeError, ParityError, RecipeError, UnsupportedError
+from kfdeploy.errors import ComposeError, ParityError, RecipeError
 from kfdeploy.experiment import (
     LIBRARIES,
     TEACHER,
@@ -25,6 +25,7 @@ from kfdeploy.experiment import (
 from kfdeploy.files import SCHEMA, check_output, file_name, save_tensors
 from kfdeploy.nets import Normalise, build, describe
 from kfdeploy.nets.factor import FactorNet
+from kfdeploy.plan import calibrate
 from kfdeploy.pool import SHARED, Pool, versions, write_manifest
 from kfdeploy.progress import Progress, is_main
 from kfdeploy.recipe import Recipe
@@ -38,6 +39,9 @@ class FactorLearner(Learner):
     """CKN, bank, heads and the teacher's projectors, with the whole objective.
 
     L = L_sup + λ_kt L_kt + λ_I [ Σ_j ( −log q(y_j|t_j) + β KL(p(t_j|x) ‖ N(0,I)) ) − α Î(X;Z) ]
+
+    With `coupling = "joint"` L_sup and L_kt are one term each over all classes; with `"independent"` each is a sum over
+    the tasks, of its own classes against "other" (its logits are then log-odds, see `objectives.against_other`).
     """
 
     def __init__(
@@ -87,9 +91,18 @@ class FactorLearner(Learner):
             narrow = objectives.infomin_reference(out.mu) if reference else objectives.bottleneck(out.mu, out.logvar)
             # The bottleneck is logged in nats whatever its reduction: a mean over d is the sum with β / d.
             beta = config.beta / (self.net.d if config.beta_reduction == "mean" and not reference else 1)
+            if config.coupling == "joint":
+                sup = F.cross_entropy(out.logits, labels, label_smoothing=self.smoothing)
+                kt = objectives.soft_targets(out.logits, taught.logits, config.temperature)
+            else:
+                columns = self.net.owner, self.net.local, self.net.K
+                own = objectives.against_other(out.logits, *columns)
+                sup = objectives.task_information(own, targets)
+                merged = objectives.rest_as_other(taught.logits / config.temperature, *columns)
+                kt = objectives.soft_targets_each(own, merged, config.temperature)
             return {
-                "sup": Term(1.0, F.cross_entropy(out.logits, labels, label_smoothing=self.smoothing)),
-                "kt": Term(config.lambda_kt, objectives.soft_targets(out.logits, taught.logits, config.temperature)),
+                "sup": Term(1.0, sup),
+                "kt": Term(config.lambda_kt, kt),
                 "task": Term(config.lambda_i, objectives.task_information(out.task_logits, targets)),
                 "bottleneck": Term(config.lambda_i * beta, narrow),
                 "infomax": Term(-config.lambda_i * config.alpha, torch.stack(estimates).mean()),
@@ -151,12 +164,6 @@ def factorize(
         pool.check()
         return Fitted()
     check_output(out, force=force)
-    if recipe.objective.coupling == "independent":
-        raise UnsupportedError(
-            "objective.coupling = 'independent' is not there yet",
-            allowed=("joint",),
-            hint="--set objective.coupling=joint",
-        )
     experiment = Experiment(recipe, report)
     # Made once before anything is trained, so that what does not fit is refused now and not after an hour.
     net = FactorNet(recipe.ckn, recipe.tsn, experiment.image, experiment.tasks)
@@ -195,7 +202,15 @@ def write_pool(
     folded = [template.fold(state) for state in states]
     check_template(template, folded)
 
-    W, WA, b = (tensor.float().numpy() for tensor in net.folded_heads())
+    joint = recipe.objective.coupling == "joint"
+    owner = net.owner.numpy()
+    temperatures = np.ones(len(tasks))
+    if not joint:
+        temperatures = calibrate(evidence["validation.logits"], evidence["validation.labels"], owner)
+    each = temperatures[owner]  # (C,)
+    W, WA, b = ((tensor.numpy().T / each).T.astype(np.float32) for tensor in net.folded_heads())
+    for key in ("golden.logits", "validation.logits"):
+        evidence[key] = (evidence[key] / each).astype(np.float32)
     start = 0
     for task, arrays in zip(tasks, folded, strict=True):
         own = slice(start, start + len(task.classes))
@@ -214,7 +229,10 @@ def write_pool(
             "name": recipe.name,
             "recipe": recipe.model_dump(),
             "image": image.to_json(),
-            "coupling": "joint",
+            "coupling": recipe.objective.coupling,
+            "temperatures": {}
+            if joint
+            else {t.name: round(float(v), 6) for t, v in zip(tasks, temperatures, strict=True)},
             "teacher": teacher,
             "versions": versions(*LIBRARIES),
             "nets": {

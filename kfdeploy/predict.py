@@ -10,6 +10,7 @@ from kfdeploy.artifact import MANIFEST, Artifact
 from kfdeploy.data.images import EXTENSIONS, read_images
 from kfdeploy.errors import DataError
 from kfdeploy.model import Model
+from kfdeploy.plan import shares
 from kfdeploy.targets import onnx
 from kfdeploy.targets.base import Device
 from kfdeploy.verify import run_in_batches
@@ -46,10 +47,8 @@ def predict(model: str | Path, images: Sequence[str | Path], *, top: int = 3, th
     with session:
         for start in range(0, len(paths), 256):  # a folder may be larger than memory
             piece = paths[start : start + 256]
-            logits = run_in_batches(session, read_images(piece, opened.image), batch)["logits"].astype(np.float64)
-            shares = np.exp(logits - logits.max(1, keepdims=True))
-            shares /= shares.sum(1, keepdims=True)
-            for path, row in zip(piece, shares, strict=True):
+            logits = run_in_batches(session, read_images(piece, opened.image), batch)["logits"]
+            for path, row in zip(piece, shares(logits), strict=True):
                 order = np.argsort(-row, kind="stable")[:top]
                 found.append(Prediction(path, tuple((opened.classes[i], float(row[i])) for i in order)))
     return found

@@ -57,6 +57,11 @@ class Recipe(Section):
             )
         if isinstance(self.tsn.net, CifarResNet) and self.tsn.net.shortcut == "A":
             raise ValueError("a TSN cannot use option A shortcuts (they pad channels); set shortcut = 'projection'")
+        if self.objective.coupling == "independent" and self.train.label_smoothing:
+            raise ValueError(
+                "train.label_smoothing spreads a label over the classes of all tasks, and coupling = 'independent' has "
+                "none such; set it to 0"
+            )
         # Runtimes compute in blocks of 8 channels; a bank of odd widths would lose what grouping wins.
         widths = {"convnet": "channels", "cifar_resnet": "width"}.get(self.tsn.net.family)
         if widths and any(c % 8 for c in _numbers(getattr(self.tsn.net, widths))):

@@ -103,7 +103,9 @@ class Replay:
         arrays |= {f"pooled.{i}": p.numpy() for i, p in enumerate(self.pooled)}
         path = self._path(self.epoch)
         with place_errors(path, "free some space, or run without --replay"):
-            save_tensors(path, arrays, {"schema": SCHEMA, "kind": "replay"})
+            beside = path.with_name(f".{path.name}.partial")
+            save_tensors(beside, arrays, {"schema": SCHEMA, "kind": "replay"})
+            beside.replace(path)
         self.changed = False
 
     def _path(self, epoch: int) -> Path:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from kfdeploy.checkpoint import PATTERN
-from kfdeploy.errors import Interrupted, OutputError, RecipeError, TeacherError, TrainingError, UnsupportedError
+from kfdeploy.errors import Interrupted, OutputError, RecipeError, TeacherError, TrainingError
 from kfdeploy.experiment import Experiment
 from kfdeploy.factorize import FactorLearner, factorize
 from kfdeploy.files import load_tensors
@@ -112,9 +112,27 @@ def test_a_pool_is_refused_or_resumed_but_never_overwritten(toy, tmp_path):
     with pytest.raises(OutputError, match="is already there"):
         factorize(toy.recipe, toy.pool)
     assert factorize(toy.recipe, toy.pool, resume=True).log == []
-    independent = load_recipe(toy.write_recipe(tmp_path), ["objective.coupling=independent"])
-    with pytest.raises(UnsupportedError, match="'independent' is not there yet"):
-        factorize(independent, tmp_path / "pool")
+
+
+def test_independent_tasks_are_calibrated_and_assemble_like_others(toy, tmp_path):
+    from kfdeploy.assemble import assemble
+    from kfdeploy.plan import calibrate
+
+    recipe = load_recipe(toy.write_recipe(tmp_path), ["objective.coupling=independent"])
+    factorize(recipe, tmp_path / "pool")
+    pool = Pool.open(tmp_path / "pool")
+    assert pool.manifest["coupling"] == "independent"
+    assert list(pool.manifest["temperatures"]) == toy.tasks
+    evidence = pool.evidence()
+    labels = np.array([pool.manifest["classes"].index(name) for name in evidence.labels])
+    # What is stored is calibrated already: nothing is left to divide by.
+    again = calibrate(evidence.logits, labels, np.array([0, 0, 1, 2, 3]))
+    inside = [0.06 < value < 19 for value in pool.manifest["temperatures"].values()]
+    assert again[inside] == pytest.approx(np.ones(sum(inside)), abs=1e-2)
+    model = assemble(pool, ["élan", "pets"], tmp_path / "a")
+    assert model.manifest["golden"]["difference"] <= model.manifest["golden"]["tolerance"]
+    with pytest.raises(RecipeError, match=r"train\.label_smoothing spreads a label over the classes of all tasks"):
+        load_recipe(toy.write_recipe(tmp_path), ["objective.coupling=independent", "train.label_smoothing=0.1"])
 
 
 @pytest.mark.parametrize(

@@ -26,3 +26,36 @@ def task_information(task_logits: Tensor, targets: Tensor) -> Tensor:  # (N, K, 
     N, K, c = task_logits.shape
     each = F.cross_entropy(task_logits.float().reshape(N * K, c), targets.reshape(N * K), reduction="none")
     return each.view(N, K).sum(1).mean()
+
+
+def against_other(logits: Tensor, owner: Tensor, local: Tensor, tasks: int) -> Tensor:  # (N, C) → (N, K, 1 + c)
+    """Return each task's own logits after a column 0 for "other", which is zero; −inf beyond a task's classes.
+
+    A task's C_j outputs are then log-odds against "other": a softmax has one logit too many, and this is the one left
+    out. Log-odds of several tasks can stand side by side: given that the answer is one of their classes, the softmax
+    over them all is its distribution.
+    """
+    rows = logits.new_full((len(logits), tasks, 1 + int(local.max())), -torch.inf)
+    rows[:, :, 0] = 0
+    rows[:, owner, local] = logits
+    return rows
+
+
+def rest_as_other(teacher: Tensor, owner: Tensor, local: Tensor, tasks: int) -> Tensor:  # (N, C) → (N, K, 1 + c)
+    """Return a teacher's logits as each task sees them: its own classes, and in column 0 all the others' mass."""
+    rows = against_other(teacher, owner, local, tasks)
+    own = owner == torch.arange(tasks, device=owner.device).unsqueeze(1)  # (K, C)
+    rows[:, :, 0] = teacher.unsqueeze(1).masked_fill(own, -torch.inf).logsumexp(2)
+    return rows
+
+
+def soft_targets_each(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:  # (N, K, c), (N, K, c) → ()
+    """Return Σ_j T² KL(teacher_T ‖ student_T), averaged over the batch; a column that is −inf in both counts nothing.
+
+    Both are logits as `against_other` and `rest_as_other` give them, the teacher's already divided by T before its
+    classes were merged (a mass at temperature T is not a logit over T).
+    """
+    p = F.log_softmax(teacher.float(), dim=2)
+    q = F.log_softmax(student.float() / temperature, dim=2)
+    each = (p.exp() * (p - q)).masked_fill(torch.isneginf(p), 0.0)
+    return temperature**2 * each.sum((1, 2)).mean()
