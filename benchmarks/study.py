@@ -99,6 +99,82 @@ def student(recipe, out, study, row):
     return found
 
 
+def separate(recipe, out, study, row):
+    """Distil one student a task, its classes against the rest as negatives, and let them answer together; the row.
+
+    Each has log-odds against "other" as its outputs, so their outputs side by side are the answer (see
+    `kfdeploy.objectives.against_other`).
+    """
+    import torch
+
+    from kfdeploy.cli.console import TrainingProgress
+    from kfdeploy.experiment import WEIGHTS, Experiment, save_state
+    from kfdeploy.nets import Classifier
+    from kfdeploy.nets import describe as title
+    from kfdeploy.train import logits_of
+
+    experiment = Experiment(recipe, TrainingProgress())
+    config, parts, seconds, terms = recipe.students[0], [], 0, []
+    teacher = experiment.teacher(out / "teacher", resume=True)[0]
+    sizes = torch.tensor([len(task.classes) for task in experiment.tasks])
+    owner = torch.repeat_interleave(torch.arange(len(sizes)), sizes)
+    for number, task in enumerate(experiment.tasks):
+        torch.manual_seed(recipe.seed * 1000 + number)
+        net = Classifier(config.net, experiment.image, len(task.classes))
+        learner = against_rest(net, config.soft, torch.nonzero(owner == number)[:, 0])
+        place = out / task.name
+        fitted = experiment.fit(learner, place, task.name, recipe.train, teacher=teacher, resume=True)
+        save_state(place / WEIGHTS, learner.net)
+        seconds, parts, terms = seconds + fitted.seconds, [*parts, learner], [*terms, fitted.log[-1]]
+    found = {
+        "epochs": recipe.train.epochs, "images": len(experiment.train), "threads": torch.get_num_threads(),
+        "precision": experiment.fabric._precision.precision, "seconds": round(seconds),
+        "nets": f"{len(parts)} × {title(config.net)}",
+        "terms": {key: round(sum(each[key] for each in terms), 5) for key in ("sup", "kt")},
+    }  # fmt: skip
+    for split, data in (("validation", experiment.validation), ("test", experiment.test)):
+        if split == "test" and not row.get("test"):
+            continue
+        logits = np.concatenate([logits_of(part, data, experiment.fabric.device) for part in parts], 1)
+        found |= scored(split, logits, data.labels, experiment.classes, study["subsets"])
+    return found
+
+
+def against_rest(net, soft, own):
+    """Return a learner of one task's classes (columns `own` of the teacher's) against all others."""
+    import torch
+
+    from kfdeploy import objectives
+    from kfdeploy.train import Learner, Term
+
+    owner, local = torch.zeros(len(own), dtype=torch.int64), torch.arange(len(own)) + 1
+
+    class AgainstRest(Learner):
+        def __init__(self):
+            super().__init__()
+            self.net = net
+
+        def forward(self, images, labels, taught, step):
+            rows = objectives.against_other(self.net(images)[0].float(), owner, local, 1)
+            hit = labels[:, None] == own
+            targets = torch.where(hit.any(1), hit.int().argmax(1) + 1, 0)[:, None]
+            sup = objectives.task_information(rows, targets)
+            if taught is None:
+                return {"sup": Term(1.0, sup)}
+            # The teacher's mass on its own classes, and on all others together.
+            cold = taught.logits / soft.temperature
+            rest = torch.ones(cold.shape[1], dtype=torch.bool)
+            rest[own] = False
+            merged = torch.cat([cold[:, rest].logsumexp(1, keepdim=True), cold[:, own]], 1)[:, None]
+            kt = objectives.soft_targets_each(rows, merged, soft.temperature)
+            return {"sup": Term(1 - soft.weight, sup), "kt": Term(soft.weight, kt)}
+
+        def evaluate(self, images):
+            return self.net(images)[0]
+
+    return AgainstRest()
+
+
 def describe(training, folder):
     """Return how long a row trained, and its last losses."""
     rows = (folder / "timing.csv").read_text(encoding="utf-8").splitlines()[1:]
@@ -126,13 +202,18 @@ def tested(recipe, model, subsets):
     data = load_split(recipe.data.source, recipe.data.root, "test", recipe.image.spec()).only(model.classes)
     run = session(model.path / "model.onnx", 2).run
     parts = [run(None, {"image": data.load(slice(i, i + 500))})[0] for i in range(0, len(data), 500)]
-    logits, test, right = np.concatenate(parts), {}, {}
-    for name, classes in {"all": list(model.classes), **subsets}.items():
-        columns = [model.classes.index(c) for c in classes]
-        inside = np.isin(data.labels, columns)
-        hit = np.array(columns)[logits[inside][:, columns].argmax(1)] == data.labels[inside]
-        test[name], right[name] = round(100 * float(hit.mean()), 2), np.packbits(hit).tobytes().hex()
-    return {"test": test, "right": right}
+    return scored("test", np.concatenate(parts), data.labels, model.classes, subsets)
+
+
+def scored(split, logits, labels, names, subsets):
+    """Return the accuracy in % of all classes and of each subset, and of test also which images are right."""
+    accuracy, right = {}, {}
+    for name, chosen in {"all": list(names), **subsets}.items():
+        columns = [list(names).index(c) for c in chosen]
+        inside = np.isin(labels, columns)
+        hit = np.array(columns)[logits[inside][:, columns].argmax(1)] == labels[inside]
+        accuracy[name], right[name] = round(100 * float(hit.mean()), 2), np.packbits(hit).tobytes().hex()
+    return {split: accuracy} | ({"right": right} if split == "test" else {})
 
 
 def commit():
@@ -142,7 +223,7 @@ def commit():
     ).stdout.strip()
 
 
-KINDS = {"factors": factors, "student": student}
+KINDS = {"factors": factors, "student": student, "separate": separate}
 
 if __name__ == "__main__":
     main()
