@@ -27,6 +27,7 @@ from kfdeploy.spec import class_names
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
+INSPECTED = ("factors", "tasks", "cka", "probe", "calibration")
 
 
 def main() -> None:
@@ -77,6 +78,10 @@ def factors(recipe, out, study, row):
     pool = Pool.open(out)
     found = describe(pool.manifest["training"], out / "train") | {"nets": pool.manifest["nets"]}
     found["validation"] = accuracies(pool.evidence(), class_names(pool.tasks), study["subsets"])
+    if row.get("inspect"):
+        from kfdeploy.inspect import inspect
+
+        found["inspection"] = {key: value for key, value in inspect(pool).items() if key in INSPECTED}
     if row.get("test"):
         model = assemble(pool, [task.name for task in pool.tasks], out.with_name(f"{out.name}-all"), force=True)
         found |= tested(recipe, model, study["subsets"])
@@ -137,7 +142,31 @@ def separate(recipe, out, study, row):
             continue
         logits = np.concatenate([logits_of(part, data, experiment.fabric.device) for part in parts], 1)
         found |= scored(split, logits, data.labels, experiment.classes, study["subsets"])
+    if row.get("inspect"):
+        found["inspection"] = inspect_separate(experiment, parts, owner.numpy())
     return found
+
+
+def inspect_separate(experiment, parts, owner):
+    """Return how alike the students of K tasks are and what each knows, as `kfdeploy inspect` does for a pool."""
+    import torch
+
+    from kfdeploy.inspect import cka_matrix, probe_matrix
+
+    @torch.no_grad()
+    def features(net, data):
+        net.eval()
+        pieces = (torch.from_numpy(data.load(slice(i, i + 500))) for i in range(0, len(data), 500))
+        return np.concatenate([net(piece)[1][-1].mean((2, 3)).double().numpy() for piece in pieces])
+
+    names = [task.name for task in experiment.tasks]
+    sets = [
+        {name: features(part.net, data) for name, part in zip(names, parts, strict=True)}
+        for data in (experiment.validation, experiment.test)
+    ]
+    probe = probe_matrix(sets[0], experiment.validation.labels, sets[1], experiment.test.labels, owner)
+    return {"factors": names, "tasks": names, "cka": cka_matrix(list(sets[1].values())).round(4).tolist(),
+            "probe": probe.round(4).tolist()}  # fmt: skip
 
 
 def against_rest(net, soft, own):

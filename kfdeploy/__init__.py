@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from kfdeploy.distill import distill
     from kfdeploy.errors import KfdeployError
     from kfdeploy.factorize import factorize
+    from kfdeploy.inspect import inspect
     from kfdeploy.model import Model
     from kfdeploy.pool import Pool
     from kfdeploy.predict import predict
@@ -37,6 +38,7 @@ _HOME = {
     "distill": "distill",
     "export": "artifact",
     "factorize": "factorize",
+    "inspect": "inspect",
     "load_recipe": "recipe",
     "predict": "predict",
     "verify": "verify",
@@ -55,6 +57,7 @@ __all__ = [
     "distill",
     "export",
     "factorize",
+    "inspect",
     "load_recipe",
     "predict",
     "verify",

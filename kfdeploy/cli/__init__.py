@@ -6,7 +6,19 @@ import sys
 import typer
 
 from kfdeploy import __version__
-from kfdeploy.cli import assemble, benchmark, demo, distill, doctor, export, factorize, predict, recipes, verify
+from kfdeploy.cli import (
+    assemble,
+    benchmark,
+    demo,
+    distill,
+    doctor,
+    export,
+    factorize,
+    inspect,
+    predict,
+    recipes,
+    verify,
+)
 from kfdeploy.cli.words import WordsCommand
 from kfdeploy.errors import KfdeployError, UsageError
 from kfdeploy.progress import is_main
@@ -19,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (factorize, distill, assemble, export, verify, benchmark, predict, doctor, demo):
+for verb in (factorize, distill, assemble, export, verify, benchmark, predict, inspect, doctor, demo):
     app.command(cls=WordsCommand)(verb.command)
     app.registered_commands[-1].name = verb.__name__.rpartition(".")[2]
 app.add_typer(recipes.app, name="recipes")
