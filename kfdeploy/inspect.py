@@ -24,9 +24,9 @@ def inspect(pool: str | Path | Pool, *, data: str | Path | None = None, subsets:
     """Inspect a pool on its data, or on the folder `data` with `train/` and `test/`; without torch or the teacher.
 
     Returns `{"schema", "kind", "factors", "tasks", "cka", "probe", "calibration", "training"}`: `factors` are the
-    common network and each task's; `cka` (F, F) is their linear CKA on test; `probe` (F, K) the balanced
-    accuracy of a linear probe for a task on a factor's features, fitted on the validation images and scored on test; `calibration` the
-    expected calibration error and accuracy of random subsets of classes on validation.
+    common network and each task's; `cka` (F, F) is their linear CKA on test; `probe` (F, K) the balanced accuracy of a
+    linear probe for a task on a factor's features, fitted on the validation images and scored on test; `calibration`
+    the expected calibration error and accuracy of random subsets of classes on validation.
 
     Raises:
         PoolError: a file is missing or altered.
