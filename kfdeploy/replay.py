@@ -147,4 +147,5 @@ def _identity(data: "ImageSet") -> Iterator[bytes]:
         yield data.images.tobytes()
     else:  # their bytes would take as long to read as the teacher to run: names, places and sizes
         for path in data.paths:
-            yield f"{path.parent.name}/{path.name} {path.stat().st_size}\n".encode()
+            name = f"{path.parent.name}/{path.name} {path.stat().st_size}" if isinstance(path, Path) else repr(path)
+            yield f"{name}\n".encode()

@@ -1,10 +1,11 @@
 """Image files as model inputs: decoding and channel conversion, resizing and cropping, in parallel."""
 
+import io
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -15,7 +16,18 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 Images = np.ndarray[Any, np.dtype[np.uint8]]  # (N, H, W, C)
 
 
-def read_image(path: Path, image: ImageSpec) -> Images:
+class Packed(Protocol):
+    """A file inside another one, such as a tar's member."""
+
+    def read(self) -> bytes:
+        """Return its bytes; an OSError where it is gone."""
+        ...
+
+
+File = Path | Packed
+
+
+def read_image(path: File, image: ImageSpec) -> Images:
     """Return one file as uint8 (H, W, C), converted to the spec's channels, resized and cropped.
 
     Raises:
@@ -24,7 +36,7 @@ def read_image(path: Path, image: ImageSpec) -> Images:
     return fit(decode(path, image.channels), image, str(path))
 
 
-def decode(path: Path, channels: int) -> Any:
+def decode(path: File, channels: int) -> Any:
     """Return one file as an 8-bit Pillow image of 1 or 3 channels, in its own size.
 
     Raises:
@@ -33,7 +45,7 @@ def decode(path: Path, channels: int) -> Any:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(path) as opened:
+        with Image.open(path if isinstance(path, Path) else io.BytesIO(path.read())) as opened:
             return to_channels(opened.copy(), channels)
     except FileNotFoundError:
         raise DataError(f"there is no image at '{path}'") from None
@@ -79,7 +91,7 @@ def fit(decoded: Any, image: ImageSpec, origin: str) -> Images:
     return array.reshape(height, width, image.channels)
 
 
-def read_images(paths: Sequence[Path], image: ImageSpec, workers: int = 0) -> Images:
+def read_images(paths: Sequence[File], image: ImageSpec, workers: int = 0) -> Images:
     """Return files as uint8 (N, H, W, C), decoded in parallel (Pillow lets go of the interpreter while it decodes).
 
     Raises:

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from kfdeploy.data.images import EXTENSIONS, Images, fit, read_images, to_channels
+from kfdeploy.data.images import EXTENSIONS, File, Images, fit, read_images, to_channels
 from kfdeploy.errors import DataError, MissingDependencyError, first_line, nearest
 from kfdeploy.spec import ImageSpec
 
 TORCHVISION = ("CIFAR10", "CIFAR100", "MNIST", "FashionMNIST")
-SOURCES = ("digits", "folder", *TORCHVISION)
+SOURCES = ("digits", "folder", "webdataset", *TORCHVISION)
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 Labels = np.ndarray[Any, np.dtype[np.int64]]
@@ -31,7 +31,7 @@ class ImageSet:
     rows: Labels
     image: ImageSpec
     images: Images | None = None
-    paths: tuple[Path, ...] = ()
+    paths: tuple[File, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -127,6 +127,8 @@ def load_split(source: str, root: str, split: str, image: ImageSpec) -> ImageSet
         return _digits(split, image)
     if source == "folder":
         return _folder(Path(root) if root else None, split, image)
+    if source == "webdataset":
+        return _shards(root, split, image)
     if source in TORCHVISION:
         return _torchvision(source, root, split, image)
     raise DataError(f"there is no data source '{source}'", allowed=SOURCES, hint=nearest(source, SOURCES))
@@ -165,6 +167,15 @@ def _folder(root: Path | None, split: str, image: ImageSpec) -> ImageSet:
         labels += [label] * len(files)
     classes = tuple(folder.name for folder in folders)
     return ImageSet(classes, np.array(labels, dtype=np.int64), np.arange(len(paths)), image, paths=tuple(paths))
+
+
+def _shards(root: str, split: str, image: ImageSpec) -> ImageSet:
+    from kfdeploy.data.shards import LAYOUT, index_shards
+
+    if not root:
+        raise DataError(f"data.root is not set; {LAYOUT}", hint="--set data.root=<folder>")
+    members, labels, classes = index_shards(Path(root), split)
+    return ImageSet(classes, np.array(labels, dtype=np.int64), np.arange(len(members)), image, paths=tuple(members))
 
 
 def _torchvision(source: str, root: str, split: str, image: ImageSpec) -> ImageSet:

@@ -64,3 +64,24 @@ def test_a_streamed_image_that_does_not_decode_is_named(toy, tmp_path, workers):
     train = load_split("folder", str(tmp_path / "data"), "train", RGB8)
     with pytest.raises(DataError, match=r"^'.*003\.png' does not decode: [^\n]*$"):
         list(StreamLoader(train, 16, Augment(), 0, CPU, workers=workers).epoch(0))
+
+
+class Deadly:
+    """An image that takes its reader down with it, as a system short of memory would."""
+
+    def read(self):
+        import os
+        import signal
+
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_reading_process_that_dies_ends_the_run_with_its_error(train):
+    from dataclasses import replace
+
+    deadly = replace(train, paths=(Deadly(),) * len(train))
+    with pytest.raises(
+        DataError, match="a process that reads images died: DataLoader worker .* killed by signal"
+    ) as caught:
+        list(StreamLoader(deadly, 16, Augment(), 0, CPU, workers=1).epoch(0))
+    assert "--resume" in caught.value.hint

@@ -1,0 +1,112 @@
+"""WebDataset shards: tar files whose members share a name up to the first dot, one image and one `.cls` a sample.
+
+A shard is indexed once, by its headers; a sample is then one read at its offset. So an epoch's order is any
+permutation, a function of (seed, epoch), and what a process or a worker reads is decided by the batch sampler as it is
+for files: nothing is read twice, and a run resumes at its very step. A compressed shard would have to be unpacked from
+its start for every sample, and is refused.
+"""
+
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from kfdeploy.data.images import EXTENSIONS
+from kfdeploy.errors import DataError
+
+LAYOUT = "shards are laid out as root/{train,test}-*.tar, with members such as 000017.png and 000017.cls"
+CLASSES = "classes.txt"
+
+
+@dataclass(frozen=True)
+class Member:
+    """One file inside a tar file."""
+
+    shard: Path
+    name: str
+    offset: int
+    size: int
+
+    def read(self) -> bytes:
+        """Return its bytes.
+
+        Raises:
+            OSError: the shard is gone, or shorter than it was.
+        """
+        with self.shard.open("rb") as stream:
+            stream.seek(self.offset)
+            data = stream.read(self.size)
+        if len(data) != self.size:
+            raise OSError(f"'{self.shard}' ends before '{self.name}' does")
+        return data
+
+    def __str__(self) -> str:
+        return f"{self.shard}/{self.name}"
+
+
+def index_shards(root: Path, split: str) -> tuple[list[Member], list[int], tuple[str, ...]]:
+    """Return the images of a split, their labels, and the class names.
+
+    `.cls` holds a class's name, or its number in `root/classes.txt` (a name a line).
+
+    Raises:
+        DataError: there are no shards, one is damaged or compressed, or a sample is incomplete.
+    """
+    shards = sorted(root.glob(f"{split}-*.tar"))
+    if not shards:
+        packed = sorted(root.glob(f"{split}-*.tar.*"))
+        hint = f"unpack '{packed[0].name}' and its like: compressed shards cannot be read at random" if packed else ""
+        raise DataError(f"there is no '{root / split}-*.tar'; {LAYOUT}", hint=hint or "--set data.root=<folder>")
+    images: dict[tuple[Path, str], Member] = {}
+    texts: dict[tuple[Path, str], str] = {}
+    for shard in shards:
+        try:
+            with tarfile.open(shard, "r:") as tar:
+                for member in tar:
+                    _note(tar, member, shard, images, texts)
+        except (tarfile.TarError, OSError, EOFError) as error:
+            raise DataError(
+                f"the shard '{shard}' is damaged or is no tar file: {error}", hint="fetch it again"
+            ) from None
+    for key in images.keys() ^ texts.keys():
+        lost = "image" if key in texts else ".cls"
+        raise DataError(f"the sample '{key[1]}' of '{key[0]}' has no {lost}; {LAYOUT}")
+    names = _class_names(root, set(texts.values()))
+    known = {name: number for number, name in enumerate(names)}
+    labels = []
+    for (shard, sample), text in texts.items():
+        label = known.get(text, int(text) if text.isdigit() and int(text) < len(names) else -1)
+        if label < 0:
+            raise DataError(f"the sample '{sample}' of '{shard}' is of class '{text}'", allowed=names)
+        labels.append(label)
+    return [images[key] for key in texts], labels, names
+
+
+def _note(
+    tar: tarfile.TarFile,
+    member: tarfile.TarInfo,
+    shard: Path,
+    images: dict[tuple[Path, str], Member],
+    texts: dict[tuple[Path, str], str],
+) -> None:
+    if not member.isfile():
+        return
+    folder, _, file = member.name.rpartition("/")
+    sample, _, extension = file.partition(".")
+    key = (shard, f"{folder}/{sample}" if folder else sample)
+    if extension == "cls":
+        content = tar.extractfile(member)
+        texts[key] = content.read().decode("utf-8").strip() if content else ""
+    elif f".{extension.lower()}" in EXTENSIONS:
+        images[key] = Member(shard, member.name, member.offset_data, member.size)
+
+
+def _class_names(root: Path, seen: set[str]) -> tuple[str, ...]:
+    listed = root / CLASSES
+    if listed.is_file():
+        return tuple(line.strip() for line in listed.read_text(encoding="utf-8").splitlines() if line.strip())
+    if numbers := [text for text in seen if text.isdigit()]:
+        raise DataError(
+            f"the shards in '{root}' have classes by number ({min(numbers, key=int)} …), and there is no '{listed}'",
+            hint="write it: the name of class 0 on the first line, of class 1 on the second",
+        )
+    return tuple(sorted(seen))

@@ -1,0 +1,137 @@
+import io
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+
+from kfdeploy.data.loader import StreamLoader
+from kfdeploy.data.source import load_split
+from kfdeploy.errors import DataError
+from kfdeploy.sections import Augment
+from kfdeploy.spec import ImageSpec
+
+RGB8 = ImageSpec((8, 8), 3, (0.0,) * 3, (1.0,) * 3)
+
+
+def add(tar, name, data):
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    tar.addfile(info, io.BytesIO(data))
+
+
+def write_shards(toy, root, per_shard=40, numbers=False):
+    """Write the toy's images, in the folder's order, as shards."""
+    root.mkdir(exist_ok=True)
+    for split in ("train", "test"):
+        files = sorted((toy.data / split).glob("*/*.png"))
+        names = sorted(path.name for path in (toy.data / split).iterdir())
+        for start in range(0, len(files), per_shard):
+            with tarfile.open(root / f"{split}-{start // per_shard:04}.tar", "w") as tar:
+                for i, path in enumerate(files[start : start + per_shard], start):
+                    label = names.index(path.parent.name) if numbers else path.parent.name
+                    add(tar, f"{i:06}.png", path.read_bytes())
+                    add(tar, f"{i:06}.cls", str(label).encode())
+    return names
+
+
+def load(root, split="train"):
+    return load_split("webdataset", str(root), split, RGB8)
+
+
+def test_shards_hold_what_folders_do(toy, tmp_path):
+    folder = load_split("folder", str(toy.data), "train", RGB8)
+    names = write_shards(toy, tmp_path / "names")
+    write_shards(toy, tmp_path / "numbers", numbers=True)
+    (tmp_path / "numbers" / "classes.txt").write_text("\n".join(names), encoding="utf-8")
+    for root in (tmp_path / "names", tmp_path / "numbers"):
+        shards = load(root)
+        assert shards.classes == folder.classes
+        assert np.array_equal(shards.labels, folder.labels)
+        assert np.array_equal(shards.load(), folder.load())
+
+
+def test_they_stream_in_the_order_of_seed_and_epoch_whatever_the_workers(toy, tmp_path):
+    write_shards(toy, tmp_path)
+    augment = Augment(crop=1, flip=True, resized_crop=0.5)
+    sets = load(tmp_path), load_split("folder", str(toy.data), "train", RGB8)
+    batches = [
+        list(StreamLoader(data, 16, augment, 0, torch.device("cpu"), workers=workers).epoch(1, start=2))
+        for data, workers in zip(sets, (2, 0), strict=True)
+    ]
+    assert len(batches[0]) == 4
+    for a, b in zip(*batches, strict=True):
+        assert torch.equal(a.images, b.images)
+        assert torch.equal(a.index, b.index)
+
+
+def test_processes_share_them_without_overlap(toy, tmp_path, monkeypatch):
+    from kfdeploy.data import loader
+
+    write_shards(toy, tmp_path)
+    monkeypatch.setattr(loader, "world", lambda: 2)
+    seen = []
+    for number in (0, 1):
+        monkeypatch.setattr(loader, "rank", lambda number=number: number)
+        stream = StreamLoader(load(tmp_path), 16, Augment(), 0, torch.device("cpu"), workers=1)
+        seen.append(torch.cat([batch.index for batch in stream.epoch(0)]))
+    assert [len(part) for part in seen] == [48, 48]
+    assert len(torch.cat(seen).unique()) == 96
+
+
+def test_a_sample_that_does_not_decode_is_named_with_its_shard(toy, tmp_path):
+    write_shards(toy, tmp_path)
+    with tarfile.open(tmp_path / "train-9999.tar", "w") as tar:
+        add(tar, "bad.png", b"no image")
+        add(tar, "bad.cls", b"cat")
+    with pytest.raises(DataError, match=r"train-9999\.tar/bad\.png' does not decode"):
+        load(tmp_path).load()
+    with pytest.raises(DataError, match=r"^'.*train-9999\.tar/bad\.png' does not decode: [^\n]*$"):
+        list(StreamLoader(load(tmp_path), 97, Augment(), 0, torch.device("cpu"), workers=1).epoch(0))
+
+
+def test_what_is_not_as_it_should_be_is_refused_by_name(toy, tmp_path):
+    with pytest.raises(DataError, match=r"data\.root is not set; shards are laid out as"):
+        load("")
+    with pytest.raises(DataError, match=r"there is no '.*train-\*\.tar'"):
+        load(tmp_path)
+    (tmp_path / "train-0.tar.gz").write_bytes(b"")
+    with pytest.raises(DataError) as caught:
+        load(tmp_path)
+    assert "train-0.tar.gz" in caught.value.hint
+    write_shards(toy, tmp_path)
+    shard = tmp_path / "train-0000.tar"
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[: len(whole) // 2 + 100])
+    with pytest.raises(
+        DataError, match=r"the shard '.*train-0000\.tar' is damaged or is no tar file|has no \.cls|has no image"
+    ):
+        load(tmp_path)
+    shard.write_bytes(b"nonsense" * 100)
+    with pytest.raises(DataError, match=r"train-0000\.tar' is damaged or is no tar file"):
+        load(tmp_path)
+    with tarfile.open(shard, "w") as tar:
+        add(tar, "a.png", b"")
+    with pytest.raises(DataError, match=r"the sample 'a' of '.*train-0000\.tar' has no \.cls"):
+        load(tmp_path)
+    with tarfile.open(shard, "w") as tar:
+        add(tar, "a.cls", b"7")
+    with pytest.raises(DataError, match="has no image"):
+        load(tmp_path)
+    with tarfile.open(shard, "w") as tar:
+        add(tar, "a.cls", b"7")
+        add(tar, "a.png", b"x")
+    with pytest.raises(DataError, match=r"classes by number \(7 …\), and there is no '.*classes\.txt'"):
+        load(tmp_path)
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    with pytest.raises(DataError, match="the sample 'a' of .* is of class '7'") as caught:
+        load(tmp_path)
+    assert caught.value.allowed == ("cat", "dog")
+
+
+def test_a_shard_that_shrinks_after_it_was_indexed_is_named(toy, tmp_path):
+    write_shards(toy, tmp_path)
+    found = load(tmp_path)
+    (tmp_path / "train-0001.tar").write_bytes(b"")
+    with pytest.raises(DataError, match=r"train-0001\.tar' ends before"):
+        found.load()
