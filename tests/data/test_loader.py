@@ -80,8 +80,6 @@ def test_a_reading_process_that_dies_ends_the_run_with_its_error(train):
     from dataclasses import replace
 
     deadly = replace(train, paths=(Deadly(),) * len(train))
-    with pytest.raises(
-        DataError, match="a process that reads images died: DataLoader worker .* killed by signal"
-    ) as caught:
+    with pytest.raises(DataError, match="a process that reads images died: DataLoader worker") as caught:
         list(StreamLoader(deadly, 16, Augment(), 0, CPU, workers=1).epoch(0))
     assert "--resume" in caught.value.hint
