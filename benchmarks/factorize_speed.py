@@ -15,7 +15,6 @@
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -31,7 +30,7 @@ import torch.nn.functional as F
 from kfdeploy import sections
 from kfdeploy.data.loader import MemoryLoader
 from kfdeploy.data.source import ImageSet
-from kfdeploy.devices import cpu_has_bf16, keep_memory
+from kfdeploy.devices import cpu_has_bf16, keep_memory, peak_mib
 from kfdeploy.factorize import FactorLearner
 from kfdeploy.files import dump_line_json, write_file
 from kfdeploy.measure import describe_machine
@@ -295,8 +294,7 @@ def probe(name, device, rounds):
         take_step(learner, optimizer, batch, live(batch))
 
     found = timed(torch.device(device), int(rounds) + 3, step=step)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"step_ms": round(1e3 * found["step"], 1), "peak_mib": round(peak)}))
+    print(json.dumps({"step_ms": round(1e3 * found["step"], 1), "peak_mib": round(peak_mib())}))
 
 
 PARTS = {part.__name__: part for part in (bank, pointwise, outside, precision, replay, tasks, memory)}

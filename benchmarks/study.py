@@ -211,6 +211,7 @@ def describe(training, folder):
     terms = {key: round(value, 5) for key, value in training["terms"].items()}
     return {key: training[key] for key in keys} | {
         "seconds": round(sum(float(line.split(",")[1]) for line in rows)), "terms": terms,
+        "peak_mib": round(float(rows[-1].split(",")[2])),
     }  # fmt: skip
 
 

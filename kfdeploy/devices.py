@@ -144,6 +144,16 @@ def keep_memory() -> None:
     mallopt(top_pad, 64 * 2**20)
 
 
+def peak_mib() -> float:
+    """Return the most memory this process has held so far, in MiB; 0 where the system does not tell."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="utf-8")  # rusage would count the parent's before exec
+    except OSError:
+        return 0.0
+    found = [line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")]
+    return int(found[0]) / 1024 if found else 0.0
+
+
 def world() -> int:
     """Return how many processes train together."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1

@@ -53,7 +53,7 @@ class Recipe(Section):
     def _fits(self) -> "Recipe":
         if isinstance(self.tsn.net, Timm):
             raise ValueError(
-                "a TSN must be a net that can be banked: cifar_resnet, wide_resnet, mobilenetv2 or convnet"
+                "a TSN must be a net that can be banked: cifar_resnet, resnet, wide_resnet, mobilenetv2 or convnet"
             )
         if isinstance(self.tsn.net, CifarResNet) and self.tsn.net.shortcut == "A":
             raise ValueError("a TSN cannot use option A shortcuts (they pad channels); set shortcut = 'projection'")
@@ -220,7 +220,7 @@ def _set(fields: dict[str, Any], override: str) -> None:
 
 def _explain(error: "ErrorDetails", origin: str) -> RecipeError:
     # pydantic puts a union's tag into the location: "tsn.net.convnet.channels".
-    families = ("cifar_resnet", "wide_resnet", "mobilenetv2", "convnet", "timm")
+    families = ("cifar_resnet", "resnet", "wide_resnet", "mobilenetv2", "convnet", "timm")
     where = [part for part in error["loc"] if part not in families]
     if where and where[0] == "tasks" and error["type"] != "missing":
         return RecipeError(

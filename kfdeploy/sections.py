@@ -83,6 +83,15 @@ class CifarResNet(Section):
         return self
 
 
+class ResNet(Section):
+    """ResNet-18 or -34 (He et al. 2016, table 1); the CIFAR stem is one 3×3 convolution without pooling."""
+
+    family: Literal["resnet"]
+    depth: Literal[18, 34]
+    width: int = Field(64, ge=1)
+    stem: Literal["image", "cifar"] = "image"
+
+
 class WideResNet(Section):
     """A wide ResNet of depth 6n+4 (Zagoruyko & Komodakis 2016)."""
 
@@ -129,7 +138,7 @@ class Timm(Section):
     pretrained: bool = False
 
 
-Net = Annotated[CifarResNet | WideResNet | MobileNetV2 | ConvNet | Timm, Field(discriminator="family")]
+Net = Annotated[CifarResNet | ResNet | WideResNet | MobileNetV2 | ConvNet | Timm, Field(discriminator="family")]
 
 
 class Train(Section):

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from kfdeploy import checkpoint
 from kfdeploy.data.loader import Loader
 from kfdeploy.data.source import ImageSet
-from kfdeploy.devices import globalise, rank, total, world
+from kfdeploy.devices import globalise, peak_mib, rank, total, world
 from kfdeploy.errors import Interrupted, MissingDependencyError, TrainingError
 from kfdeploy.files import TIMING, write_file
 from kfdeploy.progress import Progress, is_main
@@ -294,8 +294,15 @@ def evaluate(learner: Learner, data: ImageSet, fabric: "Fabric") -> float:
 
 
 def write_log(folder: Path, fitted: Fitted) -> None:
-    """Write `log.csv`, one row an epoch, and `timing.csv`: apart, because a log is reproducible and a time is not."""
-    times = [{"epoch": row["epoch"], "seconds": s} for row, s in zip(fitted.log, fitted.epoch_seconds, strict=True)]
+    """Write `log.csv`, one row an epoch, and `timing.csv`: apart, because a log is reproducible and a time is not.
+
+    The peak of memory is this process's so far, the same in every row.
+    """
+    peak = peak_mib()
+    times = [
+        {"epoch": row["epoch"], "seconds": s, "peak_mib": peak}
+        for row, s in zip(fitted.log, fitted.epoch_seconds, strict=True)
+    ]
     for name, rows in (("log.csv", fitted.log), (TIMING, times)):
         text = io.StringIO()
         table = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")

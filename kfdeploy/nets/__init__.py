@@ -7,7 +7,7 @@ from kfdeploy.errors import RecipeError, first_line
 from kfdeploy.nets.convnet import ConvNet
 from kfdeploy.nets.layers import Backbone
 from kfdeploy.nets.mobilenet import MobileNetV2
-from kfdeploy.nets.resnet import CifarResNet, WideResNet
+from kfdeploy.nets.resnet import CifarResNet, ResNet, WideResNet
 from kfdeploy.spec import ImageSpec
 
 __all__ = ["Backbone", "Classifier", "Normalise", "build", "describe"]
@@ -42,6 +42,8 @@ def build(net: sections.Net, in_channels: int, tasks: int = 1) -> Backbone:
     match net:
         case sections.CifarResNet():
             return CifarResNet(in_channels, net.depth, net.width, net.shortcut, tasks)
+        case sections.ResNet():
+            return ResNet(in_channels, net.depth, net.width, net.stem, tasks)
         case sections.WideResNet():
             return WideResNet(in_channels, net.depth, net.width, tasks)
         case sections.MobileNetV2():
@@ -57,6 +59,8 @@ def describe(net: sections.Net) -> str:
     match net:
         case sections.CifarResNet():
             return f"ResNet-{net.depth}" + (f" (width {net.width})" if net.width != 16 else "")
+        case sections.ResNet():
+            return f"ResNet-{net.depth}" + (f" (width {net.width})" if net.width != 64 else "")
         case sections.WideResNet():
             return f"WRN-{net.depth}-{net.width}"
         case sections.MobileNetV2():

@@ -42,6 +42,23 @@ class BasicBlock(nn.Module):
         return F.relu(x + y)
 
 
+_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
+
+
+class _ProjectionBlock(BasicBlock):
+    """A basic block whose shortcut is called `downsample`, as torchvision's is."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, tasks: int) -> None:
+        super().__init__(inputs, outputs, stride, "projection", tasks)
+        self.downsample, self.shortcut = self.shortcut, None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (N, K·outputs, h, w)."""
+        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        past: Tensor = x if self.downsample is None else self.downsample(x)
+        return F.relu(past + y)
+
+
 class CifarResNet(Backbone):
     """ResNet of depth 6n+2 in three stages of `width`, 2·`width` and 4·`width` channels."""
 
@@ -68,6 +85,38 @@ class CifarResNet(Backbone):
         first = self.layer1(x)
         second = self.layer2(first)
         return first, second, self.layer3(second)
+
+
+class ResNet(Backbone):
+    """ResNet-18 or -34: four stages of `width`, 2·, 4· and 8·`width` channels, parameters named as torchvision's."""
+
+    def __init__(self, in_channels: int, depth: int, width: int, stem: str, tasks: int = 1) -> None:
+        super().__init__()
+        self.channels = (width, 2 * width, 4 * width, 8 * width)
+        self.small = stem == "cifar"
+        self.conv1 = conv(in_channels, width, 3 if self.small else 7, 1 if self.small else 2, tasks=tasks, shared=True)
+        self.bn1 = norm(width, tasks)
+        before = (width, *self.channels)
+        stages = [
+            nn.Sequential(
+                *(
+                    _ProjectionBlock(before[s] if b == 0 else width_s, width_s, 2 if s and b == 0 else 1, tasks)
+                    for b in range(_BLOCKS[depth][s])
+                )
+            )
+            for s, width_s in enumerate(self.channels)
+        ]
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Return the four stages' features."""
+        x = F.relu(self.bn1(self.conv1(x)))
+        if not self.small:
+            x = F.max_pool2d(x, 3, 2, 1)
+        first = self.layer1(x)
+        second = self.layer2(first)
+        third = self.layer3(second)
+        return first, second, third, self.layer4(third)
 
 
 class PreActivationBlock(nn.Module):

@@ -4,13 +4,15 @@ import torch.nn.functional as F
 
 from kfdeploy.errors import RecipeError
 from kfdeploy.nets import Classifier, Normalise, build, describe
-from kfdeploy.sections import CifarResNet, ConvNet, MobileNetV2, Timm, WideResNet
+from kfdeploy.sections import CifarResNet, ConvNet, MobileNetV2, ResNet, Timm, WideResNet
 from kfdeploy.spec import ImageSpec
 
 NETS = [
     CifarResNet(family="cifar_resnet", depth=8),
     CifarResNet(family="cifar_resnet", depth=14, width=8, shortcut="projection"),
     WideResNet(family="wide_resnet", depth=10, width=1),
+    ResNet(family="resnet", depth=18, width=8, stem="cifar"),
+    ResNet(family="resnet", depth=18, width=8),
     MobileNetV2(family="mobilenetv2", width=0.25, stem="cifar"),
     MobileNetV2(family="mobilenetv2", width=0.5),
     ConvNet(family="convnet", channels=[8, 16], strides=[1, 2]),
@@ -63,6 +65,22 @@ def test_a_bank_starts_as_wide_as_its_networks(config):
     for (name, a), b in zip(bank.named_parameters(), alone.parameters(), strict=True):
         if a.ndim == 4 and a.numel() > 4000:
             assert abs(float(a.detach().std() / b.detach().std()) - 1) < 0.25, name
+
+
+@pytest.mark.parametrize("depth", [18, 34])
+def test_resnets_are_torchvisions(depth):
+    """The same names and shapes, and with the same weights the same features."""
+    from torchvision import models
+
+    theirs = models.get_model(f"resnet{depth}", weights=None)
+    ours = build(ResNet(family="resnet", depth=depth), 3)
+    state = {key: value for key, value in theirs.state_dict().items() if not key.startswith("fc.")}
+    ours.load_state_dict(state)
+    settle(ours)
+    theirs.load_state_dict(ours.state_dict(), strict=False)
+    theirs.eval().fc = torch.nn.Identity()
+    x = torch.randn(2, 3, 64, 64)
+    assert torch.allclose(ours(x)[-1].mean((2, 3)), theirs(x), rtol=1e-3, atol=1e-3)
 
 
 def test_option_a_shortcut_takes_every_second_pixel_and_pads_both_sides():
