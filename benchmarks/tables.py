@@ -9,6 +9,7 @@ A table stands between `<!-- table: <file in benchmarks/results> -->` and `<!-- 
 import argparse
 import json
 import re
+import statistics
 import sys
 from pathlib import Path
 
@@ -40,13 +41,115 @@ def bank(result):
     return "\n".join(lines) + "\n"
 
 
+def study(result):
+    """Return the table of `benchmarks/study.py`: mean ± standard deviation over the seeds of each row."""
+    names = list(dict.fromkeys(row["name"] for row in result["rows"]))
+    grouped = {name: [row for row in result["rows"] if row["name"] == name] for name in names}
+    split = "test" if all("test" in row for row in result["rows"]) else "validation"
+    columns = list(result["rows"][0][split])
+    lines = [
+        f"| {split}, % | " + " | ".join(columns) + " | seeds | epochs | minutes | nets |",
+        "|---|" + "--:|" * (len(columns) + 3) + "---|",
+    ]
+    for name, rows in grouped.items():
+        cells = [spread([row[split][column] for row in rows]) for column in columns]
+        minutes = statistics.mean(row["seconds"] for row in rows) / 60
+        tail = [str(len(rows)), str(rows[0]["epochs"]), f"{minutes:.0f}", nets(rows[0]["nets"])]
+        lines.append(f"| {name} | " + " | ".join(cells + tail) + " |")
+    machine, first = result["machine"], result["rows"][0]
+    precision = {"32-true": "fp32", "bf16-mixed": "bf16"}[first["precision"]]
+    lines += [
+        "",
+        f"{machine['cpu']}, {first['threads']} threads, {precision}, {first['images']:,} training images; the last "
+        "epoch's accuracy, subsets among their own classes alone. Minutes are of the training loop.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def spread(values):
+    """Return a mean with its standard deviation, where there are several."""
+    mean = f"{statistics.mean(values):.2f}"
+    return f"{mean} ± {statistics.stdev(values):.2f}" if len(values) > 1 else mean
+
+
+def nets(found):
+    """Return what a row trained, in words."""
+    return found if isinstance(found, str) else f"{found['ckn']}; {found['tsn']} on {found['tap']['name']}"
+
+
+def speed(result):
+    """Return the tables of `benchmarks/factorize_speed.py`."""
+    lines = ["| TSNs | K | batch | as a bank, images/s | one by one, images/s | ratio |", "|---|--:|--:|--:|--:|--:|"]
+    for row in result["bank"]:
+        lines.append(
+            f"| {row['net']} | {row['K']} | {row['batch']} | {row['bank_images_s']:,.0f} "
+            f"| {row['separate_images_s']:,.0f} | {row['ratio']:.2f} |"
+        )
+    precision, outside, tasks, memory = (result[key] for key in ("precision", "outside", "tasks", "memory"))
+    lines += ["", "| what | measured |", "|---|---|"]
+    lines += [
+        f"| teacher replay, a step of {row['what']} | {row['asked_ms']:.0f} ms asked, {row['kept_ms']:.0f} ms kept: "
+        f"{row['ratio']:.2f}× |"
+        for row in result["replay"]
+    ]
+    sizes = ", ".join(f"{row['K']}: {row['step_ms']:.0f}" for row in tasks["rows"])
+    lines += [
+        f"| share of a step outside networks and losses | {100 * outside['share']:.1f} % |",
+        f"| bf16 and channels-last against fp32 and NCHW | {precision['ratio']:.2f}× (this processor "
+        f"{'has' if result['machine']['bf16'] else 'has no'} bf16 arithmetic) |",
+        f"| ms a step at K tasks (batch {tasks['batch']}, without the teacher) | {sizes}; "
+        f"{tasks['ms_per_task']:.1f} ms a task, exponent {tasks['exponent_from_10']:.2f} from K = 10 on |",
+        f"| freed memory kept, against glibc's default | {memory['ratio']:.2f}× |",
+        f"| peak of memory, CIFAR-10 held and ten tasks | {memory['kept']['peak_mib']:,} MiB |",
+        "| a bank's 1×1 convolutions (K = 10, batch 32): grouped, batched products, one by one | "
+        + "; ".join(
+            f"{row['shape']}: {row['grouped_ms']:.0f}, {row['products_ms']:.0f}, {row['one_by_one_ms']:.0f} ms"
+            for row in result["pointwise"]
+        )
+        + " |",
+        "",
+        f"{result['machine']['cpu']}, {result['threads']} threads, fp32 where nothing else is said, medians of "
+        f"{result['rounds']} alternating rounds; synthetic images, the `cifar10` recipe's nets.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def pareto(result):
+    """Return the table of `benchmarks/pareto.py`: each named subset's assembly against every student."""
+    lines = [
+        "| subset | assembly ms | accuracy | on the front | student | ms | accuracy | ratio | points |",
+        "|---|--:|--:|---|---|--:|--:|---|---|",
+    ]
+    for row in result["rows"]:
+        mine, *others = row["models"]
+        for other, against in zip(others, row["against"], strict=True):
+            low, high = against["interval"]
+            worst, best = against["points_interval"]
+            lines.append(
+                f"| {row['subset']} | {mine['p50_ms']:.3f} | {100 * mine['accuracy']:.2f} % "
+                f"| {'yes' if row['on_front'] else 'no'} | {other['name']} | {other['p50_ms']:.3f} "
+                f"| {100 * other['accuracy']:.2f} % | {against['ratio']:.3f} [{low:.3f}, {high:.3f}] "
+                f"| {against['points']:+.2f} [{worst:+.2f}, {best:+.2f}] |"
+            )
+    even = ", ".join(f"{name} from {k} tasks on" if k else f"{name} never" for name, k in result["break_even"].items())
+    machine = result["machine"]
+    lines += [
+        "",
+        f"Faster than the assembly of so many first tasks: {even}. 95 % intervals. {machine['cpu']}, "
+        f"{result['target']} fp32, single-stream, one thread; {result['training']['epochs']} epochs of training.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+KINDS = {"bank": bank, "study": study, "speed": speed, "pareto": pareto, "benchmark": report.markdown}
+
+
 def filled(text):
     """Return the README with every table made anew."""
 
     def one(found):
         result = json.loads((ROOT / "benchmarks" / "results" / found[2]).read_text(encoding="utf-8"))
-        made = bank(result) if result["kind"] == "bank" else report.markdown(result)
-        return f"{found[1]}{made}{found[3]}"
+        return f"{found[1]}{KINDS[result['kind']](result)}{found[3]}"
 
     return BLOCK.sub(one, text)
 

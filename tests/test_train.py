@@ -65,7 +65,7 @@ def data(toy):
 
 
 def run(learner, data, folder, config=CONFIG, **more):
-    names = ("precision", "tensorboard", "checkpoint_minutes")
+    names = ("precision", "tensorboard", "checkpoint_minutes", "compile")
     run_config = Run(device="cpu", **{"precision": "fp32", **{key: more.pop(key) for key in names if key in more}})
     loader = MemoryLoader(data, config.batch, Augment(crop=1), 0, torch.device("cpu"))
     return fit(
@@ -224,3 +224,15 @@ def test_tensorboard_gets_every_term(data, tmp_path):
     pytest.importorskip("tensorboard")
     run(Small(), data, tmp_path, Train(epochs=1, batch=16), tensorboard=True)
     assert list((tmp_path / "tensorboard").glob("events*"))
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's compiler warns of itself
+def test_compiling_changes_no_result_and_no_name(data, tmp_path):
+    eager, compiled = Small(), Small()
+    once = Train(epochs=1, batch=16, lr=0.05)
+    expected = run(eager, data, tmp_path / "eager", once).log
+    found = run(compiled, data, tmp_path / "compiled", once, compile=True).log
+    assert [row["sup"] for row in found] == pytest.approx([row["sup"] for row in expected], rel=1e-4)
+    for (name, a), (other, b) in zip(eager.state_dict().items(), compiled.state_dict().items(), strict=True):
+        assert name == other
+        assert torch.allclose(a.float(), b.float(), atol=1e-4), name

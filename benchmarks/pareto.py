@@ -1,0 +1,165 @@
+"""Assemblies against distilled students: the Pareto front of accuracy over latency, and where the student takes over.
+
+    python benchmarks/pareto.py --pool pool --students students/* --out benchmarks/results/pareto-<machine>-<date>.json
+
+For each subset of classes (default: the five that this toolkit is judged by, as far as the pool has them) the assembly
+and every student masked to it are measured in alternating rounds of fresh processes, and scored on the same test
+images. An assembly *wins* against a student where it is faster (the interval of the ratio of medians excludes 1) and
+at least as accurate (the lower 95 % bound of the paired bootstrap is −0.3 points or better); it is *on the front*
+where no student is both as fast and as accurate. The break-even is the number of tasks from which a student is faster.
+A picture goes beside the JSON.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+from kfdeploy.artifact import export
+from kfdeploy.assemble import assemble
+from kfdeploy.benchmark import benchmark
+from kfdeploy.files import dump_line_json, write_file
+from kfdeploy.model import Model
+from kfdeploy.pool import Pool
+
+SUBSETS = {
+    "cat dog": ("cat", "dog"),
+    "automobile truck": ("automobile", "truck"),
+    "deer dog horse": ("deer", "dog", "horse"),
+    "vehicles": ("airplane", "automobile", "ship", "truck"),
+    "animals": ("bird", "cat", "deer", "dog", "frog", "horse"),
+}
+ALLOWED = -0.003  # points of accuracy, as a share
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pool", type=Path, default=Path("pool"))
+    parser.add_argument("--students", type=Path, nargs="+", required=True)
+    parser.add_argument("--data", type=Path, help="a folder with test/<class>/ in place of the pool's own")
+    parser.add_argument("--target", default="onnx")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--quick", action="store_true", help="a look, too short for numbers to be quoted")
+    asked = parser.parse_args()
+    pool = Pool.open(asked.pool)
+    students = [Model.open(path) for path in asked.students]
+    names = [task.name for task in pool.tasks]
+    subsets = {name: tasks for name, tasks in SUBSETS.items() if set(tasks) <= set(names)}
+    subsets |= {f"first {k}": tuple(names[:k]) for k in range(2, len(names) + 1) if f"first {k}" not in subsets}
+    rows, machine, protocol = [], {}, {}
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        others = [export(student, asked.target, out=place / "students") for student in students]
+        for name, tasks in subsets.items():
+            model = assemble(pool, list(tasks), place / name.replace(" ", "-"))
+            artifact = export(model, asked.target, out=place / "assemblies")
+            found = benchmark(
+                [artifact.path, *(other.path for other in others)],
+                scenarios=["single-stream"], quick=asked.quick, data=asked.data,
+            )  # fmt: skip
+            machine, protocol = found["machine"], found["protocol"]
+            rows.append(judged(name, tasks, found))
+            print(sentence(rows[-1]), flush=True)
+    even = {name: break_even(rows, name) for name in (student.name for student in students)}
+    for name, k in even.items():
+        print(f"{name}: " + (f"faster than the assembly from {k} tasks on" if k else "slower than every assembly"))
+    result = {
+        "schema": 1, "kind": "pareto", "quick": asked.quick, "machine": machine, "protocol": protocol,
+        "target": asked.target, "pool": pool.manifest["name"], "nets": pool.manifest["nets"],
+        "training": {key: pool.manifest["training"][key] for key in ("epochs", "seed", "images")},
+        "break_even": even, "rows": rows,
+    }  # fmt: skip
+    write_file(asked.out, dump_line_json(result))
+    draw(result, asked.out.with_suffix(".png"))
+    print(f"wrote {asked.out} and {asked.out.with_suffix('.png')}")
+
+
+def judged(name, tasks, found):
+    """Return one subset's row: every model's latency and accuracy, the comparisons, and whether the assembly wins."""
+    models = [
+        {"kind": row["kind"], "name": row["name"], "p50_ms": row["latency_ms"]["p50"], "accuracy": row["accuracy"],
+         "bytes": row["bytes"], "parameters": row["parameters"]}
+        for row in found["rows"]
+    ]  # fmt: skip
+    mine, *students = models
+    against = [
+        {"student": c["b"], "ratio": c["p50_ratio"], "interval": c["interval"],
+         "points": round(100 * c["accuracy_difference"], 3),
+         "points_interval": [round(100 * v, 3) for v in c["accuracy_interval"]],
+         "wins": c["interval"][1] < 1 and c["accuracy_interval"][0] >= ALLOWED}
+        for c in found["comparisons"]
+    ]  # fmt: skip
+    front = not any(s["p50_ms"] <= mine["p50_ms"] and s["accuracy"] >= mine["accuracy"] for s in students)
+    return {"subset": name, "tasks": list(tasks), "images": found["rows"][0]["images"], "models": models,
+            "against": against, "on_front": front}  # fmt: skip
+
+
+def sentence(row):
+    """Return what a row says."""
+    mine = row["models"][0]
+    parts = [
+        f"{a['student']}: {1 / a['ratio']:.2f}× as fast, {a['points']:+.2f} points{' (wins)' if a['wins'] else ''}"
+        for a in row["against"]
+    ]
+    where = "on the front" if row["on_front"] else "behind the front"
+    return (
+        f"{row['subset']}: {mine['p50_ms']:.3f} ms, {100 * mine['accuracy']:.2f} %, {where}; against {'; '.join(parts)}"
+    )
+
+
+def break_even(rows, student):
+    """Return the fewest first tasks at which the student is faster than their assembly, or None."""
+    for row in rows:
+        if row["subset"].startswith("first "):
+            found = next(a for a in row["against"] if a["student"] == student)
+            if found["interval"][0] > 1:
+                return len(row["tasks"])
+    return None
+
+
+def draw(result, path):
+    """Draw accuracy over latency for the named subsets, and latency over the number of tasks."""
+    import io
+
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    named = [row for row in result["rows"] if not row["subset"].startswith("first ")]
+    counted = [row for row in result["rows"] if row["subset"].startswith("first ")]
+    columns = 3
+    figure = Figure(figsize=(13, 4 * -(-(len(named) + 1) // columns)), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    lines = -(-(len(named) + 1) // columns)
+    for number, row in enumerate(named):
+        axes = figure.add_subplot(lines, columns, number + 1)
+        students = sorted(row["models"][1:], key=lambda m: m["p50_ms"])
+        axes.plot([m["p50_ms"] for m in students], [100 * m["accuracy"] for m in students], "s--", label="students")
+        for m in students:
+            axes.annotate(m["name"], (m["p50_ms"], 100 * m["accuracy"]), textcoords="offset points", xytext=(4, -11))
+        mine = row["models"][0]
+        axes.plot([mine["p50_ms"]], [100 * mine["accuracy"]], "o", markersize=10, label="assembly")
+        axes.set_title(row["subset"])
+        axes.set_xlabel("single-stream p50, ms")
+        axes.set_ylabel("test accuracy, %")
+        axes.set_xlim(left=0)
+        axes.legend()
+    axes = figure.add_subplot(lines, columns, len(named) + 1)
+    axes.plot(
+        [len(row["tasks"]) for row in counted], [row["models"][0]["p50_ms"] for row in counted], "o-", label="assembly"
+    )
+    for i, student in enumerate(row["models"][1:] if counted else []):
+        axes.plot(
+            [len(row["tasks"]) for row in counted], [row["models"][i + 1]["p50_ms"] for row in counted], "--",
+            label=student["name"],
+        )  # fmt: skip
+    axes.set_title("break-even")
+    axes.set_xlabel("tasks assembled")
+    axes.set_ylabel("single-stream p50, ms")
+    axes.set_ylim(bottom=0)
+    axes.legend()
+    image = io.BytesIO()
+    figure.savefig(image, format="png", metadata={"Software": None})
+    write_file(path, image.getvalue())
+
+
+if __name__ == "__main__":
+    main()
