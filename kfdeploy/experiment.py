@@ -18,7 +18,7 @@ from kfdeploy.checkpoint import PATTERN
 from kfdeploy.data import ImageSet, load_split, stratified
 from kfdeploy.data.loader import Loader, make_loader
 from kfdeploy.devices import make_fabric, world
-from kfdeploy.errors import OutputError, TeacherError, TrainingError, UnsupportedError
+from kfdeploy.errors import OutputError, TeacherError, TrainingError
 from kfdeploy.files import (
     SCHEMA,
     check_output,
@@ -109,10 +109,6 @@ class Experiment:
         live = Live(teacher, self.fabric.autocast)
         if not run.replay:
             return live
-        if world() > 1:
-            raise UnsupportedError(
-                f"run.replay keeps what one process sees, and there are {world()}", hint="leave --replay out"
-            )
         seed = self.recipe.seed if augment.seed is None else augment.seed
         precision = str(self.fabric._precision.precision)
         folder = views_folder(Path(run.replay), teacher, self.train, augment, seed, precision)

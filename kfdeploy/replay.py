@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kfdeploy.devices import rank
 from kfdeploy.errors import KfdeployError
 from kfdeploy.files import SCHEMA, load_tensors, place_errors, save_tensors
 from kfdeploy.sections import Augment
@@ -58,8 +59,8 @@ class Live:
 class Replay:
     """Reads the teacher's answers from `folder` where they are there, else asks it and keeps them.
 
-    An epoch's file is written when another epoch begins or at `flush`, beside and renamed; a run that died leaves the
-    epochs it finished. Images whose view is not there (every seed drops others at an epoch's end) are asked one batch
+    An epoch's file (one a process) is written when another epoch begins or at `flush`, beside and renamed; a run that
+    died leaves the epochs it finished. Images whose view is not there (every seed drops others at an epoch's end) are asked one batch
     at a time.
     """
 
@@ -109,21 +110,26 @@ class Replay:
         self.changed = False
 
     def _path(self, epoch: int) -> Path:
-        return self.folder / f"epoch-{epoch:04}.safetensors"
+        return self.folder / f"epoch-{epoch:04}-{rank()}.safetensors"
 
     def _open(self, epoch: int) -> None:
+        """Read what any process has written of an epoch."""
         self.epoch, self.have = epoch, torch.zeros(self.images, dtype=torch.bool)
         self.logits, self.pooled = torch.empty(0), ()
-        path = self._path(epoch)
-        if not path.is_file():
-            return
-        try:
-            arrays = load_tensors(path)
-        except KfdeployError:  # a damaged file is worth what a missing one is: it is asked anew and replaced
-            return
-        self.have = torch.from_numpy(arrays["have"].astype(bool))
-        self.logits = torch.from_numpy(arrays["logits"])
-        self.pooled = tuple(torch.from_numpy(arrays[f"pooled.{i}"]) for i in range(len(arrays) - 2))
+        for path in sorted(self.folder.glob(f"epoch-{epoch:04}-*.safetensors")):
+            try:
+                arrays = load_tensors(path)
+            except KfdeployError:  # a damaged file is worth what a missing one is: it is asked anew and replaced
+                continue
+            have = torch.from_numpy(arrays["have"].astype(bool))
+            found = [torch.from_numpy(arrays["logits"])]
+            found += [torch.from_numpy(arrays[f"pooled.{i}"]) for i in range(len(arrays) - 2)]
+            if not self.pooled:
+                self.logits, self.pooled = found[0], tuple(found[1:])
+            else:
+                for table, value in zip((self.logits, *self.pooled), found, strict=True):
+                    table[have] = value[have]
+            self.have |= have
 
 
 def views_folder(root: Path, teacher: "Teacher", data: "ImageSet", augment: Augment, seed: int, precision: str) -> Path:

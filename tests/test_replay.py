@@ -43,7 +43,7 @@ def test_answers_are_those_of_the_teacher_and_are_asked_for_once(teacher, tmp_pa
     assert first.asked == 5
     first(batch([3], epoch=1))  # another epoch's views are others
     first.flush()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["epoch-0000.safetensors", "epoch-0001.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["epoch-0000-0.safetensors", "epoch-0001-0.safetensors"]
     second = Replay(live, tmp_path, 60)
     assert same(second(batch([9, 2, 0])), live(batch([9, 2, 0])))
     assert same(second(batch([9, 7])), live(batch([9, 7])))
@@ -56,13 +56,30 @@ def test_a_damaged_file_is_asked_anew_and_replaced(teacher, tmp_path):
     first = Replay(Live(teacher), tmp_path, 60)
     first(batch([0, 1]))
     first.flush()
-    path = tmp_path / "epoch-0000.safetensors"
+    path = tmp_path / "epoch-0000-0.safetensors"
     path.write_bytes(path.read_bytes()[:50])
     again = Replay(Live(teacher), tmp_path, 60)
     again(batch([0, 1]))
     again.flush()
     assert again.asked == 2
     assert load_tensors(path)["have"].sum() == 2
+
+
+def test_processes_write_a_file_each_and_read_them_all(teacher, tmp_path, monkeypatch):
+    from kfdeploy import replay
+
+    for number, index in enumerate(([0, 1, 2], [2, 3, 4])):
+        monkeypatch.setattr(replay, "rank", lambda number=number: number)
+        own = Replay(Live(teacher), tmp_path, 60)
+        own(batch(index, epoch=7))
+        own.folder = tmp_path / str(number)  # they begin at the same time, so neither sees the other's file
+        own.flush()
+        (tmp_path / str(number) / f"epoch-0007-{number}.safetensors").rename(tmp_path / f"later-{number}")
+    for number in (0, 1):
+        (tmp_path / f"later-{number}").rename(tmp_path / f"epoch-0007-{number}.safetensors")
+    both = Replay(Live(teacher), tmp_path, 60)
+    assert same(both(batch([4, 0, 2, 1, 3], epoch=7)), Live(teacher)(batch([4, 0, 2, 1, 3], epoch=7)))
+    assert both.asked == 0
 
 
 def test_a_folder_that_cannot_be_written_says_so(teacher, tmp_path):
