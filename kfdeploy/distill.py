@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from kfdeploy import objectives
 from kfdeploy.errors import RecipeError, nearest
-from kfdeploy.experiment import TEACHER, WEIGHTS, Experiment, same_recipe, unfinished, write_classifier
+from kfdeploy.experiment import TEACHER, WEIGHTS, Experiment, same_recipe, sweep, unfinished, write_classifier
 from kfdeploy.files import check_output, file_name
 from kfdeploy.model import Model
 from kfdeploy.nets import Classifier, describe
@@ -101,6 +101,7 @@ def distill(
             finished = Model.open(folder)
             same_recipe(finished.manifest["recipe"], alone, f"'{folder}' was made with another recipe")
             finished.check()
+            sweep(folder)
             done[folder] = None
             continue
         with unfinished(folder, alone, force=force, resume=resume) as work:

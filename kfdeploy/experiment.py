@@ -43,6 +43,7 @@ from kfdeploy.train import Fitted, Learner, fit
 SPLIT_SEED = 0  # the validation images are the same whatever the seed of the run
 TEACHER = Path("train") / "teacher"  # in a pool: the teacher, in the form of an assembly, and its weights
 WEIGHTS = "state.safetensors"
+_NOTED = "recipe.json"  # in an unfinished folder: what it is being made from
 LIBRARIES = ("torch", "torchvision", "timm", "onnx", "onnxscript", "onnxruntime", "numpy")
 
 
@@ -278,7 +279,7 @@ def unfinished(out: Path, recipe: Recipe, *, force: bool, resume: bool) -> Itera
         yield work
         return
     check_output(out, force=force)
-    noted = work / "recipe.json"
+    noted = work / _NOTED
     begun = any(work.rglob(PATTERN))
     if begun and resume and noted.is_file():
         same_recipe(json.loads(noted.read_text(encoding="utf-8")), recipe, f"'{work}' was begun with another recipe")
@@ -286,6 +287,8 @@ def unfinished(out: Path, recipe: Recipe, *, force: bool, resume: bool) -> Itera
         raise OutputError(f"'{work}' holds an unfinished run", hint="go on with --resume, or start afresh with --force")
     elif work.exists():
         shutil.rmtree(work)
+    for torn in work.rglob(".*.partial"):  # what was being written when a run was killed
+        torn.unlink()
     try:
         with place_errors(out, "free some space, then go on with --resume"):
             work.mkdir(parents=True, exist_ok=True)
@@ -299,8 +302,13 @@ def unfinished(out: Path, recipe: Recipe, *, force: bool, resume: bool) -> Itera
             shutil.rmtree(work, ignore_errors=True)
         raise
     # Only now: while the folder is not in its place, they are what it could be finished from.
-    for spent in (out / noted.name, *out.rglob(PATTERN)):
-        spent.unlink()
+    sweep(out)
+
+
+def sweep(out: Path) -> None:
+    """Remove from a finished folder what only an unfinished one needs; a run may have been killed before it did."""
+    for spent in (out / _NOTED, *out.rglob(PATTERN)):
+        spent.unlink(missing_ok=True)
 
 
 # What may change between two sittings: where things are and what is logged, but nothing that is computed.

@@ -19,6 +19,7 @@ from kfdeploy.experiment import (
     Experiment,
     same_recipe,
     save_state,
+    sweep,
     unfinished,
     write_classifier,
 )
@@ -162,6 +163,7 @@ def factorize(
         pool = Pool.open(out)
         same_recipe(pool.manifest["recipe"], recipe, f"'{out}' was made with another recipe")
         pool.check()
+        sweep(out)
         return Fitted()
     check_output(out, force=force)
     experiment = Experiment(recipe, report)

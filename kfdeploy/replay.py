@@ -60,8 +60,8 @@ class Replay:
     """Reads the teacher's answers from `folder` where they are there, else asks it and keeps them.
 
     An epoch's file (one a process) is written when another epoch begins or at `flush`, beside and renamed; a run that
-    died leaves the epochs it finished. Images whose view is not there (every seed drops others at an epoch's end) are asked one batch
-    at a time.
+    died leaves the epochs it finished. Where some of a batch's views are not there (every seed drops other images at an
+    epoch's end), the teacher is shown those alone.
     """
 
     def __init__(self, live: Live, folder: Path, images: int) -> None:

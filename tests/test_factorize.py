@@ -112,6 +112,12 @@ def test_a_pool_is_refused_or_resumed_but_never_overwritten(toy, tmp_path):
     with pytest.raises(OutputError, match="is already there"):
         factorize(toy.recipe, toy.pool)
     assert factorize(toy.recipe, toy.pool, resume=True).log == []
+    # A run killed after the folder got its name had no time to sweep it.
+    (toy.pool / "recipe.json").write_text("{}")
+    (toy.pool / "train" / "checkpoint-000000001.pt").write_bytes(b"")
+    factorize(toy.recipe, toy.pool, resume=True)
+    assert not (toy.pool / "recipe.json").exists()
+    assert not list(toy.pool.rglob(PATTERN))
 
 
 def test_independent_tasks_are_calibrated_and_assemble_like_others(toy, tmp_path):
@@ -147,6 +153,7 @@ def test_ctrl_c_and_resume_give_the_pool_of_an_uninterrupted_run(toy, tmp_path, 
     with pytest.raises(OutputError, match="holds an unfinished run") as caught:
         factorize(recipe, out)
     assert "--resume" in caught.value.hint
+    (tmp_path / "pool.partial" / "train" / ".checkpoint-000000009.pt.partial").write_bytes(b"torn")
     changed = load_recipe(
         toy.write_recipe(tmp_path, SHORT),
         ["train.lr=0.2", "seed=5", "tasks={a=['cat','dog'],b=['uni','sea horse','élan']}"],
@@ -157,6 +164,7 @@ def test_ctrl_c_and_resume_give_the_pool_of_an_uninterrupted_run(toy, tmp_path, 
     factorize(recipe, out, resume=True, report=heard)
     assert (title, *goes_on) in heard.starts
     assert not (tmp_path / "pool.partial").exists()
+    assert not list(out.rglob("*.partial"))
     factorize(recipe, tmp_path / "whole")
     one, two = (load_tensors(path / "train" / "state.safetensors") for path in (out, tmp_path / "whole"))
     assert all(np.array_equal(one[key], two[key]) for key in two)
