@@ -20,6 +20,7 @@ from kfdeploy.benchmark import benchmark
 from kfdeploy.files import dump_line_json, write_file
 from kfdeploy.model import Model
 from kfdeploy.pool import Pool
+from kfdeploy.report import new_figure, save_figure
 
 SUBSETS = {
     "cat dog": ("cat", "dog"),
@@ -118,17 +119,11 @@ def break_even(rows, student):
 
 def draw(result, path):
     """Draw accuracy over latency for the named subsets, and latency over the number of tasks."""
-    import io
-
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     named = [row for row in result["rows"] if not row["subset"].startswith("first ")]
     counted = [row for row in result["rows"] if row["subset"].startswith("first ")]
     columns = 3
-    figure = Figure(figsize=(13, 4 * -(-(len(named) + 1) // columns)), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
     lines = -(-(len(named) + 1) // columns)
+    figure = new_figure(13, 4 * lines, 110)
     for number, row in enumerate(named):
         axes = figure.add_subplot(lines, columns, number + 1)
         students = sorted(row["models"][1:], key=lambda m: m["p50_ms"])
@@ -143,22 +138,16 @@ def draw(result, path):
         axes.set_xlim(left=0)
         axes.legend()
     axes = figure.add_subplot(lines, columns, len(named) + 1)
-    axes.plot(
-        [len(row["tasks"]) for row in counted], [row["models"][0]["p50_ms"] for row in counted], "o-", label="assembly"
-    )
-    for i, student in enumerate(row["models"][1:] if counted else []):
-        axes.plot(
-            [len(row["tasks"]) for row in counted], [row["models"][i + 1]["p50_ms"] for row in counted], "--",
-            label=student["name"],
-        )  # fmt: skip
+    sizes = [len(row["tasks"]) for row in counted]
+    for i, model in enumerate(counted[0]["models"] if counted else []):
+        name, style = ("assembly", "o-") if i == 0 else (model["name"], "--")
+        axes.plot(sizes, [row["models"][i]["p50_ms"] for row in counted], style, label=name)
     axes.set_title("break-even")
     axes.set_xlabel("tasks assembled")
     axes.set_ylabel("single-stream p50, ms")
     axes.set_ylim(bottom=0)
     axes.legend()
-    image = io.BytesIO()
-    figure.savefig(image, format="png", metadata={"Software": None})
-    write_file(path, image.getvalue())
+    save_figure(figure, path)
 
 
 if __name__ == "__main__":

@@ -203,21 +203,11 @@ def plot(found: Mapping[str, Any], path: Path) -> None:
     Raises:
         MissingDependencyError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise MissingDependencyError(
-            "the plot needs matplotlib, which is not installed", hint='pip install "kfdeploy[plot]"'
-        ) from None
-    import io
-
-    from kfdeploy.files import write_file
+    from kfdeploy.report import new_figure, save_figure
 
     rows, tasks = found["factors"], found["tasks"]
     size = min(16.0, 3.2 + 0.45 * len(rows))
-    figure = Figure(figsize=(2 * size, size), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(2 * size, size, 120)
     panels = (("linear CKA on test", "cka", rows), ("a linear probe's balanced accuracy on test", "probe", tasks))
     for number, (title, key, columns) in enumerate(panels):
         axes = figure.add_subplot(1, 2, number + 1)
@@ -232,6 +222,4 @@ def plot(found: Mapping[str, Any], path: Path) -> None:
             for (i, j), value in np.ndenumerate(values):
                 axes.text(j, i, f"{value:.2f}", ha="center", va="center", color="w" if value < 0.6 else "k", fontsize=8)
         figure.colorbar(shown, ax=axes)
-    image = io.BytesIO()
-    figure.savefig(image, format="png", metadata={"Software": None})
-    write_file(path, image.getvalue())
+    save_figure(figure, path)

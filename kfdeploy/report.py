@@ -105,16 +105,8 @@ def plot(result: dict[str, Any], path: Path) -> None:
     Raises:
         MissingDependencyError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise MissingDependencyError(
-            "the plot needs matplotlib, which is not installed", hint='pip install "kfdeploy[plot]"'
-        ) from None
     rows = [row for row in result["rows"] if row["scenario"] == "single-stream"] or result["rows"]
-    figure = Figure(figsize=(7.5, 4.6), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(7.5, 4.6, 150)
     axes = figure.add_subplot()
     shapes = {"assembly": "o", "student": "s", "teacher": "^"}
     targets = sorted({(row["target"], row["threads"]) for row in rows})
@@ -136,6 +128,29 @@ def plot(result: dict[str, Any], path: Path) -> None:
     axes.margins(x=0.15, y=0.2)
     axes.grid(alpha=0.25)
     axes.legend(fontsize=8)
+    save_figure(figure, path)
+
+
+def new_figure(width: float, height: float, dpi: int) -> Any:
+    """Return an empty matplotlib figure, in inches, that needs no display.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise MissingDependencyError(
+            "the plot needs matplotlib, which is not installed", hint='pip install "kfdeploy[plot]"'
+        ) from None
+    figure = Figure(figsize=(width, height), dpi=dpi, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save_figure(figure: Any, path: Path) -> None:
+    """Write a figure as a PNG, whole or not at all."""
     picture = io.BytesIO()
     figure.savefig(picture, format="png")
     write_file(path, picture.getvalue())

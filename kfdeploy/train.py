@@ -114,8 +114,75 @@ def fit(
         Interrupted: Ctrl-C; the checkpoint holds the very step.
     """
     report = report or Progress()
+    with _peers():
+        if world() > 1:
+            globalise(learner)
+        learner.to(memory_format=torch.channels_last)
+        optimizer = make_optimizer(learner, config)
+        if run.compile:
+            learner.compile()
+        model, stepper = fabric.setup(learner, optimizer)
+        steps, fitted, at = len(loader), Fitted(), _Position()
+        same = {"threads": torch.get_num_threads() if fabric.device.type == "cpu" else 0, "processes": world()}
+        if resume and (state := checkpoint.load(folder, same, report)) is not None:
+            learner.load_state_dict(state["learner"])
+            optimizer.load_state_dict(state["optimizer"])
+            at, fitted = _Position(**state["at"]), Fitted(list(state["log"]), list(state["seconds"]))
+            fitted.resumed_at = at.epoch + 1
+        report.start(title, config.epochs, fitted.resumed_at, at.batch)
+        writer = _tensorboard(folder) if run.tensorboard and is_main() else None
+
+        def save(at: _Position) -> None:
+            if is_main():
+                state = {"learner": learner.state_dict(), "optimizer": optimizer.state_dict(), "at": vars(at)}
+                more = {"log": fitted.log, "seconds": fitted.epoch_seconds, "same": same}
+                checkpoint.save(folder, at.epoch * steps + at.batch, state | more)
+
+        try:
+            with _interrupts() as interrupted:
+                for epoch in range(at.epoch, config.epochs):
+                    at = at if epoch == at.epoch else _Position(epoch)
+                    _epoch(model, stepper, loader, config, run, fabric, at, teach, report, interrupted, save)
+                    if isinstance(teach, Replay):
+                        teach.flush()
+                    if at.batch < steps:
+                        save(at)
+                        raise _stopped(at, config, steps)
+                    began = time.perf_counter()
+                    accuracy = evaluate(learner, validation, fabric)
+                    # From the step, not from a variable: a resumed run may have no step left in this epoch.
+                    rate = learning_rate(config, (epoch + 1) * steps - 1, config.epochs * steps)
+                    row = at.means() | {"validation": accuracy, "lr": rate}
+                    fitted.log.append({"epoch": epoch + 1.0} | row)
+                    fitted.epoch_seconds.append(at.seconds + time.perf_counter() - began)
+                    save(_Position(epoch + 1))
+                    if is_main():
+                        write_log(folder, fitted)
+                    if writer is not None:
+                        for name, value in row.items():
+                            writer.add_scalar(f"{title}/{name}", value, epoch + 1)
+                    report.epoch(epoch, config.epochs, fitted.log[-1] | {"seconds": fitted.epoch_seconds[-1]})
+                    if _any(interrupted.is_set()):
+                        raise _stopped(at, config, steps)
+        finally:
+            report.stop()
+            if writer is not None:
+                writer.close()
+        return fitted
+
+
+_PEER_LOST = ("Connection closed by peer", "Connection reset", "Timed out", "Broken pipe", "gloo", "NCCL")
+
+
+@contextmanager
+def _peers() -> Iterator[None]:
+    """Say of a broken exchange that another process is gone.
+
+    Raises:
+        TrainingError: as above.
+    """
     try:
-        return _fit(learner, loader, validation, config, run, fabric, folder, title, teach, resume, report)
+        yield
     except RuntimeError as error:
         if world() > 1 and (lost := [word for word in _PEER_LOST if word in str(error)]):
             raise TrainingError(
@@ -123,78 +190,6 @@ def fit(
                 hint="go on with --resume",
             ) from None
         raise
-
-
-_PEER_LOST = ("Connection closed by peer", "Connection reset", "Timed out", "Broken pipe", "gloo", "NCCL")
-
-
-def _fit(
-    learner: Learner,
-    loader: Loader,
-    validation: ImageSet,
-    config: Train,
-    run: Run,
-    fabric: "Fabric",
-    folder: Path,
-    title: str,
-    teach: "Live | Replay | None",
-    resume: bool,
-    report: Progress,
-) -> Fitted:
-    if world() > 1:
-        globalise(learner)
-    learner.to(memory_format=torch.channels_last)
-    optimizer = make_optimizer(learner, config)
-    if run.compile:
-        learner.compile()
-    model, stepper = fabric.setup(learner, optimizer)
-    steps, fitted, at = len(loader), Fitted(), _Position()
-    same = {"threads": torch.get_num_threads() if fabric.device.type == "cpu" else 0, "processes": world()}
-    if resume and (state := checkpoint.load(folder, same, report)) is not None:
-        learner.load_state_dict(state["learner"])
-        optimizer.load_state_dict(state["optimizer"])
-        at, fitted = _Position(**state["at"]), Fitted(list(state["log"]), list(state["seconds"]))
-        fitted.resumed_at = at.epoch + 1
-    report.start(title, config.epochs, fitted.resumed_at, at.batch)
-    writer = _tensorboard(folder) if run.tensorboard and is_main() else None
-
-    def save(at: _Position) -> None:
-        if is_main():
-            state = {"learner": learner.state_dict(), "optimizer": optimizer.state_dict(), "at": vars(at)}
-            more = {"log": fitted.log, "seconds": fitted.epoch_seconds, "same": same}
-            checkpoint.save(folder, at.epoch * steps + at.batch, state | more)
-
-    try:
-        with _interrupts() as interrupted:
-            for epoch in range(at.epoch, config.epochs):
-                at = at if epoch == at.epoch else _Position(epoch)
-                _epoch(model, stepper, loader, config, run, fabric, at, teach, report, interrupted, save)
-                if isinstance(teach, Replay):
-                    teach.flush()
-                if at.batch < steps:
-                    save(at)
-                    raise _stopped(at, config, steps)
-                began = time.perf_counter()
-                accuracy = evaluate(learner, validation, fabric)
-                # From the step, not from a variable: a resumed run may have no step left in this epoch.
-                rate = learning_rate(config, (epoch + 1) * steps - 1, config.epochs * steps)
-                row = at.means() | {"validation": accuracy, "lr": rate}
-                fitted.log.append({"epoch": epoch + 1.0} | row)
-                fitted.epoch_seconds.append(at.seconds + time.perf_counter() - began)
-                save(_Position(epoch + 1))
-                if is_main():
-                    write_log(folder, fitted)
-                if writer is not None:
-                    for name, value in row.items():
-                        writer.add_scalar(f"{title}/{name}", value, epoch + 1)
-                report.epoch(epoch, config.epochs, fitted.log[-1] | {"seconds": fitted.epoch_seconds[-1]})
-                if _any(interrupted.is_set()):
-                    raise _stopped(at, config, steps)
-    finally:
-        report.stop()
-        if writer is not None:
-            writer.close()
-    return fitted
 
 
 def _epoch(
