@@ -39,13 +39,14 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="a folder with test/<class>/ in place of the pool's own")
     parser.add_argument("--target", default="onnx")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--counts", type=int, nargs="*", default=[2, 4, 6, 8, 10], help="how many first tasks, besides")
     parser.add_argument("--quick", action="store_true", help="a look, too short for numbers to be quoted")
     asked = parser.parse_args()
     pool = Pool.open(asked.pool)
     students = [Model.open(path) for path in asked.students]
     names = [task.name for task in pool.tasks]
     subsets = {name: tasks for name, tasks in SUBSETS.items() if set(tasks) <= set(names)}
-    subsets |= {f"first {k}": tuple(names[:k]) for k in range(2, len(names) + 1) if f"first {k}" not in subsets}
+    subsets |= {f"first {k}": tuple(names[:k]) for k in asked.counts if k <= len(names)}
     rows, machine, protocol = [], {}, {}
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)

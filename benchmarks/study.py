@@ -58,6 +58,16 @@ def main() -> None:
         )
         write_file(out, dump_line_json(result))
         print({key: value for key, value in found.items() if key in ("validation", "seconds", "test")}, flush=True)
+    draw(result, out)
+
+
+def draw(result, out):
+    """Draw the heat maps of the rows that were inspected, beside the JSON."""
+    from kfdeploy.inspect import plot
+
+    for row in result["rows"]:
+        if "inspection" in row:
+            plot(row["inspection"], out.with_name(f"{out.stem}-{row['name'].replace(' ', '-')}-{row['seed']}.png"))
 
 
 def load(out, name):

@@ -229,3 +229,32 @@ def test_progress_on_a_terminal_and_elsewhere(width, capsys, monkeypatch):
     assert "x: going on at epoch 1 of 2, after step 3" in out
     assert "validation 50.00 %" in out
     assert "all 2 epochs are done" in out
+
+
+def test_inspect_says_what_the_factors_are_and_writes_what_is_asked(run, toy, here):
+    code, out, _ = run("inspect", toy.pool, "--json", "found.json")
+    assert code == 0
+    for word in ("alike:", "knows:", "calibration:", "information:", "wrote found.json", "wrote found.png"):
+        assert word in out
+    assert json.loads((here / "found.json").read_text())["kind"] == "inspection"
+    code, _, err = run("inspect", toy.pool, "--json", "found.json")
+    assert code == 1
+    assert "'found.json' is already there" in err
+    assert run("inspect", "nowhere")[0] == 1
+
+
+def test_more_devices_than_there_are_is_refused_before_anything_starts(run, toy, here):
+    code, _, err = run("factorize", "--devices", "1000", "--device", "cpu")
+    assert code == 2
+    assert re.search(r"error: --devices 1000 was asked for, and there are \d+ processor cores", err)
+    assert not list(here.iterdir())
+
+
+def test_the_options_of_training_are_the_recipe_s(run, toy, tmp_path, here):
+    path = toy.write_recipe(tmp_path)
+    words = ("--threads", "1", "--replay", "said so", "--set", "train.epochs=1", "teacher.train.epochs=1")
+    assert run("factorize", path, *words)[0] == 0
+    recipe = json.loads((here / "pool" / "pool.json").read_text())["recipe"]
+    assert (recipe["run"]["threads"], recipe["run"]["replay"]) == (1, "said so")
+    assert len(list((here / "said so").glob("*/epoch-0000-0.safetensors"))) == 1
+    assert "peak_mib" in (here / "pool" / "train" / "timing.csv").read_text()
