@@ -36,6 +36,7 @@ from kfdeploy.files import dump_line_json, write_file
 from kfdeploy.measure import describe_machine
 from kfdeploy.nets import Classifier, build, describe
 from kfdeploy.nets.factor import FactorNet
+from kfdeploy.nets.layers import pooled
 from kfdeploy.nets.teacher import Teacher
 from kfdeploy.recipe import load_recipe
 from kfdeploy.replay import Live, Replay
@@ -96,10 +97,10 @@ def bank(device, rounds):
 
         def separate(single=single, x=x):
             for each in single:
-                each(x)[-1].mean((2, 3)).sum().backward()
+                pooled(each(x)[-1]).sum().backward()
 
         def together(banked=banked, x=x):
-            banked(x)[-1].mean((2, 3)).sum().backward()
+            pooled(banked(x)[-1]).sum().backward()
 
         found = timed(device, rounds, separate=separate, bank=together)
         rows.append({"net": describe(net), "K": K, "batch": batch, "bank_images_s": round(batch / found["bank"], 1),

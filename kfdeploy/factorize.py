@@ -26,6 +26,7 @@ from kfdeploy.experiment import (
 from kfdeploy.files import SCHEMA, check_output, file_name, save_tensors
 from kfdeploy.nets import Normalise, build, describe
 from kfdeploy.nets.factor import FactorNet
+from kfdeploy.nets.layers import pooled
 from kfdeploy.plan import calibrate
 from kfdeploy.pool import SHARED, Pool, versions, write_manifest
 from kfdeploy.progress import Progress, is_main
@@ -83,7 +84,7 @@ class FactorLearner(Learner):
             for project, t, z in zip(
                 self.projectors, taught.pooled[-self.levels :], out.stages[-self.levels :], strict=True
             ):
-                pair = gather(z.float().mean((2, 3))), gather(project(t))  # (N, d_l) both
+                pair = gather(pooled(z.float())), gather(project(t))  # (N, d_l) both
                 estimates.append(
                     objectives.infomax_reference(*pair)
                     if reference

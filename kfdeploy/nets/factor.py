@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from kfdeploy import sections
 from kfdeploy.errors import RecipeError
 from kfdeploy.nets import Normalise, build
+from kfdeploy.nets.layers import pooled
 from kfdeploy.spec import ImageSpec, TaskSpec, class_names
 
 
@@ -71,7 +72,7 @@ class FactorNet(nn.Module):
         """Return the CKN's stages and u (N, K, D), from normalised images (N, C, H, W)."""
         stages = self.ckn(x)
         maps = self.bank(x if self.tap < 0 else stages[self.tap])[-1]  # (N, K·D, h, w)
-        return stages, maps.mean((2, 3)).unflatten(1, (self.K, self.D))
+        return stages, pooled(maps).view(len(x), self.K, self.D)
 
     def forward(self, image: Tensor, noise: Tensor | None = None) -> Factors:
         """Return everything the objective needs, from uint8 (N, H, W, C).
@@ -81,7 +82,7 @@ class FactorNet(nn.Module):
         stages, u = self.features(self.normalise(image))
         # Autocast would run the heads in bfloat16; they are small, and the information terms need float32.
         with torch.autocast(image.device.type, enabled=False):
-            u, z = u.float(), stages[-1].float().mean((2, 3))  # (N, K, D), (N, d)
+            u, z = u.float(), pooled(stages[-1].float())  # (N, K, D), (N, d)
             mu = torch.einsum("nkD,kDd->nkd", u, self.project)
             logvar = (torch.einsum("nkD,kDd->nkd", u, self.spread) + self.spread_bias).clamp(-10, 10)
             t = mu if noise is None else mu + (0.5 * logvar).exp() * noise

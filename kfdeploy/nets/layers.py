@@ -41,6 +41,15 @@ def conv(
     return banked
 
 
+def pooled(maps: Tensor) -> Tensor:  # (N, C, h, w) → (N, C)
+    """Return each map's mean, for training.
+
+    `mean((2, 3))` spreads its gradient in an order that is not channels last, and everything before it then converts:
+    a tenth of a bank's step. What is exported says `mean((2, 3), keepdim=True)`, which is one operator.
+    """
+    return maps.permute(0, 2, 3, 1).flatten(1, 2).mean(1)
+
+
 def norm(channels: int, tasks: int = 1) -> nn.BatchNorm2d:
     """Return batch normalisation; over K·C channels it is exactly K normalisations."""
     return nn.BatchNorm2d(channels * tasks)
