@@ -89,7 +89,7 @@ def bank(device, rounds):
     rows = []
     sizes = [(SMALL, 32, 16), (LARGE, 32, 16)]
     for (net, channels, size), K, batch in [(s, K, b) for s in sizes for K in (10, 50) for b in (16, 32, 128)] + [
-        ((MOBILE, 3, 32), 10, b) for b in (16, 64)
+        ((MOBILE, 3, 32), 10, b) for b in (8, 16, 64)
     ]:
         x = torch.randn(batch, channels, size, size, device=device).contiguous(memory_format=torch.channels_last)
         single = [build(net, channels).to(device).to(memory_format=torch.channels_last) for _ in range(K)]

@@ -4,6 +4,7 @@ import torch.nn.functional as F
 
 from kfdeploy.errors import RecipeError
 from kfdeploy.nets import Classifier, Normalise, build, describe
+from kfdeploy.nets.layers import BankedPointwise, conv
 from kfdeploy.sections import CifarResNet, ConvNet, MobileNetV2, ResNet, Timm, WideResNet
 from kfdeploy.spec import ImageSpec
 
@@ -58,6 +59,22 @@ def test_a_slice_of_a_bank_is_the_network(config):
         assert torch.allclose(alone(x)[-1], together[j], atol=1e-10)
 
 
+@pytest.mark.parametrize("size", [8, 16, 17])
+def test_a_bank_s_pointwise_convolution_is_the_grouped_one(size):
+    torch.manual_seed(0)
+    layer = conv(16, 24, 1, tasks=3)
+    assert isinstance(layer, BankedPointwise)
+    x = torch.randn(2, 48, size, size).contiguous(memory_format=torch.channels_last).requires_grad_()
+    found = layer(x)
+    exact = F.conv2d(x, layer.weight, groups=3)
+    assert torch.allclose(found, exact, atol=1e-5)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    weights = torch.randn_like(exact)
+    ours = torch.autograd.grad((found * weights).sum(), (x, layer.weight))
+    theirs = torch.autograd.grad((exact * weights).sum(), (x, layer.weight))
+    assert all(torch.allclose(a, b, atol=1e-3) for a, b in zip(ours, theirs, strict=True))
+
+
 @pytest.mark.parametrize("config", BANKED, ids=ids)
 def test_a_bank_starts_as_wide_as_its_networks(config):
     torch.manual_seed(0)
@@ -88,8 +105,8 @@ def test_option_a_shortcut_takes_every_second_pixel_and_pads_both_sides():
     block = net.layer2[0].eval()
     x = torch.randn(2, 16, 8, 8)
     expected = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 8, 8))
-    for conv in (block.conv1, block.conv2):
-        conv.weight.data.zero_()
+    for layer in (block.conv1, block.conv2):
+        layer.weight.data.zero_()
     assert torch.equal(block(x), F.relu(expected))
 
 
