@@ -88,19 +88,16 @@ class Experiment:
         self, learner: Learner, folder: Path, title: str, config: Train, *, teacher: Teacher | None = None, resume: bool
     ) -> Fitted:
         """Train a learner on the experiment's images, in place; see `kfdeploy.train.fit`."""
-        run, teach = self.recipe.run, None
-        if teacher is not None:
-            teach = self._teach(teacher)
         return fit(
             learner,
             self.loader(self.train, config.batch),
             self.validation,
             config,
-            run,
+            self.recipe.run,
             fabric=self.fabric,
             folder=folder,
             title=title,
-            teach=teach,
+            teach=None if teacher is None else self._teach(teacher),
             resume=resume,
             report=self.report,
         )

@@ -61,7 +61,8 @@ class Replay:
 
     An epoch's file (one a process) is written when another epoch begins or at `flush`, beside and renamed; a run that
     died leaves the epochs it finished. Where some of a batch's views are not there (every seed drops other images at an
-    epoch's end), the teacher is shown those alone.
+    epoch's end), the teacher is shown those alone. In memory is one epoch: images × (classes + channels) × 4 bytes,
+    22 MB for CIFAR-10 and a ResNet-56.
     """
 
     def __init__(self, live: Live, folder: Path, images: int) -> None:

@@ -57,8 +57,9 @@ def test_a_run_killed_at_three_random_points_ends_as_an_undisturbed_one(toy, tmp
                 assert (int(found[1]) - 1) * 3 + int(found[2] or 0) == steps[-1]
             before = steps[-1] if steps else 0
             while step_of(out) <= before:
+                assert process.poll() is None, "it ended by itself"
                 time.sleep(0.005)
-            time.sleep(chance.uniform(0, 0.3))
+            time.sleep(chance.uniform(0, 0.15))
             process.send_signal(signal.SIGKILL)
         process.wait()
         assert not out.exists()
