@@ -141,16 +141,19 @@ def pointwise(device, rounds, K=10, batch=32):
     return rows
 
 
+def synthetic(K, images):
+    """Return random images of K classes, of CIFAR-10's size."""
+    random, image = np.random.default_rng(0), load_recipe("cifar10").image.spec()
+    pixels = random.integers(0, 256, (images, *image.shape), dtype=np.uint8)
+    return ImageSet(tuple(f"c{i}" for i in range(K)), random.integers(0, K, images), np.arange(images), image, pixels)
+
+
 def world(device, K=10, batch=128, images=2048, seed=0):
     """Return the CIFAR-10 recipe's learner with K tasks, its optimiser, teacher and loader, on random images."""
     recipe = load_recipe("cifar10")
     image = recipe.image.spec()
     tasks = tuple(TaskSpec(f"t{i}", (f"c{i}",)) for i in range(K))
-    random = np.random.default_rng(0)
-    data = ImageSet(
-        tuple(task.classes[0] for task in tasks), random.integers(0, K, images), np.arange(images), image,
-        random.integers(0, 256, (images, *image.shape), dtype=np.uint8),
-    )  # fmt: skip
+    data = synthetic(K, images)
     torch.manual_seed(seed)
     net = Classifier(recipe.teacher.net, image, K)
     teacher = Teacher(net, range(K), net.backbone.channels).to(device).to(memory_format=torch.channels_last)
@@ -242,7 +245,7 @@ def replay(device, rounds):
         batch = next(iter(loader.epoch(0)))
         live = Live(teacher)
         with tempfile.TemporaryDirectory() as folder:
-            kept = Replay(live, Path(folder), 2048)
+            kept = Replay(live, Path(folder), synthetic(10, 2048))
             kept(batch)
             asked = partial(taught_step, learner, optimizer, batch, live)
             found = timed(device, rounds, asked=asked, kept=partial(taught_step, learner, optimizer, batch, kept))

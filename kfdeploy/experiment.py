@@ -109,8 +109,8 @@ class Experiment:
             return live
         seed = self.recipe.seed if augment.seed is None else augment.seed
         precision = str(self.fabric._precision.precision)
-        folder = views_folder(Path(run.replay), teacher, self.train, augment, seed, precision)
-        return Replay(live, folder, len(self.train))
+        folder = views_folder(Path(run.replay), teacher, self.image, augment, seed, precision)
+        return Replay(live, folder, self.train)
 
     def seed(self) -> None:
         """Seed torch's global generator, which initialises networks."""

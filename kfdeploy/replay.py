@@ -1,18 +1,18 @@
 """What a teacher says of every view, computed once and read by every run that sees the same views.
 
-Augmentation is a function of (seed, epoch, index), so a view has a name, and the teacher's answer to it can be kept:
-one file an epoch, float32, indexed by image. A second student, seed or ablation then trains without the teacher's
-forward pass.
+Augmentation is a function of (seed, epoch, row), so a view has a name, and the teacher's answer to it can be kept: one
+file an epoch, float32, indexed by the image's row in its source. A second student, seed or ablation then trains without
+the teacher's forward pass.
 """
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from kfdeploy.data.loader import Batch
     from kfdeploy.data.source import ImageSet
     from kfdeploy.nets.teacher import Teacher
+    from kfdeploy.spec import ImageSpec
 
 
 class Taught(NamedTuple):
@@ -46,31 +47,34 @@ class Live:
 
     def __call__(self, batch: "Batch") -> Taught:
         """Return the teacher's answer, in float32."""
-        return self.ask(batch.images)
+        logits, pooled = self.ask(batch.images)
+        return Taught(self.teacher.choose(logits), pooled)
 
     @torch.no_grad()
     def ask(self, images: Tensor) -> Taught:
-        """Return the teacher's answer to uint8 images (N, H, W, C), in float32."""
+        """Return what the teacher says of uint8 images (N, H, W, C), with all the logits that it has, in float32."""
         with self.autocast():
-            logits, stages = self.teacher(images)
+            logits, stages = self.teacher.net(images)
         return Taught(logits.float(), tuple(stage.float().mean((2, 3)) for stage in stages))
 
 
 class Replay:
     """Reads the teacher's answers from `folder` where they are there, else asks it and keeps them.
 
-    An epoch's file (one a process) is written when another epoch begins or at `flush`, beside and renamed; a run that
-    died leaves the epochs it finished. Where some of a batch's views are not there (every seed drops other images at an
-    epoch's end), the teacher is shown those alone. In memory is one epoch: images × (classes + channels) × 4 bytes,
-    22 MB for CIFAR-10 and a ResNet-56.
+    They are kept by the image's row in its source, with a checksum of the image and with all the teacher's logits: a
+    student of some classes reads what a pool of all of them has asked. An epoch's file (one a process) is written when
+    another epoch begins or at `flush`, beside and renamed; a run that died leaves the epochs it finished. Where some of
+    a batch's views are not there (every seed drops other images at an epoch's end), the teacher is shown those alone.
+    In memory is one epoch: rows × (classes + channels) × 4 bytes, 24 MB for CIFAR-10 and a ResNet-56.
     """
 
-    def __init__(self, live: Live, folder: Path, images: int) -> None:
-        self.live, self.folder, self.images = live, folder, images
+    def __init__(self, live: Live, folder: Path, data: "ImageSet") -> None:
+        self.live, self.folder = live, folder
+        self.marks = torch.zeros(int(data.rows.max()) + 1, dtype=torch.int64)  # (rows,) 0: not of this set
+        self.marks[torch.from_numpy(data.rows)] = torch.tensor(_checksums(data))
         self.epoch, self.changed = -1, False
-        self.have = torch.zeros(images, dtype=torch.bool)
-        self.logits = torch.empty(0)
-        self.pooled: tuple[Tensor, ...] = ()
+        self.have = torch.zeros(0, dtype=torch.int64)  # (rows,) the checksum of what is kept
+        self.tables: list[Tensor] = []  # (rows, ·) logits, then each stage's pooled features
         self.asked = 0  # images that the teacher itself was shown
 
     def __call__(self, batch: "Batch") -> Taught:
@@ -78,20 +82,19 @@ class Replay:
         if batch.epoch != self.epoch:
             self.flush()
             self._open(batch.epoch)
-        index = batch.index.cpu()
-        lost = ~self.have[index]
+        rows = batch.rows
+        lost = self.have[rows] != self.marks[rows]
         if lost.any():
-            fresh = self.live.ask(batch.images[lost.to(batch.images.device)])
-            if not self.pooled:
-                self.logits = torch.zeros(self.images, fresh.logits.shape[1])
-                self.pooled = tuple(torch.zeros(self.images, p.shape[1]) for p in fresh.pooled)
-            for table, value in zip((self.logits, *self.pooled), (fresh.logits, *fresh.pooled), strict=True):
-                table[index[lost]] = value.cpu()
-            self.have[index[lost]] = True
+            logits, pooled = self.live.ask(batch.images[lost.to(batch.images.device)])
+            fresh = [logits, *pooled]
+            self.tables = self.tables or [torch.zeros(len(self.have), value.shape[1]) for value in fresh]
+            for table, value in zip(self.tables, fresh, strict=True):
+                table[rows[lost]] = value.cpu()
+            self.have[rows[lost]] = self.marks[rows[lost]]
             self.changed = True
             self.asked += int(lost.sum())
-        device = batch.images.device
-        return Taught(self.logits[index].to(device), tuple(p[index].to(device) for p in self.pooled))
+        kept = [table[rows].to(batch.images.device) for table in self.tables]
+        return Taught(self.live.teacher.choose(kept[0]), tuple(kept[1:]))
 
     def flush(self) -> None:
         """Write what the current epoch has that its file has not.
@@ -101,8 +104,7 @@ class Replay:
         """
         if not self.changed:
             return
-        arrays = {"logits": self.logits.numpy(), "have": self.have.numpy().astype(np.uint8)}
-        arrays |= {f"pooled.{i}": p.numpy() for i, p in enumerate(self.pooled)}
+        arrays = {"have": self.have.numpy()} | {f"table.{i}": table.numpy() for i, table in enumerate(self.tables)}
         path = self._path(self.epoch)
         with place_errors(path, "free some space, or run without --replay"):
             beside = path.with_name(f".{path.name}.partial")
@@ -115,44 +117,50 @@ class Replay:
 
     def _open(self, epoch: int) -> None:
         """Read what any process has written of an epoch."""
-        self.epoch, self.have = epoch, torch.zeros(self.images, dtype=torch.bool)
-        self.logits, self.pooled = torch.empty(0), ()
+        self.epoch, self.have, self.tables = epoch, torch.zeros_like(self.marks), []
         for path in sorted(self.folder.glob(f"epoch-{epoch:04}-*.safetensors")):
             try:
                 arrays = load_tensors(path)
             except KfdeployError:  # a damaged file is worth what a missing one is: it is asked anew and replaced
                 continue
-            have = torch.from_numpy(arrays["have"].astype(bool))
-            found = [torch.from_numpy(arrays["logits"])]
-            found += [torch.from_numpy(arrays[f"pooled.{i}"]) for i in range(len(arrays) - 2)]
-            if not self.pooled:
-                self.logits, self.pooled = found[0], tuple(found[1:])
-            else:
-                for table, value in zip((self.logits, *self.pooled), found, strict=True):
-                    table[have] = value[have]
-            self.have |= have
+            found = [torch.from_numpy(arrays[f"table.{i}"]) for i in range(len(arrays) - 1)]
+            have = torch.from_numpy(arrays["have"])
+            if len(have) > len(self.have):  # another set reached further into the source
+                self.have = _longer(self.have, len(have))
+                self.tables = [_longer(table, len(have)) for table in self.tables]
+            self.tables = self.tables or [torch.zeros(len(self.have), table.shape[1]) for table in found]
+            (own,) = torch.nonzero(have, as_tuple=True)
+            for table, value in zip(self.tables, found, strict=True):
+                table[own] = value[own]
+            self.have[own] = have[own]
 
 
-def views_folder(root: Path, teacher: "Teacher", data: "ImageSet", augment: Augment, seed: int, precision: str) -> Path:
-    """Return the folder of exactly these views in `root`: of this teacher, these images, this augmentation and seed."""
+def _longer(tensor: Tensor, rows: int) -> Tensor:
+    return torch.cat([tensor, tensor.new_zeros(rows - len(tensor), *tensor.shape[1:])])
+
+
+def views_folder(
+    root: Path, teacher: "Teacher", image: "ImageSpec", augment: Augment, seed: int, precision: str
+) -> Path:
+    """Return the folder of exactly these views in `root`: of this teacher, augmentation, seed and precision.
+
+    Which images they are of is told by their checksums.
+    """
     found = hashlib.sha256()
-    for name, value in sorted(teacher.state_dict().items()):
+    for name, value in sorted(teacher.net.state_dict().items()):
         found.update(name.encode())
         found.update(value.detach().cpu().contiguous().numpy().tobytes())
-    found.update(teacher.columns.cpu().numpy().tobytes())
-    for part in _identity(data):
-        found.update(part)
-    about = {"augment": augment.model_dump(), "seed": seed, "precision": precision, "image": data.image.to_json()}
+    about = {"augment": augment.model_dump(), "seed": seed, "precision": precision, "image": image.to_json()}
     found.update(json.dumps(about, sort_keys=True).encode())
     return root / found.hexdigest()[:16]
 
 
-def _identity(data: "ImageSet") -> Iterator[bytes]:
-    yield data.labels.tobytes()
-    yield data.rows.tobytes()
+def _checksums(data: "ImageSet") -> list[int]:
+    """Return a number for each image, never 0: of its pixels, or of its name and size where those are on disk."""
     if data.images is not None:
-        yield data.images.tobytes()
-    else:  # their bytes would take as long to read as the teacher to run: names, places and sizes
-        for path in data.paths:
-            name = f"{path.parent.name}/{path.name} {path.stat().st_size}" if isinstance(path, Path) else repr(path)
-            yield f"{name}\n".encode()
+        return [1 + zlib.crc32(image.tobytes()) for image in data.images]
+    names = (
+        f"{path.parent.name}/{path.name} {path.stat().st_size}" if isinstance(path, Path) else repr(path)
+        for path in data.paths
+    )
+    return [1 + zlib.crc32(name.encode()) for name in names]

@@ -56,8 +56,9 @@ class Image(Section):
 class Augment(Section):
     """Random crops after padding by `crop` pixels, mirrored halves, and random resized crops (streamed data only).
 
-    Every view is a function of (seed, epoch, index). With a `seed` of its own, runs of several seeds see the same
-    views, in another order, and can share what the teacher says of them (`run.replay`).
+    Every view is a function of the seed, the epoch and the image's place in its source. With a `seed` of its own here,
+    runs of several seeds see the same views, in another order, and can share what the teacher says of them
+    (`run.replay`).
     """
 
     crop: int = Field(0, ge=0)

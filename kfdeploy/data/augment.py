@@ -1,4 +1,4 @@
-"""Augmentation of batches, on their device, as a pure function of (seed, epoch, index) for every sample."""
+"""Augmentation of batches, on their device, as a pure function of (seed, epoch, row) for every sample."""
 
 import torch
 from torch import Tensor

@@ -23,7 +23,7 @@ class Batch:
 
     images: Tensor
     labels: Tensor
-    index: Tensor  # (N,) positions in the set, on the CPU
+    rows: Tensor  # (N,) the images' positions in their source, on the CPU: with the epoch, the names of these views
     epoch: int
 
 
@@ -36,12 +36,13 @@ def share(index: Tensor, rank: int, world: int) -> Tensor:
 class MemoryLoader:
     """Batches of a set held in memory on the device.
 
-    The order is a function of (seed, epoch), augmentation one of (augment.seed, epoch, index).
+    The order is a function of (seed, epoch), augmentation one of (augment.seed, epoch, row): an image has the same
+    views in a set of some classes as in the whole.
     """
 
     def __init__(self, data: ImageSet, batch: int, augment: Augment, seed: int, device: torch.device) -> None:
         self.images = torch.from_numpy(data.in_memory().load()).to(device)
-        self.labels = torch.from_numpy(data.labels).to(device)
+        self.labels, self.rows = torch.from_numpy(data.labels).to(device), torch.from_numpy(data.rows)
         self.batch, self.augment, self.seed = batch_size(batch, len(data)), augment, seed
         self.views = seed if augment.seed is None else augment.seed
 
@@ -53,11 +54,16 @@ class MemoryLoader:
         order = shuffled(len(self.labels), self.seed, number)
         for step in range(start, len(self)):
             own = share(order[step * self.batch : (step + 1) * self.batch], rank(), world())
-            index = own.to(self.images.device)
+            index, rows = own.to(self.images.device), self.rows[own]
             images = crop_and_flip(
-                self.images[index], index, seed=self.views, epoch=number, pad=self.augment.crop, flip=self.augment.flip
+                self.images[index],
+                rows.to(index.device),
+                seed=self.views,
+                epoch=number,
+                pad=self.augment.crop,
+                flip=self.augment.flip,
             )
-            yield Batch(images, self.labels[index], own, number)
+            yield Batch(images, self.labels[index], rows, number)
 
 
 class _Stream(Dataset[tuple[Tensor, int, int]]):
@@ -83,17 +89,18 @@ class _Stream(Dataset[tuple[Tensor, int, int]]):
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int, int]:
         epoch, index = key
+        row = int(self.data.rows[index])
         if self.whole:  # a random resized crop is taken from the file's own pixels
             image = torch.from_numpy(np.array(decode(self.data.paths[index], self.data.image.channels)))
             image = image.view(*image.shape[:2], self.data.image.channels)
         else:
             image = torch.from_numpy(self.data.load([index])[0])  # (H, W, C)
         if self.transform is not None:
-            # v2 draws from torch's global generator: seed it, so that the view is a function of (seed, epoch, index).
+            # v2 draws from torch's global generator: seed it, so that the view is a function of (seed, epoch, row).
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(int(draws(self.seed, epoch, torch.tensor(index), 4)))
+                torch.manual_seed(int(draws(self.seed, epoch, torch.tensor(row), 4)))
                 image = self.transform(image.permute(2, 0, 1)).permute(1, 2, 0)
-        return image, int(self.data.labels[index]), index
+        return image, int(self.data.labels[index]), row
 
 
 class StreamLoader:
@@ -120,9 +127,9 @@ class StreamLoader:
             self.data, batch_sampler=batches, num_workers=self.workers, pin_memory=self.device.type == "cuda"
         )
         try:
-            for images, labels, index in loader:
+            for images, labels, rows in loader:
                 yield Batch(
-                    images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True), index, number
+                    images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True), rows, number
                 )
         except DataError as error:
             # A worker's error arrives with its traceback in the message: the last line is the message itself.

@@ -38,7 +38,11 @@ class Teacher(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Return logits (N, C) and the stages' features, from uint8 (N, H, W, C)."""
         logits, features = self.net(image)
-        return logits.index_select(1, self.columns), features
+        return self.choose(logits), features
+
+    def choose(self, logits: Tensor) -> Tensor:
+        """Return the columns asked for, of all the logits that the network gives."""
+        return logits.index_select(1, self.columns)
 
 
 class _Torchvision(nn.Module):

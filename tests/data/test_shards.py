@@ -62,7 +62,7 @@ def test_they_stream_in_the_order_of_seed_and_epoch_whatever_the_workers(toy, tm
     assert len(batches[0]) == 4
     for a, b in zip(*batches, strict=True):
         assert torch.equal(a.images, b.images)
-        assert torch.equal(a.index, b.index)
+        assert torch.equal(a.rows, b.rows)
 
 
 def test_processes_share_them_without_overlap(toy, tmp_path, monkeypatch):
@@ -74,7 +74,7 @@ def test_processes_share_them_without_overlap(toy, tmp_path, monkeypatch):
     for number in (0, 1):
         monkeypatch.setattr(loader, "rank", lambda number=number: number)
         stream = StreamLoader(load(tmp_path), 16, Augment(), 0, torch.device("cpu"), workers=1)
-        seen.append(torch.cat([batch.index for batch in stream.epoch(0)]))
+        seen.append(torch.cat([batch.rows for batch in stream.epoch(0)]))
     assert [len(part) for part in seen] == [48, 48]
     assert len(torch.cat(seen).unique()) == 96
 
