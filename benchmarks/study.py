@@ -92,8 +92,9 @@ def factors(recipe, out, study, row):
         from kfdeploy.inspect import inspect
 
         found["inspection"] = {key: value for key, value in inspect(pool).items() if key in INSPECTED}
+    model = assemble(pool, [task.name for task in pool.tasks], out.with_name(f"{out.name}-all"), force=True)
+    found["parameters"] = model.manifest["parameters"]
     if row.get("test"):
-        model = assemble(pool, [task.name for task in pool.tasks], out.with_name(f"{out.name}-all"), force=True)
         found |= tested(recipe, model, study["subsets"])
     return found
 
@@ -107,7 +108,10 @@ def student(recipe, out, study, row):
     name = recipe.students[0].name
     distill(recipe, students=[name], out=out, resume=True, report=TrainingProgress())
     model = Model.open(out / name)
-    found = describe(model.manifest["training"], model.path / "train") | {"nets": model.manifest["net"]}
+    found = describe(model.manifest["training"], model.path / "train") | {
+        "nets": model.manifest["net"],
+        "parameters": model.manifest["parameters"],
+    }
     found["validation"] = accuracies(model.evidence(), model.classes, study["subsets"])
     if row.get("test"):
         found |= tested(recipe, model, study["subsets"])
@@ -144,7 +148,7 @@ def separate(recipe, out, study, row):
     found = {
         "epochs": recipe.train.epochs, "images": len(experiment.train), "threads": torch.get_num_threads(),
         "precision": experiment.fabric._precision.precision, "seconds": round(seconds),
-        "nets": f"{len(parts)} × {title(config.net)}",
+        "nets": f"{len(parts)} × {title(config.net)}", "parameters": sum(folded(part.net) for part in parts),
         "terms": {key: round(sum(each[key] for each in terms), 5) for key in ("sup", "kt")},
     }  # fmt: skip
     for split, data in (("validation", experiment.validation), ("test", experiment.test)):
@@ -177,6 +181,15 @@ def inspect_separate(experiment, parts, owner):
     probe = probe_matrix(sets[0], experiment.validation.labels, sets[1], experiment.test.labels, owner)
     return {"factors": names, "tasks": names, "cka": cka_matrix(list(sets[1].values())).round(4).tolist(),
             "probe": probe.round(4).tolist()}  # fmt: skip
+
+
+def folded(net):
+    """Return a network's number of parameters as its graph has it: normalisation folded, the image's scale and shift in."""
+    from torch import nn
+
+    norms = sum(module.num_features for module in net.modules() if isinstance(module, nn.BatchNorm2d))
+    image = net.normalise.scale.numel() + net.normalise.shift.numel()
+    return sum(parameter.numel() for parameter in net.parameters()) - norms + image
 
 
 def against_rest(net, soft, own):

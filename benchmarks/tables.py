@@ -48,13 +48,19 @@ def study(result):
     split = "test" if all("test" in row for row in result["rows"]) else "validation"
     columns = list(result["rows"][0][split])
     lines = [
-        f"| {split}, % | " + " | ".join(columns) + " | seeds | epochs | minutes | nets |",
-        "|---|" + "--:|" * (len(columns) + 3) + "---|",
+        f"| {split}, % | " + " | ".join(columns) + " | seeds | epochs | minutes | nets | parameters |",
+        "|---|" + "--:|" * (len(columns) + 3) + "---|--:|",
     ]
     for name, rows in grouped.items():
         cells = [spread([row[split][column] for row in rows]) for column in columns]
         minutes = statistics.mean(row["seconds"] for row in rows) / 60
-        tail = [str(len(rows)), str(rows[0]["epochs"]), f"{minutes:.0f}", nets(rows[0]["nets"])]
+        tail = [
+            str(len(rows)),
+            str(rows[0]["epochs"]),
+            f"{minutes:.0f}",
+            nets(rows[0]["nets"]),
+            f"{rows[0]['parameters']:,}",
+        ]
         lines.append(f"| {name} | " + " | ".join(cells + tail) + " |")
     machine, first = result["machine"], result["rows"][0]
     precision = {"32-true": "fp32", "bf16-mixed": "bf16"}[first["precision"]]
