@@ -184,7 +184,7 @@ def inspect_separate(experiment, parts, owner):
 
 
 def folded(net):
-    """Return a network's number of parameters as its graph has it: normalisation folded, the image's scale and shift in."""
+    """Return a network's number of parameters as its graph has them, normalisation folded."""
     from torch import nn
 
     norms = sum(module.num_features for module in net.modules() if isinstance(module, nn.BatchNorm2d))
