@@ -7,9 +7,9 @@ from typing import Any
 import torch
 
 from kfdeploy.errors import TrainingError, first_line
+from kfdeploy.files import CHECKPOINTS
 from kfdeploy.progress import Progress
 
-PATTERN = "checkpoint-*.pt"
 FORMAT = 2
 KEPT = 2
 _AFRESH = "start afresh with --force"
@@ -33,7 +33,7 @@ def save(folder: Path, step: int, state: Mapping[str, Any]) -> None:
             f"the checkpoint '{path}' cannot be written: {first_line(error)}",
             hint="free some space, then go on with --resume",
         ) from None
-    for old in sorted(folder.glob(PATTERN))[:-KEPT]:
+    for old in sorted(folder.glob(CHECKPOINTS))[:-KEPT]:
         old.unlink(missing_ok=True)
 
 
@@ -45,7 +45,7 @@ def load(folder: Path, same: Mapping[str, Any], report: Progress) -> Mapping[str
     Raises:
         TrainingError: it is of another version or another machine's setting, or none can be read.
     """
-    found = sorted(folder.glob(PATTERN), reverse=True)
+    found = sorted(folder.glob(CHECKPOINTS), reverse=True)
     for path in found:
         try:
             state: Mapping[str, Any] = torch.load(path, map_location="cpu", weights_only=True)

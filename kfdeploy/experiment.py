@@ -14,12 +14,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from kfdeploy.checkpoint import PATTERN
 from kfdeploy.data import ImageSet, load_split, stratified
 from kfdeploy.data.loader import Loader, make_loader
 from kfdeploy.devices import make_fabric, world
 from kfdeploy.errors import OutputError, TeacherError, TrainingError
 from kfdeploy.files import (
+    CHECKPOINTS,
     SCHEMA,
     check_output,
     commit,
@@ -277,7 +277,7 @@ def unfinished(out: Path, recipe: Recipe, *, force: bool, resume: bool) -> Itera
         return
     check_output(out, force=force)
     noted = work / _NOTED
-    begun = any(work.rglob(PATTERN))
+    begun = any(work.rglob(CHECKPOINTS))
     if begun and resume and noted.is_file():
         same_recipe(json.loads(noted.read_text(encoding="utf-8")), recipe, f"'{work}' was begun with another recipe")
     elif begun and not force:
@@ -295,7 +295,7 @@ def unfinished(out: Path, recipe: Recipe, *, force: bool, resume: bool) -> Itera
             yield work
             commit(work, out)
     except BaseException:
-        if not any(work.rglob(PATTERN)):
+        if not any(work.rglob(CHECKPOINTS)):
             shutil.rmtree(work, ignore_errors=True)
         raise
     # Only now: while the folder is not in its place, they are what it could be finished from.
@@ -304,7 +304,7 @@ def unfinished(out: Path, recipe: Recipe, *, force: bool, resume: bool) -> Itera
 
 def sweep(out: Path) -> None:
     """Remove from a finished folder what only an unfinished one needs; a run may have been killed before it did."""
-    for spent in (out / _NOTED, *out.rglob(PATTERN)):
+    for spent in (out / _NOTED, *out.rglob(CHECKPOINTS)):
         spent.unlink(missing_ok=True)
 
 

@@ -19,6 +19,7 @@ SCHEMA = 1
 OURS = ("pool.json", "assembly.json", "manifest.json", "demo.json")  # one of these is in every folder that we make
 # What a disk or a folder can be to blame for; any other OSError inside a block is a mistake of ours.
 _PLACE = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT, errno.ENOTDIR, errno.EIO, errno.ENOENT}
+CHECKPOINTS = "checkpoint-*.pt"  # what training leaves to go on from
 TIMING = "timing.csv"  # how long each epoch took: of no pool's identity, so not among the files it answers for
 METADATA_KEY = "kfdeploy"  # the one metadata key of every file of ours, holding sorted JSON
 

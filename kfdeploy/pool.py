@@ -179,12 +179,11 @@ def split_words(names: Sequence[str]) -> list[str]:
 def write_manifest(root: Path, fields: dict[str, Any], tasks: Sequence[TaskSpec]) -> None:
     """Write `pool.json` for the files that lie in `root`, which is the last thing that makes it a pool."""
     from kfdeploy import __version__
-    from kfdeploy.checkpoint import PATTERN
-    from kfdeploy.files import SCHEMA, TIMING
+    from kfdeploy.files import CHECKPOINTS, SCHEMA, TIMING
 
     left_out = (MANIFEST, "recipe.json", TIMING)
     files = [
-        path for path in root.rglob("*") if path.is_file() and path.name not in left_out and not path.match(PATTERN)
+        path for path in root.rglob("*") if path.is_file() and path.name not in left_out and not path.match(CHECKPOINTS)
     ]
     entries = [
         task.to_json()

@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from kfdeploy.checkpoint import PATTERN
 from kfdeploy.errors import Interrupted, OutputError, RecipeError, TeacherError, TrainingError
 from kfdeploy.experiment import Experiment
 from kfdeploy.factorize import FactorLearner, factorize
-from kfdeploy.files import load_tensors
+from kfdeploy.files import CHECKPOINTS, load_tensors
 from kfdeploy.nets import Classifier
 from kfdeploy.nets.factor import FactorNet
 from kfdeploy.nets.teacher import Teacher
@@ -117,7 +116,7 @@ def test_a_pool_is_refused_or_resumed_but_never_overwritten(toy, tmp_path):
     (toy.pool / "train" / "checkpoint-000000001.pt").write_bytes(b"")
     factorize(toy.recipe, toy.pool, resume=True)
     assert not (toy.pool / "recipe.json").exists()
-    assert not list(toy.pool.rglob(PATTERN))
+    assert not list(toy.pool.rglob(CHECKPOINTS))
 
 
 def test_independent_tasks_are_calibrated_and_assemble_like_others(toy, tmp_path):
@@ -192,12 +191,12 @@ def test_a_teacher_that_is_gone_does_not_cost_the_training(toy, tmp_path):
     with pytest.raises(Interrupted):
         factorize(recipe, out, report=InterruptAt("factors", 2))
     work = tmp_path / "pool.partial" / "train"
-    teacher = {path: path.read_bytes() for path in (work / "teacher").glob(PATTERN)}
+    teacher = {path: path.read_bytes() for path in (work / "teacher").glob(CHECKPOINTS)}
     for path in teacher:
         path.write_bytes(b"")
     with pytest.raises(TrainingError, match=f"none of the {len(teacher)} checkpoints in '.*teacher' can be read"):
         factorize(recipe, out, resume=True)
-    assert list(work.glob(PATTERN))
+    assert list(work.glob(CHECKPOINTS))
     for path, whole in teacher.items():
         path.write_bytes(whole)
     factorize(recipe, out, resume=True)

@@ -44,7 +44,7 @@ def test_an_unknown_key_is_refused_and_the_nearest_suggested(tmp_path):
         ("epochs=5", "unknown key 'epochs'"),
         ("ckn.depth=9", r"ckn: depth must be 6n\+2"),
         ("ckn.width=7", "option A shortcuts need an even width"),
-        ("ckn.family=resnet", "ckn: there is no net family 'resnet'"),
+        ("ckn.family=resnett", "ckn: there is no net family 'resnett'"),
         ("tsn.net.strides=[1, 1]", "tsn.net: strides must have 1 values"),
         ("tsn.tap=layer2", "has tsn.tap = 'layer2'"),
         ("tsn.net.chanels=[3]", "unknown key 'tsn.net.chanels' .*channels, strides"),

@@ -9,8 +9,7 @@ import subprocess
 import sys
 import time
 
-from kfdeploy.checkpoint import PATTERN
-from kfdeploy.files import TIMING
+from kfdeploy.files import CHECKPOINTS, TIMING
 
 
 def command(recipe, out):
@@ -68,10 +67,10 @@ def test_a_run_killed_at_three_random_points_ends_as_an_undisturbed_one(toy, tmp
     for folder in (out, tmp_path / "whole"):
         subprocess.run(command(recipe, folder), cwd=tmp_path, env=environment, check=True, capture_output=True)
     assert hashes(out) == hashes(tmp_path / "whole")
-    assert not list(out.rglob(PATTERN))
+    assert not list(out.rglob(CHECKPOINTS))
 
 
 def step_of(out):
     """Return the step of the newest checkpoint."""
-    found = sorted((out.with_name("pool.partial") / "train").glob(PATTERN))
+    found = sorted((out.with_name("pool.partial") / "train").glob(CHECKPOINTS))
     return int(found[-1].stem.rpartition("-")[2]) if found else 0

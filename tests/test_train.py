@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from kfdeploy.checkpoint import PATTERN
 from kfdeploy.data.loader import MemoryLoader
 from kfdeploy.data.source import load_split
 from kfdeploy.devices import make_fabric
 from kfdeploy.errors import DeviceError, Interrupted, TrainingError
+from kfdeploy.files import CHECKPOINTS
 from kfdeploy.progress import Progress
 from kfdeploy.sections import Augment, Run, Train
 from kfdeploy.spec import ImageSpec
@@ -120,7 +120,7 @@ def test_a_term_that_is_not_a_number_is_named_and_the_last_good_checkpoint_kept(
         match=r"the term 'decay' became nan at step 7 \(epoch 2\); the checkpoint of the epoch before it is kept",
     ):
         run(Small(poison=7), data, tmp_path)
-    state = torch.load(max(tmp_path.glob(PATTERN)), weights_only=True)
+    state = torch.load(max(tmp_path.glob(CHECKPOINTS)), weights_only=True)
     assert state["at"]["epoch"] == 1
     assert all(torch.isfinite(value).all() for value in state["learner"].values())
 
@@ -134,13 +134,13 @@ def test_weights_that_are_not_finite_are_not_saved(data, tmp_path):
 
     with pytest.raises(TrainingError, match=r"the weights 'net\.0\.weight' are not finite in epoch 1"):
         run(Breaks(), data, tmp_path, Train(epochs=1, batch=16))
-    assert not list(tmp_path.glob(PATTERN))
+    assert not list(tmp_path.glob(CHECKPOINTS))
 
 
 def test_the_last_two_checkpoints_are_kept_and_a_truncated_one_is_skipped(data, tmp_path):
     whole, again, heard = Small(), Small(), Heard()
     run(whole, data, tmp_path)
-    one, two = sorted(tmp_path.glob(PATTERN))
+    one, two = sorted(tmp_path.glob(CHECKPOINTS))
     assert [path.name for path in (one, two)] == ["checkpoint-000000012.pt", "checkpoint-000000018.pt"]
     two.write_bytes(two.read_bytes()[:1000])
     run(again, data, tmp_path, resume=True, report=heard)
@@ -148,7 +148,7 @@ def test_the_last_two_checkpoints_are_kept_and_a_truncated_one_is_skipped(data, 
     assert len(heard.notes) == 1
     assert "checkpoint-000000018.pt' cannot be read and is skipped" in heard.notes[0]
     assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), again.state_dict().values(), strict=True))
-    for path in tmp_path.glob(PATTERN):
+    for path in tmp_path.glob(CHECKPOINTS):
         path.write_bytes(b"")
     with pytest.raises(TrainingError, match="none of the 2 checkpoints in .* can be read") as caught:
         run(Small(), data, tmp_path, resume=True)
@@ -157,7 +157,7 @@ def test_the_last_two_checkpoints_are_kept_and_a_truncated_one_is_skipped(data, 
 
 def test_a_checkpoint_of_another_version_or_number_of_threads_is_refused(data, tmp_path):
     run(Small(), data, tmp_path, Train(epochs=1, batch=16))
-    path = max(tmp_path.glob(PATTERN))
+    path = max(tmp_path.glob(CHECKPOINTS))
     state = torch.load(path, weights_only=True)
     torch.save(state | {"format": 99}, path)
     with pytest.raises(TrainingError, match="is of format 99, this version reads 2"):
@@ -175,7 +175,7 @@ def test_long_epochs_are_saved_within(data, tmp_path):
 
     class Notes(Heard):
         def step(self, epoch, done, steps):
-            saved.append([path.name for path in sorted(tmp_path.glob(PATTERN))])
+            saved.append([path.name for path in sorted(tmp_path.glob(CHECKPOINTS))])
 
     run(Small(), data, tmp_path, Train(epochs=1, batch=16), checkpoint_minutes=1e-9, report=Notes())
     assert saved[2] == ["checkpoint-000000001.pt", "checkpoint-000000002.pt"]
