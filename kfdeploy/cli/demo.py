@@ -39,7 +39,11 @@ def command(
         common: dict[str, Any] = {
             "settings": [],
             "device": "",
+            "devices": None,
             "precision": "",
+            "threads": None,
+            "compile": False,
+            "replay": "",
             "resume": False,
             "force": False,
             "tensorboard": False,

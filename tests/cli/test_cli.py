@@ -258,3 +258,25 @@ def test_the_options_of_training_are_the_recipe_s(run, toy, tmp_path, here):
     assert (recipe["run"]["threads"], recipe["run"]["replay"]) == (1, "said so")
     assert len(list((here / "said so").glob("*/epoch-0000-0.safetensors"))) == 1
     assert "peak_mib" in (here / "pool" / "train" / "timing.csv").read_text()
+
+
+def test_the_demo_says_every_option_of_every_verb(run, here, monkeypatch):
+    """Typer's defaults are objects, so a function called without an option would take one for a value."""
+    import inspect
+
+    from kfdeploy import cli
+    from kfdeploy.cli import demo
+
+    called = []
+    for verb in ("assemble", "benchmark", "distill", "export", "factorize", "predict", "verify"):
+        module = getattr(cli, verb)
+        expected = set(inspect.signature(module.command).parameters)
+
+        def note(verb=verb, expected=expected, **given):
+            called.append((verb, expected - set(given)))
+
+        monkeypatch.setattr(module, "command", note)
+    monkeypatch.setattr(demo, "_images", lambda: Path("images"))
+    demo.command(out=Path("demo"), force=False)
+    assert len(called) == 8
+    assert [lacking for _, lacking in called if lacking] == []
