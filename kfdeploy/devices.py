@@ -53,11 +53,11 @@ def make_fabric(run: Run, *, unused: bool = False) -> "Fabric":
         )
     fast = torch.cuda.is_bf16_supported() if device == "cuda" else cpu_has_bf16()
     precision = ("bf16" if fast else "fp32") if run.precision == "auto" else run.precision
-    plugin: Any = "bf16-mixed" if precision == "bf16" else "32-true"
+    setting: dict[str, Any] = {"plugins": _bf16(device)} if precision == "bf16" else {"precision": "32-true"}
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     check_devices(run, device)
     if run.devices == 1 and launched == 1:
-        return Fabric(accelerator=device, devices=1, precision=plugin)
+        return Fabric(accelerator=device, devices=1, **setting)
     if run.devices not in (1, launched):
         raise DeviceError(
             f"run.devices is {run.devices}, and this process was started as one of {launched}",
@@ -66,9 +66,23 @@ def make_fabric(run: Run, *, unused: bool = False) -> "Fabric":
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     strategy = DDPStrategy(timeout=timedelta(seconds=PEER_SECONDS), find_unused_parameters=unused)
     local = int(os.environ.get("LOCAL_WORLD_SIZE", launched))
-    fabric = Fabric(accelerator=device, devices=local, num_nodes=launched // local, strategy=strategy, precision=plugin)
+    fabric = Fabric(accelerator=device, devices=local, num_nodes=launched // local, strategy=strategy, **setting)
     fabric.launch()
     return fabric
+
+
+def _bf16(device: str) -> Any:
+    """Return Fabric's mixed precision, but for one thing: it would round what a module is given to bfloat16.
+
+    The teacher's answers are among that, and the information terms need float32.
+    """
+    from lightning_fabric.plugins.precision import MixedPrecision
+
+    class Bf16(MixedPrecision):
+        def convert_input(self, data: Any) -> Any:
+            return data
+
+    return Bf16("bf16-mixed", device)
 
 
 def check_devices(run: Run, device: str = "") -> None:

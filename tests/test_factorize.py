@@ -102,6 +102,11 @@ def test_the_teacher_is_bit_identical_after_training(toy, tmp_path):
     assert not set(learner.state_dict()) & {f"teacher.{key}" for key in before}
 
 
+def test_bf16_trains_a_whole_pool(toy, tmp_path):
+    factorize(load_recipe(toy.write_recipe(tmp_path, SHORT), ["run.precision=bf16"]), tmp_path / "pool")
+    assert Pool.open(tmp_path / "pool").manifest["training"]["precision"] == "bf16-mixed"
+
+
 def test_more_levels_than_there_are_is_refused(toy):
     with pytest.raises(RecipeError, match="infomax_levels is 3, and teacher and CKN have 2 stages in common"):
         learner_of(toy, infomax_levels=3)

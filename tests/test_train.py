@@ -220,6 +220,19 @@ def test_bf16_trains_too(data, tmp_path):
     assert run(Small(), data, tmp_path, precision="bf16").log[-1]["sup"] < 2
 
 
+def test_bf16_leaves_what_a_module_is_given_as_it_is():
+    fabric = make_fabric(Run(precision="bf16"))
+    seen = {}
+
+    class Look(torch.nn.Module):
+        def forward(self, x):
+            seen["dtype"] = x.dtype
+            return torch.ones(2, 2) @ torch.ones(2, 2)
+
+    assert fabric.setup_module(Look())(torch.ones(1)).dtype == torch.float32  # Fabric gives back the default type
+    assert seen["dtype"] == torch.float32 and str(fabric._precision.precision) == "bf16-mixed"
+
+
 def test_tensorboard_gets_every_term(data, tmp_path):
     pytest.importorskip("tensorboard")
     run(Small(), data, tmp_path, Train(epochs=1, batch=16), tensorboard=True)
