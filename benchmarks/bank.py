@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kfdeploy.artifact import export
+from kfdeploy.export import export
 from kfdeploy.assemble import assemble
 from kfdeploy.files import dump_line_json, write_file
 from kfdeploy.measure import QUICK, Job, Protocol, describe_machine, measure_afresh, ratio_interval

@@ -14,7 +14,7 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from kfdeploy.artifact import export
+from kfdeploy.export import export
 from kfdeploy.assemble import assemble
 from kfdeploy.benchmark import benchmark
 from kfdeploy.files import dump_line_json, write_file

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from kfdeploy.artifact import Artifact, export
+    from kfdeploy.artifact import Artifact
     from kfdeploy.assemble import assemble
     from kfdeploy.benchmark import benchmark
     from kfdeploy.distill import distill
     from kfdeploy.errors import KfdeployError
+    from kfdeploy.export import export
     from kfdeploy.factorize import factorize
     from kfdeploy.inspect import inspect
     from kfdeploy.model import Model
@@ -36,7 +37,7 @@ _HOME = {
     "assemble": "assemble",
     "benchmark": "benchmark",
     "distill": "distill",
-    "export": "artifact",
+    "export": "export",
     "factorize": "factorize",
     "inspect": "inspect",
     "load_recipe": "recipe",

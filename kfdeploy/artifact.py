@@ -1,8 +1,8 @@
-"""Artifacts: a model exported to a target, proved right before it is there, with a manifest that says what it is."""
+"""Artifacts: a model exported to a target, with a manifest that says what it is. `kfdeploy.export` makes them."""
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,13 +10,10 @@ from typing import Any
 import numpy as np
 
 from kfdeploy import targets
-from kfdeploy.errors import PoolError, UnsupportedError
-from kfdeploy.files import SCHEMA, check_files, describe_files, dump_json, inside, output_folder, read_manifest, sha256
-from kfdeploy.model import Model
-from kfdeploy.pool import versions
+from kfdeploy.errors import PoolError
+from kfdeploy.files import check_files, inside, read_manifest
 from kfdeploy.spec import ImageSpec, TaskSpec, class_names
 from kfdeploy.targets.base import Device, Session
-from kfdeploy.verify import compare, require
 
 MANIFEST = "manifest.json"
 GOLDEN = "golden.npz"
@@ -105,10 +102,18 @@ class Artifact:
         """
         check_files(self.path, self.manifest["files"], list(self.manifest["files"]))
 
-    def golden(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-        """Return golden images (G, H, W, C) and the torch network's logits (G, C)."""
+    def golden(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """Return golden images (G, H, W, C), and the logits (G, C) of the torch network and of its own ONNX graph.
+
+        The last are what the engine is held to: they have the precision's own rounding in them.
+        """
         with np.load(self.path / GOLDEN) as arrays:
-            return arrays["image"], arrays["logits"]
+            return arrays["image"], arrays["logits"], arrays["expected"]
+
+    @property
+    def options(self) -> Any:
+        """The target's options that it was exported with."""
+        return targets.load(self.target, self.precision).Options(**self.manifest["options"])
 
     def session(self, device: Device) -> Session:
         """Open a session on the artifact's target.
@@ -116,67 +121,7 @@ class Artifact:
         Raises:
             MissingDependencyError: its runtime is not installed.
         """
-        return targets.load(self.target, self.precision).open(self.path, device)
-
-
-def export(
-    model: Model | str | Path,
-    target: str = "onnx",
-    *,
-    precision: str = "fp32",
-    batch: int = 0,
-    out: str | Path = "artifacts",
-    atol: float | None = None,
-    force: bool = False,
-) -> Artifact:
-    """Export a model to `out/<name>-<target>-<precision>`, verified on its golden samples before it is there.
-
-    `batch` 0 keeps the batch dynamic. `atol` replaces the tolerance 1e-4 × max(1, largest logit).
-
-    Raises:
-        UnsupportedError: the target or the precision is not there.
-        MissingDependencyError: the runtime is not installed.
-        PoolError: the model is not whole.
-        ParityError: the exported model differs by more than the tolerance; it names one that would have passed.
-        OutputError: the place is taken and `force` is not set, or cannot be written.
-    """
-    from kfdeploy import __version__
-
-    if batch < 0:
-        raise UnsupportedError(f"the batch is {batch}", allowed=("0 (dynamic)", "1", "2", "…"))
-    module = targets.load(target, precision)
-    model = model if isinstance(model, Model) else Model.open(model)
-    model.check()
-    evidence = model.evidence()
-    folder = Path(out) / f"{model.name}-{target}-{precision}"
-    options = module.Options(precision=precision, batch=batch)
-    with output_folder(folder, force=force) as work:
-        files = module.convert(model.graph, work, options)
-        np.savez(work / GOLDEN, image=evidence.images, logits=evidence.golden)
-        with module.open(work, Device()) as session:
-            verdict = compare(session, evidence.images, evidence.golden, model.tasks, batch=batch, allowed=atol)
-        require(verdict, f"'{folder.name}'")
-        manifest = {
-            "schema": SCHEMA,
-            "kind": "artifact",
-            "version": __version__,
-            "model": {"kind": model.kind, "name": model.name, "sha256": sha256(model.graph)},
-            "target": target,
-            "precision": precision,
-            "options": asdict(options),
-            "image": model.image.to_json(),
-            "tasks": [task.to_json() for task in model.tasks],
-            "inputs": {"image": ["uint8", batch or "N", *model.image.shape]},
-            "outputs": {"logits": ["float32", batch or "N", len(model.classes)]},
-            "parameters": model.manifest["parameters"],
-            "model_files": files,
-            "files": describe_files(work, [*(work / name for name in files), work / GOLDEN]),
-            "verify": verdict.to_json(),
-            "versions": versions("onnx", module.PACKAGE),
-            "data": model.manifest["data"],
-        }
-        (work / MANIFEST).write_text(dump_json(manifest), encoding="utf-8")
-    return Artifact.open(folder)
+        return targets.load(self.target, self.precision).open(self.path, self.options, device)
 
 
 def find_models(names: Sequence[str | Path], pool: Path = Path("pool")) -> list[Path]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from kfdeploy.artifact import Artifact
+from kfdeploy.clock import summarise
 from kfdeploy.data import ImageSet, load_split
 from kfdeploy.errors import PoolError, TaskError, UnsupportedError
 from kfdeploy.files import SCHEMA
@@ -152,14 +153,6 @@ def _subject(opened: Sequence[Artifact]) -> tuple[Any, list[str]]:
 
 
 def _row(artifact: Artifact, job: Job, rounds: list[Round], right: Floats, tasks: list[str]) -> dict[str, Any]:
-    samples = np.concatenate([found.samples for found in rounds])
-    latency: dict[str, Any] = {
-        "p50": round(float(np.median(samples)), 5),
-        "p90": round(float(np.percentile(samples, 90)), 5),
-        "n": len(samples),
-    }
-    if len(samples) * 0.01 >= 10:  # fewer than ten samples above it say nothing of a percentile
-        latency["p99"] = round(float(np.percentile(samples, 99)), 5)
     return {
         "kind": artifact.kind,
         "name": artifact.name,
@@ -169,17 +162,12 @@ def _row(artifact: Artifact, job: Job, rounds: list[Round], right: Floats, tasks
         "threads": job.threads,
         "batch": job.batch,
         "scenario": job.scenario,
-        "latency_ms": latency,
-        "throughput": round(1000 * job.batch * len(samples) / float(samples.sum()), 2),
         "accuracy": float(right.mean()),
         "images": len(right),
         "bytes": artifact.bytes,
         "parameters": artifact.manifest["parameters"],
         "sha256": artifact.sha256,
-        "load_ms": round(float(np.median([found.load for found in rounds])), 2),
-        "first_ms": round(float(np.median([found.first for found in rounds])), 3),
-        "stable": all(found.stable for found in rounds),
-        "samples_ms": [found.samples for found in rounds],
+        **summarise(rounds, job.batch),
     }
 
 

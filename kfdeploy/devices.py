@@ -78,7 +78,7 @@ def _bf16(device: str) -> Any:
     """
     from lightning_fabric.plugins.precision import MixedPrecision
 
-    class Bf16(MixedPrecision):
+    class Bf16(MixedPrecision):  # type: ignore[misc]
         def convert_input(self, data: Any) -> Any:
             return data
 

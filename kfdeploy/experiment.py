@@ -241,6 +241,7 @@ def write_classifier(
     out: Path, net: nn.Module, kind: str, name: str, experiment: Experiment, fields: dict[str, Any]
 ) -> None:
     """Write a network image → (logits, …) as a student or a teacher, in the form of an assembly, with its weights."""
+    from kfdeploy.calibrate import calibrate_model, sample
     from kfdeploy.graphs import export
     from kfdeploy.model import write_model
 
@@ -258,6 +259,7 @@ def write_classifier(
     )
     fields = fields | {"data": experiment.recipe.data.model_dump(), "versions": versions(*LIBRARIES)}
     write_model(out, graph.model, kind, name, experiment.image, experiment.tasks, evidence, fields)
+    calibrate_model(out, sample(experiment.validation))
 
 
 @contextmanager

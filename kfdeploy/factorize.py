@@ -192,7 +192,8 @@ def write_pool(
     work: Path, learner: FactorLearner, experiment: Experiment, teacher: dict[str, Any], fitted: Fitted
 ) -> None:
     """Write a whole pool into `work` and prove it: every task assembled at once gives the torch network's logits."""
-    from kfdeploy.compose import compose
+    from kfdeploy.calibrate import IMAGES, pool_ranges, sample, write_pool_ranges
+    from kfdeploy.compose import Part, compose
     from kfdeploy.graphs import check_template
     from kfdeploy.model import golden_difference
 
@@ -214,10 +215,11 @@ def write_pool(
     W, WA, b = ((tensor.numpy().T / each).T.astype(np.float32) for tensor in net.folded_heads())
     for key in ("golden.logits", "validation.logits"):
         evidence[key] = (evidence[key] / each).astype(np.float32)
-    start = 0
+    start, parts = 0, []
     for task, arrays in zip(tasks, folded, strict=True):
         own = slice(start, start + len(task.classes))
         start = own.stop
+        parts.append(Part(task.name, arrays, W[own], WA[own], b[own]))
         head = {"head.z": W[own], "head.u": WA[own], "head.bias": b[own]}
         about = {"schema": SCHEMA, "kind": "task", "task": task.name, "classes": list(task.classes)}
         save_tensors(work / "tasks" / f"{file_name(task.name)}.safetensors", arrays | head, about)
@@ -226,6 +228,7 @@ def write_pool(
     shared = {key: evidence[key] for key in ("golden.images", "validation.labels", "validation.rows")}
     save_tensors(work / SHARED, shared, {"schema": SCHEMA, "kind": "evidence"})
     save_state(work / "train" / WEIGHTS, learner)
+    ranges = pool_ranges(common.model, template.model, parts, sample(experiment.validation))
     write_manifest(
         work,
         {
@@ -248,6 +251,7 @@ def write_pool(
             "training": experiment.training(recipe.train, fitted),
         },
         tasks,
+        write_pool_ranges(work, ranges, min(IMAGES, len(experiment.validation))),
     )
     pool = Pool.open(work)
     whole, part = pool.graphs()

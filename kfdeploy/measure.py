@@ -1,49 +1,30 @@
-"""The clock, the accuracy loop, and the description of the machine.
+"""Measuring: the clock of `kfdeploy.clock` on an artifact, the accuracy loop, and the intervals of both.
 
 Run as `python -m kfdeploy.measure '<json>'`, this module is one round of one artifact in a fresh process.
 """
 
-import gc
 import json
-import os
-import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, cast
 
 import numpy as np
 
+from kfdeploy import clock
 from kfdeploy.artifact import Artifact
+from kfdeploy.clock import QUICK, Protocol, Round, time_runs
 from kfdeploy.data.source import ImageSet
 from kfdeploy.errors import DataError, KfdeployError
 from kfdeploy.pool import versions
 from kfdeploy.targets.base import Device, Scenario
 from kfdeploy.verify import run_in_batches
 
+__all__ = ["QUICK", "Job", "Protocol", "Round", "correct", "describe_machine", "difference_interval", "measure",
+           "measure_afresh", "ratio_interval", "time_runs"]  # fmt: skip
 Floats = np.ndarray[Any, np.dtype[np.float64]]
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """How long to measure. A round ends after `runs` runs or `seconds`, but never before `least` runs.
-
-    Warm-up ends when the medians of two windows of `window` seconds agree within 2 %, or after `patience` seconds.
-    """
-
-    rounds: int = 5
-    runs: int = 2000
-    least: int = 100
-    seconds: float = 2.0
-    window: float = 0.25
-    patience: float = 5.0
-    quick: bool = False
-
-
-QUICK = Protocol(rounds=3, runs=200, least=10, seconds=0.2, window=0.05, patience=0.3, quick=True)
 
 
 @dataclass(frozen=True)
@@ -54,54 +35,6 @@ class Job:
     scenario: Scenario
     threads: int
     batch: int
-
-
-@dataclass
-class Round:
-    """What one fresh process measured, in milliseconds."""
-
-    samples: list[float] = field(default_factory=list)
-    load: float = 0.0  # from the file to a session that can run
-    first: float = 0.0  # the first inference
-    warm_up: float = 0.0
-    stable: bool = False  # whether two windows of warm-up agreed
-
-
-def time_runs(call: Callable[[int], object], protocol: Protocol) -> Round:
-    """Warm up, then time `call(i)`, one after another; the calls alone are inside the timed region."""
-    clock, found = time.perf_counter_ns, Round()
-    began = clock()
-    call(0)
-    found.first = (clock() - began) / 1e6
-    before, i = 0.0, 1
-    while (spent := (clock() - began) / 1e9) < protocol.patience and not found.stable:
-        window: list[int] = []
-        end = clock() + int(protocol.window * 1e9)
-        while clock() < end or len(window) < 5:
-            start = clock()
-            call(i)
-            window.append(clock() - start)
-            i += 1
-        middle = float(np.median(window))
-        # One second at least, unless a quick look was asked for: clocks rise slowly.
-        settled = protocol.quick or spent >= 1.0 - protocol.window
-        found.stable = settled and abs(middle - before) <= 0.02 * middle
-        before = middle
-    found.warm_up = (clock() - began) / 1e6
-    samples: list[int] = []
-    gc.collect()
-    gc.disable()
-    try:
-        end = clock() + int(protocol.seconds * 1e9)
-        while len(samples) < protocol.least or (len(samples) < protocol.runs and clock() < end):
-            start = clock()
-            call(i)
-            samples.append(clock() - start)
-            i += 1
-    finally:
-        gc.enable()
-    found.samples = [round(sample / 1e6, 5) for sample in samples]
-    return found
 
 
 def measure(job: Job, protocol: Protocol) -> Round:
@@ -116,15 +49,8 @@ def measure(job: Job, protocol: Protocol) -> Round:
             f"'{job.artifact}' has the fixed batch {artifact.batch}, not {job.batch}",
             hint="export it with a dynamic batch",
         )
-    if hasattr(os, "sched_setaffinity"):
-        free = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(0, free[: job.threads])
-    golden = artifact.golden()[0]
-    # Distinct inputs in rotation, so that nothing is measured on one image that lies in a cache.
-    inputs = [
-        {"image": np.ascontiguousarray(np.take(golden, range(i, i + job.batch), axis=0, mode="wrap"))}
-        for i in range(16)
-    ]
+    clock.pin(job.threads)
+    inputs = [{"image": images} for images in clock.rotation(artifact.golden()[0], job.batch)]
     began = time.perf_counter_ns()
     with artifact.session(Device(threads=job.threads, scenario=job.scenario)) as session:
         load = (time.perf_counter_ns() - began) / 1e6
@@ -200,38 +126,7 @@ def correct(artifact: Artifact, data: ImageSet, columns: Sequence[int], threads:
 
 def describe_machine() -> dict[str, Any]:
     """Return what is known of this machine, without its name or its paths."""
-    about: dict[str, Any] = {
-        "cpu": _cpu_name(),
-        "cores": os.cpu_count(),
-        "memory_gb": _memory_gb(),
-        "os": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "load": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
-        "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
-        "versions": versions("kfdeploy", "numpy", "onnx", "onnxruntime", "openvino", "torch"),
-    }
-    return {key: value for key, value in about.items() if value is not None}
-
-
-def _cpu_name() -> str:
-    for line in (_read("/proc/cpuinfo") or "").splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def _memory_gb() -> float | None:
-    try:
-        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
-    except (AttributeError, ValueError, OSError):
-        return None
-
-
-def _read(path: str) -> str | None:
-    try:
-        return Path(path).read_text(encoding="utf-8").strip()
-    except OSError:
-        return None
+    return clock.describe_machine(versions("kfdeploy", "numpy", "onnx", "onnxruntime", "openvino", "torch"))
 
 
 def _main() -> None:

@@ -114,6 +114,23 @@ class Model:
             arrays["validation.logits"],
         )
 
+    def ranges(self) -> "dict[str, tuple[float, float]]":
+        """Return the activation ranges of a student's or a teacher's graph, by tensor; an assembly's are its parts'.
+
+        Raises:
+            PoolError: it was never calibrated, or the file is missing or altered.
+        """
+        from kfdeploy.calibrate import read_ranges
+
+        name = self.manifest.get("calibration")
+        if name is None:
+            raise PoolError(
+                f"'{self.path}' has no ranges of activations, which int8 needs",
+                hint=f"kfdeploy calibrate {self.path}",
+            )
+        check_files(self.path, self.manifest["files"], [name])
+        return read_ranges(inside(self.path, name))
+
 
 def annotate(model: "ModelProto", about: dict[str, Any]) -> None:
     """Put what a model is into its ONNX metadata, in place: one key with sorted JSON, and the class names for others.

@@ -132,10 +132,29 @@ class Pool:
             np.concatenate([arrays["validation.logits"] for arrays in each], axis=1),
         )
 
+    def ranges(self, task: TaskSpec | None = None) -> "dict[str, tuple[float, float]]":
+        """Return the activation ranges of one task's network, or of the CKN (None), by tensor.
+
+        Raises:
+            PoolError: the pool was never calibrated, or the file is missing or altered.
+        """
+        from kfdeploy.calibrate import read_ranges
+
+        name = (self.manifest if task is None else self._entry(task)).get("calibration")
+        if name is None:
+            raise PoolError(
+                f"'{self.path}' has no ranges of activations, which int8 needs",
+                hint="kfdeploy calibrate <pool>, then assemble again",
+            )
+        self.check([name])
+        return read_ranges(inside(self.path, name))
+
     def write_part(self, tasks: Sequence[TaskSpec], out: Path) -> None:
         """Write a pool of just these tasks to the folder `out`: copies, in the same format, without `train/`."""
         entries = [self._entry(task) for task in tasks]
         names = ["common.onnx", "task.onnx", SHARED, *(entry[key] for entry in entries for key in ("file", "evidence"))]
+        if "calibration" in self.manifest:
+            names += [self.manifest["calibration"], *(entry["calibration"] for entry in entries)]
         self.check(names)
         for name in names:
             target = out / name
@@ -176,8 +195,11 @@ def split_words(names: Sequence[str]) -> list[str]:
     return [piece.strip() for name in names for piece in name.split(",") if piece.strip()]
 
 
-def write_manifest(root: Path, fields: dict[str, Any], tasks: Sequence[TaskSpec]) -> None:
-    """Write `pool.json` for the files that lie in `root`, which is the last thing that makes it a pool."""
+def write_manifest(root: Path, fields: dict[str, Any], tasks: Sequence[TaskSpec], calibration: dict[str, str]) -> None:
+    """Write `pool.json` for the files that lie in `root`, which is the last thing that makes it a pool.
+
+    `calibration` names the files with the ranges of the CKN ("") and of each task.
+    """
     from kfdeploy import __version__
     from kfdeploy.files import CHECKPOINTS, SCHEMA, TIMING
 
@@ -190,6 +212,7 @@ def write_manifest(root: Path, fields: dict[str, Any], tasks: Sequence[TaskSpec]
         | {
             "file": f"tasks/{file_name(task.name)}.safetensors",
             "evidence": f"evidence/{file_name(task.name)}.safetensors",
+            "calibration": calibration[task.name],
         }
         for task in tasks
     ]
@@ -199,6 +222,7 @@ def write_manifest(root: Path, fields: dict[str, Any], tasks: Sequence[TaskSpec]
         "version": __version__,
         "tasks": entries,
         "classes": [name for task in tasks for name in task.classes],
+        "calibration": calibration[""],
         "files": describe_files(root, files),
     } | fields
     (root / MANIFEST).write_text(dump_json(manifest), encoding="utf-8")

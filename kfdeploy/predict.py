@@ -42,7 +42,7 @@ def predict(model: str | Path, images: Sequence[str | Path], *, top: int = 3, th
     else:
         opened = Model.open(root)
         opened.check()
-        session, batch = onnx.open(opened.path, Device(threads=threads)), 0
+        session, batch = onnx.open(opened.path, onnx.Options(), Device(threads=threads)), 0
     found: list[Prediction] = []
     with session:
         for start in range(0, len(paths), 256):  # a folder may be larger than memory

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kfdeploy.artifact import Artifact, export
+from kfdeploy.artifact import Artifact
 from kfdeploy.assemble import assemble
+from kfdeploy.export import export
 from kfdeploy.model import Model
 from kfdeploy.pool import Pool
 from kfdeploy.recipe import Recipe, load_recipe

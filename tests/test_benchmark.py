@@ -69,8 +69,8 @@ def test_what_cannot_be_benchmarked(artifacts, toy, here, tmp_path):
         benchmark()
     with pytest.raises(UnsupportedError, match="there is no scenario 'server'"):
         benchmark([artifacts[0].path], scenarios=["server"])
-    from kfdeploy.artifact import export
     from kfdeploy.assemble import assemble
+    from kfdeploy.export import export
 
     other = export(assemble(toy.pool, ["élan", "pets"], tmp_path / "other"), out=tmp_path)
     with pytest.raises(TaskError, match="assembly 'assembly' does not know the class 'élan'"):

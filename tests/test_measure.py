@@ -3,8 +3,8 @@ import time
 import numpy as np
 import pytest
 
-from kfdeploy.artifact import export
 from kfdeploy.errors import KfdeployError
+from kfdeploy.export import export
 from kfdeploy.measure import (
     QUICK,
     Job,

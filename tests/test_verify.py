@@ -38,12 +38,18 @@ def test_differences_are_told_by_task():
     assert verdict.tasks == {"a": 0.5, "b": pytest.approx(2e-5)}
     assert not verdict.passed
     with pytest.raises(
-        ParityError, match=r"differs from the torch network by 0\.5 .* 0\.0001 is allowed \(worst task: 'a'\)"
+        ParityError,
+        match=r"it, step 'engine', differs from the ONNX graph it was made from by 0\.5 .* 0\.0001 is allowed "
+        r"\(worst task: 'a'; to blame: the network of 'a'\)",
     ) as caught:
         require(verdict, "it")
     assert caught.value.hint == "--atol 0.5 would have passed"
     require(compare(Fake(found), IMAGES, expected, TASKS, allowed=0.5), "it")
-    assert set(verdict.to_json()) == {"difference", "tolerance", "samples", "tasks"}
+    assert set(verdict.to_json()) == {"step", "difference", "tolerance", "samples", "tasks"}
+    found[:, 2] = 1
+    everywhere = compare(Fake(found), IMAGES, expected, TASKS, step="onnx")
+    with pytest.raises(ParityError, match=r"it differs from the torch network by .* to blame: the CKN\)"):
+        require(everywhere, "it")
 
 
 def test_what_is_not_a_number_never_passes():

@@ -9,6 +9,7 @@ from kfdeploy import __version__
 from kfdeploy.cli import (
     assemble,
     benchmark,
+    calibrate,
     demo,
     distill,
     doctor,
@@ -31,7 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (factorize, distill, assemble, export, verify, benchmark, predict, inspect, doctor, demo):
+for verb in (factorize, distill, calibrate, assemble, export, verify, benchmark, predict, inspect, doctor, demo):
     app.command(cls=WordsCommand)(verb.command)
     app.registered_commands[-1].name = verb.__name__.rpartition(".")[2]
 app.add_typer(recipes.app, name="recipes")

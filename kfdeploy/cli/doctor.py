@@ -41,8 +41,6 @@ def command() -> None:
     for name in targets.TARGETS:
         state = targets.state(name)
         say(f"target     {name}: {state}")
-    for name, title in targets.PLANNED.items():
-        say(f"target     {name}: {title} is not there yet")
     for extra, package in (("plot", "matplotlib"), ("tensorboard", "tensorboard")):
         if importlib.util.find_spec(package) is None:
             say(f'extra      {package} is not installed:  pip install "kfdeploy[{extra}]"')

@@ -1,6 +1,7 @@
 """`kfdeploy export`: models become artifacts of a target."""
 
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -11,40 +12,81 @@ def command(
     models: list[Path] = typer.Argument(
         None, metavar="[MODEL]…", help="Default: the assembly, the students, the teacher."
     ),
-    target: list[str] = typer.Option(["onnx"], "--target", metavar="onnx|openvino…", help="What to export to."),
-    precision: str = typer.Option("fp32", metavar="fp32", help="What the artifact computes in."),
-    batch: int = typer.Option(0, min=0, help="A fixed batch; 0 keeps it dynamic."),
-    atol: float | None = typer.Option(
-        None, min=0, help="Largest difference allowed. Default: 1e-4 × max(1, largest logit)."
+    target: list[str] = typer.Option(["onnx"], "--target", metavar="onnx|openvino|trt|mnn…", help="What to export to."),
+    precision: str = typer.Option(
+        "fp32", metavar="fp32|fp16|int8|auto", help="What it computes in; auto measures all and keeps the fastest."
     ),
+    max_drop: float = typer.Option(0.01, min=0, help="With auto: the accuracy that may be lost, as a share."),
+    data: Path | None = typer.Option(None, help="With auto: a folder with train/<class>/ in place of the model's own."),
+    fuse: str | None = typer.Option(
+        None, metavar="auto|bank|branches", help="Compose anew; auto measures both. Default: as assembled."
+    ),
+    batch: int = typer.Option(0, min=0, help="A fixed batch; 0 keeps it dynamic."),
+    provider: str | None = typer.Option(None, help="An execution provider of ONNX Runtime, by its name."),
+    kit: bool = typer.Option(False, "--kit", help="Put the device kit beside the model."),
+    atol: float | None = typer.Option(None, min=0, help="Largest difference allowed in every step."),
     out: Path = typer.Option(Path("artifacts"), help="Where the artifacts go, a folder each."),
     force: bool = FORCE,
 ) -> None:
     """Export models, each proved right on its golden samples before it is there."""
     from kfdeploy import targets
-    from kfdeploy.artifact import export, find_models
+    from kfdeploy.artifact import find_models
+    from kfdeploy.choose import export_fastest
     from kfdeploy.errors import OutputError
+    from kfdeploy.export import check_fuse, chosen_options, export
     from kfdeploy.files import check_output
     from kfdeploy.model import Model
     from kfdeploy.pool import split_words
 
     names = list(dict.fromkeys(split_words(target)))
+    options: dict[str, Any] = {"batch": batch} | ({} if provider is None else {"provider": provider})
+    auto = precision == "auto"
+    check_fuse(fuse)
     for name in names:  # arguments are checked before files
-        targets.load(name, precision)
+        chosen_options(targets.load(name, "fp32" if auto else precision), **options)
     opened = [Model.open(path) for path in find_models(models or [])]
     if twice := [model for i, model in enumerate(opened) if model.name in {m.name for m in opened[:i]}]:
         raise OutputError(
             f"two of these models are called '{twice[0].name}'", hint="export each to an --out of its own"
         )
-    for model in opened:
+    for model in [] if auto else opened:
         for name in names:
             check_output(out / f"{model.name}-{name}-{precision}", force=force)
+    shared: dict[str, Any] = {"fuse": fuse, "kit": kit, "atol": atol, "report": say} | options
     for model in opened:
         for name in names:
-            artifact = export(model, name, precision=precision, batch=batch, out=out, atol=atol, force=force)
+            if auto:
+                artifact, rows = export_fastest(
+                    model, name, max_drop=max_drop, data=data, out=out, force=force, **shared
+                )
+                for row in rows:
+                    say(f"  {row['precision']}: {_numbers(row)}{row['why']}")
+            else:
+                artifact = export(model, name, precision=precision, out=out, force=force, **shared)
             found = artifact.manifest["verify"]
+            form = artifact.manifest["fuse"]
             say(
-                f"{model.path} → {artifact.path}  {megabytes(artifact.bytes)}, batch {batch or 'dynamic'}, "
-                f"differs by {found['difference']:.1e} ({found['tolerance']:.1e} allowed)"
+                f"{model.path} → {artifact.path}  {megabytes(artifact.bytes)}, batch {batch or 'dynamic'}"
+                + (f", as {form['form']}" if form else "")
+                + f", convolutions {_counts(artifact.manifest['executed']['convolutions'])}, "
+                f"differs from torch by {found['difference']:.1e}"
+                + (f"  (not run here: {found['not_run']})" if found["not_run"] else "")
             )
+            if kit:
+                say(f"kit:  {artifact.path / 'README.md'}")
     say("next:  kfdeploy benchmark")
+
+
+def _numbers(row: dict[str, Any]) -> str:
+    if "p50_ms" not in row:
+        return ""
+    low, high = row["interval"]
+    return (
+        f"p50 {row['p50_ms']:.3f} ms ({row['p50_ratio']:.2f} of fp32 [{low:.2f}, {high:.2f}]), "
+        f"accuracy {100 * row['accuracy']:.2f} % on {row['images']} validation images, "
+        f"{megabytes(row['bytes'])}, convolutions {_counts(row['convolutions'])}: "
+    )
+
+
+def _counts(found: dict[str, int]) -> str:
+    return ", ".join(f"{count} in {name}" for name, count in found.items()) or "not known"

@@ -9,6 +9,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from kfdeploy.data import pixels
+from kfdeploy.data.pixels import to_channels
 from kfdeploy.errors import DataError
 from kfdeploy.spec import ImageSpec
 
@@ -53,42 +55,18 @@ def decode(path: File, channels: int) -> Any:
         raise DataError(f"'{path}' does not decode: {error}", hint="remove the file, or save it again") from None
 
 
-def to_channels(decoded: Any, channels: int) -> Any:
-    """Convert a Pillow image of any mode to 8-bit grayscale (1) or RGB (3)."""
-    from PIL import Image
-
-    if decoded.mode.startswith(("I", "F")):  # 16 bits a pixel: Pillow's own conversion clips instead of scaling
-        wide = np.asarray(decoded, dtype=np.float64)
-        top = 255.0 if decoded.mode == "F" and wide.max(initial=0) <= 255 else 65535.0
-        decoded = Image.fromarray(np.clip(wide * (255.0 / top) + 0.5, 0, 255).astype(np.uint8))
-    if decoded.mode in ("P", "PA", "LA", "RGBA") or "transparency" in decoded.info:
-        decoded = decoded.convert("RGBA")
-        decoded = Image.alpha_composite(Image.new("RGBA", decoded.size, "white"), decoded)
-    return decoded.convert("L" if channels == 1 else "RGB")
-
-
 def fit(decoded: Any, image: ImageSpec, origin: str) -> Images:
     """Resize the shorter side, cut out the centre, and return uint8 (H, W, C).
 
     Raises:
         DataError: the size does not fit and the spec does not resize.
     """
-    from PIL import Image
-
-    height, width = image.size
-    if image.resize:
-        scale = image.resize / min(decoded.size)
-        wanted = tuple(max(image.resize, round(side * scale)) for side in decoded.size)
-        if wanted != decoded.size:
-            decoded = decoded.resize(wanted, Image.Resampling[image.interpolation.upper()])
-    if decoded.width < width or decoded.height < height or (not image.resize and decoded.size != (width, height)):
+    try:
+        return pixels.fit(decoded, image.size, image.resize, image.interpolation)
+    except ValueError as error:
         raise DataError(
-            f"'{origin}' is {decoded.width}×{decoded.height} pixels, the model takes {width}×{height}",
-            hint=f"set image.resize = {min(image.size)} in the recipe, or resize the files",
-        )
-    left, top = (decoded.width - width) // 2, (decoded.height - height) // 2
-    array = np.asarray(decoded.crop((left, top, left + width, top + height)), dtype=np.uint8)
-    return array.reshape(height, width, image.channels)
+            f"'{origin}' {error}", hint=f"set image.resize = {min(image.size)} in the recipe, or resize the files"
+        ) from None
 
 
 def read_images(paths: Sequence[File], image: ImageSpec, workers: int = 0) -> Images:

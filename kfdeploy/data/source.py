@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from kfdeploy.data.images import EXTENSIONS, File, Images, fit, read_images, to_channels
+from kfdeploy.data.images import EXTENSIONS, File, Images, fit, read_images
+from kfdeploy.data.pixels import to_channels
 from kfdeploy.errors import DataError, MissingDependencyError, first_line, nearest
 from kfdeploy.spec import ImageSpec
 

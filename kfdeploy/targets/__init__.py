@@ -6,8 +6,14 @@ from typing import cast
 from kfdeploy.errors import MissingDependencyError, UnsupportedError, nearest
 from kfdeploy.targets.base import Target
 
-TARGETS = {"onnx": "kfdeploy.targets.onnx", "openvino": "kfdeploy.targets.openvino"}
-PLANNED = {"trt": "TensorRT"}
+TARGETS = {
+    "onnx": "kfdeploy.targets.onnx",
+    "openvino": "kfdeploy.targets.openvino",
+    "trt": "kfdeploy.targets.tensorrt",
+    "mnn": "kfdeploy.targets.mnn",
+}
+# What people type in a target's place.
+ALIASES = {"tensorrt": "trt", "onnxruntime": "onnx", "ort": "onnx", "ov": "openvino"}
 
 
 def state(name: str) -> str:
@@ -17,7 +23,7 @@ def state(name: str) -> str:
     target = cast(Target, import_module(TARGETS[name]))
     if command := target.missing():
         return f"{target.TITLE} is not installed:  {command}"
-    return f"{target.TITLE} {versions(target.PACKAGE).get(target.PACKAGE, '')}, {', '.join(target.PRECISIONS)}"
+    return f"{target.TITLE} {versions(target.PACKAGE).get(target.PACKAGE, '')}, {', '.join(target.GRAPHS)}"
 
 
 def load(name: str, precision: str = "fp32") -> Target:
@@ -27,19 +33,16 @@ def load(name: str, precision: str = "fp32") -> Target:
         UnsupportedError: there is none of that name, or it does not have that precision.
         MissingDependencyError: its runtime is not installed.
     """
-    if name in PLANNED:
-        raise UnsupportedError(
-            f"target '{name}' ({PLANNED[name]}) is not there yet", allowed=TARGETS, hint="kfdeploy export --target onnx"
-        )
+    if name in ALIASES:
+        raise UnsupportedError(f"there is no target '{name}'", allowed=TARGETS, hint=f"did you mean '{ALIASES[name]}'?")
     if name not in TARGETS:
         raise UnsupportedError(f"there is no target '{name}'", allowed=TARGETS, hint=nearest(name, list(TARGETS)))
     target = cast(Target, import_module(TARGETS[name]))
-    if precision not in target.PRECISIONS:
-        there = " is not there yet" if precision in ("fp16", "int8", "auto") else " is unknown"
+    if precision not in target.GRAPHS:
         raise UnsupportedError(
-            f"precision '{precision}' of target '{name}'{there}",
-            allowed=target.PRECISIONS,
-            hint=f"kfdeploy export --target {name} --precision {target.PRECISIONS[0]}",
+            f"target '{name}' has no precision '{precision}'",
+            allowed=target.GRAPHS,
+            hint=nearest(precision, list(target.GRAPHS)),
         )
     if command := target.missing():
         raise MissingDependencyError(f"the runtime of target '{name}' is not installed", hint=command)

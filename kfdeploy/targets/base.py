@@ -1,5 +1,6 @@
 """What a target is: two protocols. A target converts from ONNX, so it needs no torch."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -7,15 +8,17 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 Arrays = dict[str, np.ndarray[Any, Any]]
-Precision = Literal["fp32"]
+Precision = Literal["fp32", "fp16", "int8"]
+# What a target's `convert` is given for a precision: the float32 graph, one with float16 tensors, or one that quantises
+# activations to uint8 (zero-point 0 behind a ReLU, else 128) or to int8 (zero-point 0), and weights to int8 by channel.
+Graph = Literal["float32", "float16", "uint8", "int8"]
 Scenario = Literal["single-stream", "offline"]
 
 
 @dataclass(frozen=True)
 class Device:
-    """Where a session runs: a processor, its threads, and which of the two scenarios it is set up for."""
+    """How a session runs: its threads, and which of the two scenarios it is set up for."""
 
-    name: str = "cpu"
     threads: int = 1
     scenario: Scenario = "single-stream"
 
@@ -46,7 +49,8 @@ class Target(Protocol):
     NAME: str
     PACKAGE: str
     TITLE: str
-    PRECISIONS: tuple[Precision, ...]
+    GRAPHS: Mapping[Precision, Graph]  # the precisions it has, and the graph that `convert` wants for each
+    KIT: str  # the folder of its device kit in `export/`
     Options: type[Any]
 
     def missing(self) -> str:
@@ -54,11 +58,22 @@ class Target(Protocol):
         ...
 
     def convert(self, onnx_path: Path, out: Path, options: Any) -> list[str]:
-        """Write the model into the folder `out` and return the names of its files, the graph first."""
+        """Write the model into the folder `out` and return the names of its files, the graph first.
+
+        `onnx_path` is the graph that `GRAPHS` says this precision wants.
+        """
         ...
 
-    def open(self, folder: Path, device: Device) -> Session:
-        """Open an exported model."""
+    def open(self, folder: Path, options: Any, device: Device) -> Session:
+        """Open an exported model.
+
+        Raises:
+            DeviceError: the processor that the options name is not there.
+        """
+        ...
+
+    def executed(self, folder: Path, options: Any) -> dict[str, Any]:
+        """Return what the runtime says it executes: `{"device", "convolutions": {name: n}, "nodes": {type: n}}`."""
         ...
 
 

@@ -1,30 +1,37 @@
-"""ONNX Runtime."""
+"""ONNX Runtime, on the CPU or on another of its execution providers."""
 
 import importlib.util
 import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kfdeploy.errors import MissingDependencyError
-from kfdeploy.targets.base import Arrays, Device, Precision, Session, fix_batch
+from kfdeploy.errors import DeviceError, MissingDependencyError, first_line, nearest
+from kfdeploy.targets.base import Arrays, Device, Graph, Precision, Session, fix_batch
 
 if TYPE_CHECKING:
+    import onnx
     import onnxruntime
 
 NAME = "onnx"
 PACKAGE = "onnxruntime"
 TITLE = "ONNX Runtime"
+KIT = "onnxruntime"
 MODEL = "model.onnx"
-PRECISIONS: tuple[Precision, ...] = ("fp32",)
+CPU = "CPUExecutionProvider"
+GRAPHS: Mapping[Precision, Graph] = {"fp32": "float32", "fp16": "float16", "int8": "uint8"}
 
 
 @dataclass(frozen=True)
 class Options:
-    """`batch` 0 keeps the batch dynamic."""
+    """`batch` 0 keeps the batch dynamic; `provider` is one of ONNX Runtime's execution providers."""
 
     precision: Precision = "fp32"
     batch: int = 0
+    provider: str = CPU
 
 
 def missing() -> str:
@@ -41,20 +48,49 @@ def convert(onnx_path: Path, out: Path, options: Options) -> list[str]:
     return [MODEL]
 
 
-def open(folder: Path, device: Device) -> Session:
-    """Open an exported model."""
-    return _Session(folder / MODEL, device)
+def open(folder: Path, options: Options, device: Device) -> Session:
+    """Open an exported model.
+
+    Raises:
+        DeviceError: this ONNX Runtime does not have the provider.
+    """
+    return _Session(folder / MODEL, options.provider, device)
+
+
+def executed(folder: Path, options: Options) -> dict[str, Any]:
+    """Return what ONNX Runtime executes: its providers, the precision of its convolutions, its node types.
+
+    Read from the graph that it has optimised for itself, where a float16 convolution that it cannot compute stands
+    between casts, and a quantised one that it did not fuse is a float one.
+    """
+    import onnx
+
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place) / "optimised.onnx"
+        opened = session(folder / MODEL, 1, options.provider, optimised=path)
+        providers = opened.get_providers()
+        model = onnx.load(path)
+    kinds = _types(model)
+    convolutions = Counter(
+        kinds.get(node.input[0], "unknown") for node in model.graph.node if "Conv" in node.op_type and node.input
+    )
+    nodes = Counter(node.op_type for node in model.graph.node)
+    return {
+        "device": providers,
+        "convolutions": dict(sorted(convolutions.items())),
+        "nodes": dict(sorted(nodes.items())),
+    }
 
 
 class _Session:
-    """One ONNX Runtime session on the CPU."""
+    """One ONNX Runtime session."""
 
-    def __init__(self, path: Path, device: Device) -> None:
-        self.path, self.device = path, device
+    def __init__(self, path: Path, provider: str, device: Device) -> None:
+        self.path, self.provider, self.device = path, provider, device
         self.session: onnxruntime.InferenceSession | None = None
 
     def __enter__(self) -> "_Session":
-        self.session = session(self.path, self.device.threads)
+        self.session = session(self.path, self.device.threads, self.provider)
         self.names = [output.name for output in self.session.get_outputs()]
         return self
 
@@ -70,17 +106,64 @@ class _Session:
         """Do nothing: `run` returns when its outputs are there."""
 
 
-def session(path: Path, threads: int) -> Any:
-    """Return an ONNX Runtime session on the CPU that computes with so many threads.
+def session(path: Path, threads: int, provider: str = CPU, *, optimised: Path | None = None) -> Any:
+    """Return an ONNX Runtime session that computes with so many threads on one provider, and on no other.
+
+    `optimised` is where ONNX Runtime writes the graph as it will execute it.
 
     Raises:
         MissingDependencyError: ONNX Runtime is not installed.
+        DeviceError: it does not have the provider, or cannot run the whole graph there.
     """
     try:
         import onnxruntime
     except ImportError:
         raise MissingDependencyError("ONNX Runtime is not installed", hint="pip install onnxruntime") from None
+    there = onnxruntime.get_available_providers()
+    if provider not in there:
+        raise DeviceError(
+            f"this ONNX Runtime has no execution provider '{provider}'", allowed=there, hint=nearest(provider, there)
+        )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 3
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    if optimised is not None:
+        options.optimized_model_filepath = str(optimised)
+        options.log_severity_level = 4  # it warns that the file fits this machine alone, which is what is asked
+    if provider == CPU:
+        return onnxruntime.InferenceSession(str(path), options, providers=[provider])
+    options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")  # never a silent fall-back
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=[provider])
+    except Exception as error:
+        raise DeviceError(
+            f"'{path.name}' cannot run on '{provider}' alone: {first_line(error)}", allowed=there
+        ) from error
+
+
+def _types(model: "onnx.ModelProto") -> dict[str, str]:
+    """Return the element type of every tensor that is an input, an initializer, or a node's output where it is known.
+
+    ONNX's own inference stops at ONNX Runtime's private operators; those that matter here are told by their inputs.
+    """
+    import onnx
+
+    def named(kind: int) -> str:
+        return str(onnx.TensorProto.DataType.Name(kind)).lower().replace("float16", "fp16").replace("float", "fp32")
+
+    kinds = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    kinds |= {value.name: value.type.tensor_type.elem_type for value in model.graph.input}
+    for node in model.graph.node:
+        to = next((a.i for a in node.attribute if a.name == "to"), 0)
+        if node.op_type == "Cast":
+            kind = to
+        elif node.op_type == "QuantizeLinear":
+            kind = kinds.get(node.input[2], onnx.TensorProto.UINT8) if len(node.input) > 2 else onnx.TensorProto.UINT8
+        elif node.op_type == "DequantizeLinear":
+            kind = kinds.get(node.input[1], 0)
+        elif node.op_type.startswith("QLinearConv"):
+            kind = kinds.get(node.input[7], 0)
+        else:
+            kind = kinds.get(node.input[0], 0) if node.input else 0
+        kinds.update(dict.fromkeys(node.output, kind))
+    return {name: "int8" if named(kind) in ("int8", "uint8") else named(kind) for name, kind in kinds.items() if kind}

@@ -2,17 +2,22 @@
 
 import importlib.util
 import os
+from collections import Counter
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kfdeploy.targets.base import Arrays, Device, Precision, Session
+from kfdeploy.targets.base import Arrays, Device, Graph, Precision, Session
 
 NAME = PACKAGE = "openvino"
 TITLE = "OpenVINO"
 MODEL = "model.xml"
-PRECISIONS: tuple[Precision, ...] = ("fp32",)
+KIT = "openvino"
+GRAPHS: Mapping[Precision, Graph] = {"fp32": "float32", "fp16": "float32", "int8": "uint8"}
+# bf16 is OpenVINO's default where the processor has it: what is not integer in an int8 model stays float32.
+HINTS: Mapping[Precision, str] = {"fp32": "f32", "fp16": "f16", "int8": "f32"}
 
 
 @dataclass(frozen=True)
@@ -35,38 +40,48 @@ def convert(onnx_path: Path, out: Path, options: Options) -> list[str]:
     if options.batch:
         model.reshape({value.any_name: [options.batch, *list(value.partial_shape)[1:]] for value in model.inputs})
     # save_model halves the weights by default; an fp32 model really is fp32.
-    openvino.save_model(model, out / MODEL, compress_to_fp16=False)
+    openvino.save_model(model, out / MODEL, compress_to_fp16=options.precision == "fp16")
     return [MODEL, "model.bin"]
 
 
-def open(folder: Path, device: Device) -> Session:
+def open(folder: Path, options: Options, device: Device) -> Session:
     """Open an exported model."""
-    return _Session(folder / MODEL, device)
+    return _Session(folder / MODEL, options.precision, device)
+
+
+def executed(folder: Path, options: Options) -> dict[str, Any]:
+    """Return what OpenVINO executes, from its own compiled graph: the precision of its convolutions, its layer types.
+
+    A processor without float16 arithmetic computes a float16 model in float32, and this says so.
+    """
+    compiled = _compile(folder / MODEL, options.precision, Device())
+    layers = [layer.get_rt_info() for layer in compiled.get_runtime_model().get_ordered_ops()]
+    kinds = [(str(info["layerType"].astype(str)), str(info["runtimePrecision"].astype(str))) for info in layers]
+    names = {"i8": "int8", "u8": "int8", "f32": "fp32", "f16": "fp16", "bf16": "bf16"}
+    convolutions = Counter(names.get(p, p) for kind, p in kinds if "Convolution" in kind)
+    nodes = Counter(kind for kind, _ in kinds)
+    return {"device": "CPU", "convolutions": dict(sorted(convolutions.items())), "nodes": dict(sorted(nodes.items()))}
+
+
+def _compile(path: Path, precision: Precision, device: Device) -> Any:
+    setting = {
+        "PERFORMANCE_HINT": "THROUGHPUT" if device.scenario == "offline" else "LATENCY",
+        "INFERENCE_PRECISION_HINT": HINTS[precision],
+        "INFERENCE_NUM_THREADS": device.threads,
+        "NUM_STREAMS": "1",
+    }
+    return _openvino().Core().compile_model(path, "CPU", setting)
 
 
 class _Session:
     """One compiled model and one infer request on the CPU."""
 
-    def __init__(self, path: Path, device: Device) -> None:
-        self.path, self.device = path, device
+    def __init__(self, path: Path, precision: Precision, device: Device) -> None:
+        self.path, self.precision, self.device = path, precision, device
         self.request: Any = None
 
     def __enter__(self) -> "_Session":
-        offline = self.device.scenario == "offline"
-        compiled = (
-            _openvino()
-            .Core()
-            .compile_model(
-                self.path,
-                "CPU",
-                {
-                    "PERFORMANCE_HINT": "THROUGHPUT" if offline else "LATENCY",
-                    "INFERENCE_PRECISION_HINT": "f32",  # bf16 is the default where the processor has it
-                    "INFERENCE_NUM_THREADS": self.device.threads,
-                    "NUM_STREAMS": "1",
-                },
-            )
-        )
+        compiled = _compile(self.path, self.precision, self.device)
         self.names = [output.any_name for output in compiled.outputs]
         self.request = compiled.create_infer_request()
         return self

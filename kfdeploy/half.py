@@ -1,0 +1,49 @@
+"""Float16 graphs: every float tensor inside becomes float16, input and output stay what they are."""
+
+import numpy as np
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from kfdeploy.errors import UnsupportedError
+
+LARGEST = float(np.finfo(np.float16).max)
+
+
+def halve(model: ModelProto) -> ModelProto:
+    """Return a copy that computes in float16, its output cast back to float32.
+
+    The precision is then in the graph itself, which is where TensorRT 11 wants it.
+
+    Raises:
+        UnsupportedError: a weight is beyond float16, or a node makes floats of its own.
+    """
+    out = ModelProto()
+    out.CopyFrom(model)
+    graph = out.graph
+    for tensor in graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT:
+            array = numpy_helper.to_array(tensor)
+            if (largest := float(np.abs(array).max(initial=0))) > LARGEST:
+                raise UnsupportedError(
+                    f"the weight '{tensor.name}' reaches {largest:.3g}, and float16 ends at {LARGEST:.0f}",
+                    hint="export it as fp32",
+                )
+            tensor.CopyFrom(numpy_helper.from_array(array.astype(np.float16), tensor.name))
+    results = {value.name for value in graph.output}
+    for node in graph.node:
+        if node.op_type == "Cast":
+            for attribute in node.attribute:
+                if attribute.name == "to" and attribute.i == TensorProto.FLOAT:
+                    attribute.i = TensorProto.FLOAT16
+        elif any(a.type == a.TENSOR and a.t.data_type == TensorProto.FLOAT for a in node.attribute):
+            raise UnsupportedError(
+                f"the node '{node.name}' ({node.op_type}) makes floats of its own", hint="export fp32"
+            )
+        node.output[:] = [f"{name}/half" if name in results else name for name in node.output]
+        node.input[:] = [f"{name}/half" if name in results else name for name in node.input]
+    casts: list[NodeProto] = [
+        helper.make_node("Cast", [f"{name}/half"], [name], name=f"{name}/cast", to=TensorProto.FLOAT)
+        for name in sorted(results)
+    ]
+    graph.node.extend(casts)
+    del graph.value_info[:]
+    return out

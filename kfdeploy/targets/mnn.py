@@ -1,0 +1,260 @@
+"""MNN, on the CPU of a phone or an ARM board.
+
+What was found out about MNN 3.6.1, and what this module does about it:
+
+* `mnnconvert` installs packages with pip and reports to a server. The converter inside it is called without that wrapper.
+* `--fp16` cuts a weight's bits off. Weights are rounded first, so that nothing is left to cut.
+* Weights of eight bits become float32 when the model is loaded. MNN could compute in integers (its low-memory mode), but
+  scales activations by the whole batch: a row would then depend on its neighbours.
+* Its converter writes a random identifier into the file. It is replaced by one made from the content.
+* It prints on standard output, where ours has results.
+"""
+
+import ctypes
+import hashlib
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kfdeploy.errors import MissingDependencyError, PoolError, UnsupportedError
+from kfdeploy.targets.base import Arrays, Device, Graph, Precision, Session, fix_batch
+
+NAME = "mnn"
+PACKAGE = TITLE = "MNN"
+KIT = "mnn"
+MODEL = "model.mnn"
+GRAPHS: Mapping[Precision, Graph] = {"fp32": "float32", "fp16": "float32", "int8": "float32"}
+# Of MNN's three ways to eight bits, "hqq" came nearest to the float logits of a trained network.
+FLAGS: Mapping[Precision, tuple[str, ...]] = {
+    "fp32": (),
+    "fp16": ("--fp16",),
+    "int8": ("--weightQuantBits", "8", "--hqq"),
+}
+# "low" is float16 arithmetic where the processor has it, and float32 where it does not.
+ARITHMETIC: Mapping[Precision, str] = {"fp32": "high", "fp16": "low", "int8": "high"}
+STORED: Mapping[Precision, str] = {"fp32": "fp32", "fp16": "fp16", "int8": "int8"}
+_CONVERTER = "import sys, _tools; _tools.mnnconvert(sys.argv)"
+_CHATTER = re.compile(r"The device supports|bizCode|Start to |ONNX Model |(in|out)putTensors|Converted ", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Options:
+    """`batch` 0 keeps the batch dynamic."""
+
+    precision: Precision = "fp32"
+    batch: int = 0
+
+    def __post_init__(self) -> None:
+        if self.precision not in GRAPHS:
+            raise UnsupportedError(f"target '{NAME}' has no precision '{self.precision}'", allowed=GRAPHS)
+        if self.batch < 0:
+            raise UnsupportedError(f"the batch is {self.batch}", allowed=("0 (dynamic)", "1", "2", "…"))
+
+
+def missing() -> str:
+    """Return what to type where the runtime is not installed, else an empty string."""
+    return "" if importlib.util.find_spec("MNN") else 'pip install "kfdeploy[mnn]"'
+
+
+def convert(onnx_path: Path, out: Path, options: Options) -> list[str]:
+    """Write the model into the folder `out` and return the names of its files.
+
+    Raises:
+        UnsupportedError: MNN cannot convert the graph, or a weight is beyond float16.
+        MissingDependencyError: MNN is not installed.
+    """
+    mnn = _mnn()
+    with tempfile.TemporaryDirectory() as place:
+        source, made = Path(place) / "model.onnx", Path(place) / MODEL
+        source.write_bytes(onnx_path.read_bytes())
+        if options.batch:
+            fix_batch(source, source, options.batch)
+        if options.precision == "fp16":
+            _round_weights(source)
+        flags = ("-f", "ONNX", "--modelFile", str(source), "--MNNModel", str(made), "--bizCode", "kfdeploy")
+        command = [sys.executable, "-P", "-c", _CONVERTER, *flags, *FLAGS[options.precision]]
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+        if not made.is_file():  # its exit status is 0 whatever happened
+            raise UnsupportedError(
+                f"MNN cannot convert this graph: {_reason(done)}", hint="kfdeploy export --target onnx"
+            )
+        (out / MODEL).write_bytes(_name_by_content(made.read_bytes(), mnn.get_model_uuid(str(made))))
+    return [MODEL]
+
+
+def open(folder: Path, options: Options, device: Device) -> Session:
+    """Open an exported model."""
+    return _Session(folder / MODEL, options, device)
+
+
+def executed(folder: Path, options: Options) -> dict[str, Any]:
+    """Return what MNN executes: the operators it ran, and the precision its convolutions are computed in.
+
+    MNN says which operators it ran, but not in which precision: float16 is told from what was asked and from what MNN
+    says of this processor. `weights` is how they lie in the file, which is not how they are computed with.
+    """
+    ran: list[str] = []
+    with _Session(folder / MODEL, options, Device()) as session:
+        session.walk(ran.append)
+    nodes = Counter(ran)
+    count = sum(n for kind, n in nodes.items() if "Convolution" in kind)
+    kind = "fp16" if options.precision == "fp16" and _has_float16() else "fp32"
+    return {
+        "device": "CPU",
+        "convolutions": {kind: count},
+        "nodes": dict(sorted(nodes.items())),
+        "weights": STORED[options.precision],
+    }
+
+
+class _Session:
+    """One MNN session on the CPU. It is resized when the batch changes."""
+
+    def __init__(self, path: Path, options: Options, device: Device) -> None:
+        self.path, self.options, self.device = path, options, device
+        self.session: Any = None
+
+    def __enter__(self) -> "_Session":
+        self.mnn = _mnn()
+        setting = {
+            "backend": "CPU", "numThread": self.device.threads, "precision": ARITHMETIC[self.options.precision]
+        }  # fmt: skip
+        with _quiet():
+            try:
+                self.net = self.mnn.Interpreter(str(self.path))
+            except Exception as error:  # MNN raises nothing narrower
+                raise PoolError(f"MNN cannot read '{self.path}'", hint="kfdeploy export --target mnn") from error
+            self.session = self.net.createSession(setting)
+        self.image = self.net.getSessionInput(self.session, "image")
+        self.shape = tuple(self.image.getShape())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.session = self.net = self.image = None
+
+    def run(self, inputs: Arrays) -> Arrays:
+        """Run the model; the arrays returned belong to the caller.
+
+        Raises:
+            ValueError: not the images that the model takes, which MNN itself would not notice.
+        """
+        images = inputs["image"]
+        if images.shape != self.shape:
+            self._resize(images.shape)
+        if images.dtype != np.uint8:
+            raise ValueError(f"the input 'image' is {images.dtype} (allowed: uint8)")
+        mnn = self.mnn
+        host = mnn.Tensor(
+            self.shape, mnn.Halide_Type_Uint8, np.ascontiguousarray(images), mnn.Tensor_DimensionType_Caffe
+        )
+        self.image.copyFrom(host)
+        self.net.runSession(self.session)
+        # a view of MNN's own memory, which the next run overwrites
+        return {"logits": np.array(self.net.getSessionOutput(self.session, "logits").getNumpyData())}
+
+    def synchronize(self) -> None:
+        """Do nothing: `run` returns when its outputs are there."""
+
+    def walk(self, visit: Any) -> None:
+        """Run once on what lies in the input, and call `visit` with the type of every operator that ran."""
+        self.net.runSessionWithCallBackInfo(
+            self.session, lambda *_: True, lambda _, about: visit(about.getType()) is None
+        )
+
+    def _resize(self, shape: tuple[int, ...]) -> None:
+        fixed, sides = self.options.batch, self.shape[1:]
+        if shape[1:] != sides or shape[0] not in ((fixed,) if fixed else range(1, 1 << 31)):
+            raise ValueError(f"the input 'image' has shape {shape} (allowed: {(fixed or 'N', *sides)})")
+        self.net.resizeTensor(self.image, shape)
+        self.net.resizeSession(self.session)
+        self.shape = shape
+
+
+def _mnn() -> Any:
+    """Return MNN, imported without its greeting.
+
+    Raises:
+        MissingDependencyError: it is not installed.
+    """
+    with _quiet():
+        try:
+            import MNN
+        except ImportError:
+            raise MissingDependencyError("MNN is not installed", hint='pip install "kfdeploy[mnn]"') from None
+    return MNN
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Send what C code prints to standard output nowhere; ours may be read by a program."""
+    libc = ctypes.CDLL(None if os.name == "posix" else "msvcrt")
+    sys.stdout.flush()
+    libc.fflush(None)
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    try:
+        yield
+    finally:
+        libc.fflush(None)  # it is buffered in a pipe, and would appear at the end
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def _has_float16() -> bool:
+    """Return whether MNN says that this processor computes in float16; it says so in its greeting only."""
+    done = subprocess.run([sys.executable, "-P", "-c", "import MNN"], capture_output=True, text=True, check=False)
+    return re.search(r"\bfp16: ?1\b", done.stdout) is not None
+
+
+def _reason(done: "subprocess.CompletedProcess[str]") -> str:
+    """Return the converter's first line that says something, without its clock."""
+    said = [re.sub(r"^\[[\d:]+\] [^ ]*:\d+: ", "", line).strip() for line in done.stdout.splitlines()]
+    reasons = [line for line in said if line and not _CHATTER.match(line) and not _CHATTER.search(line)]
+    return (reasons or done.stderr.strip().splitlines()[-1:] or [f"it wrote no model (exit {done.returncode})"])[0]
+
+
+def _name_by_content(model: bytes, identifier: str) -> bytes:
+    """Return a model with its random identifier replaced by one that the content gives."""
+    old = identifier.encode()
+    if len(old) != 36 or model.count(old) != 1:
+        return model
+    digest = hashlib.sha256(model.replace(old, b"0" * 36)).digest()
+    return model.replace(old, str(uuid.UUID(bytes=digest[:16], version=4)).encode())
+
+
+def _round_weights(path: Path) -> None:
+    """Round the weights in an ONNX file to the nearest float16, in place; they stay float32 there.
+
+    Raises:
+        UnsupportedError: one is beyond float16.
+    """
+    import onnx
+    from onnx import numpy_helper
+
+    model = onnx.load(path)
+    kinds = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+    names = {node.input[1] for node in model.graph.node if node.op_type in kinds}
+    for tensor in model.graph.initializer:
+        if tensor.name not in names or tensor.data_type != onnx.TensorProto.FLOAT:
+            continue
+        array = numpy_helper.to_array(tensor)
+        if (largest := float(np.abs(array).max(initial=0))) > float(np.finfo(np.float16).max):
+            raise UnsupportedError(
+                f"the weight '{tensor.name}' reaches {largest:.3g}, and float16 ends at {np.finfo(np.float16).max:.0f}",
+                hint="export it as fp32",
+            )
+        tensor.CopyFrom(numpy_helper.from_array(array.astype(np.float16).astype(np.float32), tensor.name))
+    path.write_bytes(model.SerializeToString(deterministic=True))
