@@ -60,6 +60,10 @@ def calibrate(
         model = Model.open(root)
         if model.kind == "assembly":
             raise PoolError(f"'{root}' is an assembly: ranges belong to its pool", hint="kfdeploy calibrate <pool>")
+        if any((above / MANIFEST).is_file() for above in root.absolute().parents):
+            raise PoolError(
+                f"'{root}' is a part of a pool, which answers for its files", hint="copy it, and name the copy"
+            )
         model.check()
         seen = validation_images(model.manifest["data"], model.evidence().rows, model.image, images, data)
         calibrate_model(root, seen)

@@ -230,7 +230,8 @@ def test_bf16_leaves_what_a_module_is_given_as_it_is():
             return torch.ones(2, 2) @ torch.ones(2, 2)
 
     assert fabric.setup_module(Look())(torch.ones(1)).dtype == torch.float32  # Fabric gives back the default type
-    assert seen["dtype"] == torch.float32 and str(fabric._precision.precision) == "bf16-mixed"
+    assert seen["dtype"] == torch.float32
+    assert str(fabric._precision.precision) == "bf16-mixed"
 
 
 def test_tensorboard_gets_every_term(data, tmp_path):

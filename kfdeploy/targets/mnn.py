@@ -2,12 +2,12 @@
 
 What was found out about MNN 3.6.1, and what this module does about it:
 
-* `mnnconvert` installs packages with pip and reports to a server. The converter inside it is called without that wrapper.
-* `--fp16` cuts a weight's bits off. Weights are rounded first, so that nothing is left to cut.
-* Weights of eight bits become float32 when the model is loaded. MNN could compute in integers (its low-memory mode), but
-  scales activations by the whole batch: a row would then depend on its neighbours.
-* Its converter writes a random identifier into the file. It is replaced by one made from the content.
-* It prints on standard output, where ours has results.
+* `mnnconvert` installs packages with pip and talks to a server. The converter inside it is called without that wrapper.
+* `--fp16` cuts a weight's last bits off. Weights are rounded before, so that nothing is left to cut.
+* Weights of eight bits become float32 when the model is loaded. MNN can compute in integers (its low-memory mode), but
+  scales activations by the whole batch: a row would depend on its neighbours. That mode is not used.
+* The converter writes a random identifier into the file. It is replaced by one that the content gives.
+* It prints on standard output, where a program may be reading ours.
 """
 
 import ctypes
@@ -44,7 +44,6 @@ FLAGS: Mapping[Precision, tuple[str, ...]] = {
 }
 # "low" is float16 arithmetic where the processor has it, and float32 where it does not.
 ARITHMETIC: Mapping[Precision, str] = {"fp32": "high", "fp16": "low", "int8": "high"}
-STORED: Mapping[Precision, str] = {"fp32": "fp32", "fp16": "fp16", "int8": "int8"}
 _CONVERTER = "import sys, _tools; _tools.mnnconvert(sys.argv)"
 _CHATTER = re.compile(r"The device supports|bizCode|Start to |ONNX Model |(in|out)putTensors|Converted ", re.IGNORECASE)
 
@@ -115,7 +114,7 @@ def executed(folder: Path, options: Options) -> dict[str, Any]:
         "device": "CPU",
         "convolutions": {kind: count},
         "nodes": dict(sorted(nodes.items())),
-        "weights": STORED[options.precision],
+        "weights": options.precision,
     }
 
 
@@ -151,10 +150,10 @@ class _Session:
             ValueError: not the images that the model takes, which MNN itself would not notice.
         """
         images = inputs["image"]
-        if images.shape != self.shape:
-            self._resize(images.shape)
         if images.dtype != np.uint8:
             raise ValueError(f"the input 'image' is {images.dtype} (allowed: uint8)")
+        if images.shape != self.shape:
+            self._resize(images.shape)
         mnn = self.mnn
         host = mnn.Tensor(
             self.shape, mnn.Halide_Type_Uint8, np.ascontiguousarray(images), mnn.Tensor_DimensionType_Caffe
@@ -222,7 +221,7 @@ def _has_float16() -> bool:
 def _reason(done: "subprocess.CompletedProcess[str]") -> str:
     """Return the converter's first line that says something, without its clock."""
     said = [re.sub(r"^\[[\d:]+\] [^ ]*:\d+: ", "", line).strip() for line in done.stdout.splitlines()]
-    reasons = [line for line in said if line and not _CHATTER.match(line) and not _CHATTER.search(line)]
+    reasons = [line for line in said if line and not _CHATTER.search(line)]
     return (reasons or done.stderr.strip().splitlines()[-1:] or [f"it wrote no model (exit {done.returncode})"])[0]
 
 

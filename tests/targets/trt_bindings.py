@@ -30,7 +30,11 @@ def load(version, folder):
     library = fetch(version, folder)
     libraries = re.findall(r"NEEDED.*\[(libnv\w+\.so\.\d+)\]", printed("readelf", "-d", library))
     names = re.findall(r" U (\w+)$", printed("nm", "-D", "--undefined-only", library), re.M)
-    wanted = [n for n in names if n.endswith("_INTERNAL") or n.startswith(("getPlugin", "getBuilder", "getNv", "getInfer", "initLibNv"))]
+    wanted = [
+        n
+        for n in names
+        if n.endswith("_INTERNAL") or n.startswith(("getPlugin", "getBuilder", "getNv", "getInfer", "initLibNv"))
+    ]
     for i, name in enumerate(libraries):
         source = folder / f"empty{i}.c"
         source.write_text("".join(f"void *{n}(void) {{ return 0; }}\n" for n in ([] if i else wanted)) + f"int e{i};\n")
@@ -120,6 +124,16 @@ def absent(source, trt):
     return problems
 
 
+class Wrong:
+    """A fake builder configuration with three mistakes; one of them is none in TensorRT 10."""
+
+    int8_calibrator = None
+    clear_flag = None
+
+    def set_flag(self, number):
+        """The parameter is called `flag`."""
+
+
 def main(version, folder, *kit):
     import trt_fakes
 
@@ -145,9 +159,9 @@ def main(version, folder, *kit):
     if tuple(trt.Dims((-1, 8, 8, 3)))[1:] != (8, 8, 3):
         problems.append("a shape does not become a tuple")
     said = {"version": trt.__version__, "problems": problems, "classes": len(fakes), "names": names}
-    # that the check can fail at all
-    control = "trt.BuilderFlag.FP32\nself.trt.Nothing"
-    print(json.dumps(said | {"control": absent(control, trt), "fp16": hasattr(trt.BuilderFlag, "FP16")}), flush=True)
+    # that the checks can fail at all
+    control = [*absent("trt.BuilderFlag.FP16\nself.trt.Nothing", trt), *unfaithful(Wrong, trt.IBuilderConfig)]
+    print(json.dumps(said | {"control": control}), flush=True)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ Only what the kit uses is here, with the parameters that the real bindings have;
 signature against two real versions. Device memory is host memory, and an engine runs its graph on ONNX Runtime.
 """
 
+# ruff: noqa: N802 - CUDA's own names
 import ctypes
 import importlib.machinery
 import json

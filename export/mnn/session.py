@@ -1,0 +1,65 @@
+"""The model on MNN, on the CPU."""
+
+import ctypes
+import os
+import sys
+from contextlib import contextmanager
+
+import numpy as np
+
+VERSIONS = ("MNN",)
+# "low" is float16 arithmetic where the processor has it, and float32 where it does not.
+ARITHMETIC = {"fp32": "high", "fp16": "low", "int8": "high"}
+
+
+class Session:
+    """One session, resized when the batch changes; `run` gives logits (N, C) for uint8 images (N, H, W, C)."""
+
+    def __init__(self, folder, manifest, threads, scenario):
+        with quiet():
+            try:
+                import MNN
+            except ImportError:
+                sys.exit("error: MNN is not installed\nhint:  pip install -r requirements.txt")
+            self.mnn = MNN
+            try:
+                self.net = MNN.Interpreter(str(folder / "model.mnn"))
+            except Exception:
+                sys.exit("error: MNN cannot read 'model.mnn'\nhint:  copy the whole folder again")
+            self.session = self.net.createSession(
+                {"backend": "CPU", "numThread": threads, "precision": ARITHMETIC[manifest["precision"]]}
+            )
+        self.image = self.net.getSessionInput(self.session, "image")
+        self.shape = tuple(self.image.getShape())
+
+    def run(self, images):
+        """Return logits (N, C)."""
+        if images.shape != self.shape:
+            self.net.resizeTensor(self.image, images.shape)
+            self.net.resizeSession(self.session)
+            self.shape = images.shape
+        mnn = self.mnn
+        host = mnn.Tensor(
+            self.shape, mnn.Halide_Type_Uint8, np.ascontiguousarray(images), mnn.Tensor_DimensionType_Caffe
+        )
+        self.image.copyFrom(host)
+        self.net.runSession(self.session)
+        # A copy: MNN's own memory would be overwritten by the next call.
+        return np.array(self.net.getSessionOutput(self.session, "logits").getNumpyData())
+
+
+@contextmanager
+def quiet():
+    """Send what MNN prints to standard output nowhere; these programs print JSON there."""
+    libc = ctypes.CDLL(None if os.name == "posix" else "msvcrt")
+    sys.stdout.flush()
+    libc.fflush(None)
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    try:
+        yield
+    finally:
+        libc.fflush(None)  # it is buffered in a pipe, and would appear at the end
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
