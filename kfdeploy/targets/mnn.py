@@ -3,7 +3,7 @@
 What was found out about MNN 3.6.1, and what this module does about it:
 
 * `mnnconvert` installs packages with pip and talks to a server. The converter inside it is called without that wrapper.
-* `--fp16` cuts a weight's last bits off. Weights are rounded before, so that nothing is left to cut.
+* `--fp16` cuts the last bits off weights and constants. They are rounded before, so that nothing is left to cut.
 * Weights of eight bits become float32 when the model is loaded. MNN can compute in integers (its low-memory mode), but
   scales activations by the whole batch: a row would depend on its neighbours. That mode is not used.
 * The converter writes a random identifier into the file. It is replaced by one that the content gives.
@@ -102,7 +102,7 @@ def executed(folder: Path, options: Options) -> dict[str, Any]:
     """Return what MNN executes: the operators it ran, and the precision its convolutions are computed in.
 
     MNN says which operators it ran, but not in which precision: float16 is told from what was asked and from what MNN
-    says of this processor. `weights` is how they lie in the file, which is not how they are computed with.
+    says of this processor, and eight-bit weights are computed with in float32.
     """
     ran: list[str] = []
     with _Session(folder / MODEL, options, Device()) as session:
@@ -114,7 +114,6 @@ def executed(folder: Path, options: Options) -> dict[str, Any]:
         "device": "CPU",
         "convolutions": {kind: count},
         "nodes": dict(sorted(nodes.items())),
-        "weights": options.precision,
     }
 
 
@@ -235,7 +234,9 @@ def _name_by_content(model: bytes, identifier: str) -> bytes:
 
 
 def _round_weights(path: Path) -> None:
-    """Round the weights in an ONNX file to the nearest float16, in place; they stay float32 there.
+    """Round what `--fp16` halves to the nearest float16, in an ONNX file in place; it stays float32 there.
+
+    That is every weight and constant but the biases of convolutions.
 
     Raises:
         UnsupportedError: one is beyond float16.
@@ -244,10 +245,9 @@ def _round_weights(path: Path) -> None:
     from onnx import numpy_helper
 
     model = onnx.load(path)
-    kinds = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-    names = {node.input[1] for node in model.graph.node if node.op_type in kinds}
+    biases = {node.input[2] for node in model.graph.node if "Conv" in node.op_type and len(node.input) > 2}
     for tensor in model.graph.initializer:
-        if tensor.name not in names or tensor.data_type != onnx.TensorProto.FLOAT:
+        if tensor.name in biases or tensor.data_type != onnx.TensorProto.FLOAT:
             continue
         array = numpy_helper.to_array(tensor)
         if (largest := float(np.abs(array).max(initial=0))) > float(np.finfo(np.float16).max):

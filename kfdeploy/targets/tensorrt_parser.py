@@ -57,12 +57,12 @@ def supported(model: "onnx.ModelProto") -> None:
         if node.op_type in QUANTISERS:
             _check_quantiser(node, kinds, constants)
             continue
+        if node.op_type in POOLS:
+            _check_pool(node)
         for name in (*node.input[:1], *filter(None, node.output)):
             _check_type(node, kinds.get(name, "unknown"))
         if node.op_type == "Cast":
             _check_cast(node, kinds, ends)
-        elif node.op_type in POOLS:
-            _check_pool(node)
         elif node.op_type.startswith("Reduce") and len(node.input) > 1 and node.input[1] not in constants:
             raise UnsupportedError(f"the axes of {_title(node)} are computed, and TensorRT wants them constant")
 

@@ -83,13 +83,8 @@ class Names {
     ++at_;
     return found;
   }
-  void expect(char wanted) {
-    if (next() != wanted) bad();
-  }
-  char raw() {
-    if (at_ >= text_.size()) bad();
-    return text_[at_++];
-  }
+  void expect(char wanted) { next() == wanted ? void() : bad(); }
+  char raw() { return at_ < text_.size() ? text_[at_++] : (bad(), '\0'); }
   std::uint32_t hex4() {
     std::uint32_t code = 0;
     for (int i = 0; i < 4; ++i) {
@@ -161,11 +156,8 @@ std::string quoted(const std::string& text) {
 // A number of a PNM header; comments run from '#' to the end of the line.
 std::int64_t header_number(const Bytes& data, std::size_t& at, const std::string& path) {
   while (at < data.size() && (std::isspace(data[at]) || data[at] == '#')) {
-    if (data[at] == '#') {
-      while (at < data.size() && data[at] != '\n') ++at;
-    } else {
-      ++at;
-    }
+    const bool comment = data[at++] == '#';
+    while (comment && at < data.size() && data[at] != '\n') ++at;
   }
   std::int64_t value = 0;
   const std::size_t start = at;
