@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from kfdeploy.export import export
 from kfdeploy.assemble import assemble
+from kfdeploy.export import export
 from kfdeploy.files import dump_line_json, write_file
 from kfdeploy.measure import QUICK, Job, Protocol, describe_machine, measure_afresh, ratio_interval
 from kfdeploy.pool import Pool

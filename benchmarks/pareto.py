@@ -14,9 +14,9 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from kfdeploy.export import export
 from kfdeploy.assemble import assemble
 from kfdeploy.benchmark import benchmark
+from kfdeploy.export import export
 from kfdeploy.files import dump_line_json, write_file
 from kfdeploy.model import Model
 from kfdeploy.pool import Pool

@@ -32,7 +32,7 @@ def faster_form(
     Raises:
         UnsupportedError: the target cannot run here.
     """
-    if unable := module.can_run() if hasattr(module, "can_run") else "":
+    if unable := module.can_run():
         raise UnsupportedError(f"--fuse auto measures, and {unable}", hint="choose --fuse bank or --fuse branches")
     from kfdeploy.export import convert
 
@@ -115,7 +115,7 @@ def export_fastest(
     if not 0 <= max_drop < 1:
         raise UnsupportedError(f"--max-drop is {max_drop}", allowed=("a share from 0 to 1, such as 0.01",))
     module = targets.load(target)
-    if unable := module.can_run() if hasattr(module, "can_run") else "":
+    if unable := module.can_run():
         raise UnsupportedError(
             f"--precision auto measures, and {unable}",
             allowed=module.GRAPHS,

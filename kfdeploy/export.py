@@ -13,6 +13,7 @@ from kfdeploy.artifact import GOLDEN, MANIFEST, Artifact
 from kfdeploy.compose import Form
 from kfdeploy.errors import UnsupportedError, nearest
 from kfdeploy.files import SCHEMA, describe_files, dump_json, output_folder, sha256
+from kfdeploy.kits import write_kit
 from kfdeploy.model import Model
 from kfdeploy.pool import tolerance, versions
 from kfdeploy.precisions import Prepared, prepare, write
@@ -126,15 +127,7 @@ def _write(
     files = convert(module, setting, prepared, work)
     np.savez(work / GOLDEN, image=evidence.images, logits=evidence.golden, expected=expected)
     allowed = allowed_in(setting.precision, expected, atol)
-    unable = module.can_run() if hasattr(module, "can_run") else ""
-    if not unable:
-        with module.open(work, setting, Device()) as session:
-            found = compare(session, evidence.images, expected, model.tasks, batch=setting.batch, allowed=allowed)
-            require(found, name)
-            steps.append(found)
-    last = steps[-1]
-    total = last if unable else _total(work, module, setting, model, evidence.images, evidence.golden)
-    manifest = {
+    manifest: dict[str, Any] = {
         "schema": SCHEMA,
         "kind": "artifact",
         "version": __version__,
@@ -143,15 +136,38 @@ def _write(
         "precision": setting.precision,
         "options": asdict(setting),
         "fuse": {"form": prepared.form, "p50_ms": measured} if prepared.form else None,
-        "executed": module.executed(work, setting),
         "image": model.image.to_json(),
         "tasks": [task.to_json() for task in model.tasks],
         "inputs": {"image": ["uint8", setting.batch or "N", *model.image.shape]},
         "outputs": {"logits": ["float32", setting.batch or "N", len(model.classes)]},
         "parameters": model.manifest["parameters"],
         "model_files": files,
-        "files": describe_files(work, [*(work / file for file in files), work / GOLDEN]),
-        "verify": {
+        "versions": versions("onnx", module.PACKAGE),
+        "data": model.manifest["data"],
+    }
+
+    def record(**more: Any) -> None:
+        manifest.update(more)
+        (work / MANIFEST).write_text(dump_json(manifest), encoding="utf-8")
+
+    unable = module.can_run()
+    record(verify={"engine_tolerance": allowed})
+    build = getattr(module, "build", None)
+    if kit or build is not None:  # what is built on the device always has what builds it
+        write_kit(work, module.KIT)
+    if build is not None and not unable:
+        build(work, setting)
+    if not unable:
+        with module.open(work, setting, Device()) as session:
+            found = compare(session, evidence.images, expected, model.tasks, batch=setting.batch, allowed=allowed)
+            total = compare(session, evidence.images, evidence.golden, model.tasks, batch=setting.batch, allowed=np.inf)
+        require(found, name)
+        steps.append(found)
+    else:
+        total = judge(expected, evidence.golden, model.tasks, np.inf, steps[-1].step)
+    record(
+        executed=module.executed(work, setting),
+        verify={
             "difference": total.difference,
             "tolerance": sum(step.tolerance for step in steps),
             "samples": total.samples,
@@ -160,14 +176,8 @@ def _write(
             "engine_tolerance": allowed,
             "not_run": unable,
         },
-        "versions": versions("onnx", module.PACKAGE),
-        "data": model.manifest["data"],
-    }
-    (work / MANIFEST).write_text(dump_json(manifest), encoding="utf-8")
-    if kit:
-        from kfdeploy.kits import write_kit
-
-        write_kit(work, module.KIT)
+        files=describe_files(work, [*(work / file for file in files), work / GOLDEN]),
+    )
 
 
 def _ladder(
@@ -190,11 +200,3 @@ def _ladder(
     if not steps[-1].passed:
         require(steps[-1], name, blame(prepared.float32, prepared.graph, images, model.tasks))
     return steps, found
-
-
-def _total(
-    work: Path, module: Target, setting: Any, model: Model, images: np.ndarray[Any, Any], golden: np.ndarray[Any, Any]
-) -> Verdict:
-    """Compare the engine with the torch network, from one end to the other."""
-    with module.open(work, setting, Device()) as session:
-        return compare(session, images, golden, model.tasks, batch=setting.batch, allowed=np.inf)

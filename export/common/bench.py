@@ -50,8 +50,8 @@ def main():
         found["accuracy"], found["images"] = (float(right.mean()), len(right)) if right is not None else (None, 0)
         latency = found["latency_ms"]
         print(
-            f"{found['scenario']:14} batch {found['batch']:3}  threads {found['threads']}  p50 {latency['p50']:.3f} ms  "
-            f"p90 {latency['p90']:.3f} ms  {found['throughput']:,.0f} images/s"
+            f"{found['scenario']:14} batch {found['batch']:3}  threads {found['threads']}  "
+            f"p50 {latency['p50']:.3f} ms  p90 {latency['p90']:.3f} ms  {found['throughput']:,.0f} images/s"
             + ("" if right is None else f"  accuracy {100 * found['accuracy']:.2f} %")
             + ("" if found["stable"] else "  (warm-up did not settle)")
         )

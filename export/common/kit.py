@@ -55,8 +55,9 @@ def files(names):
 
 
 def run(session, images, batch):
-    """Return logits (N, C) of uint8 images (N, H, W, C), `batch` at a time (0: 32), the last batch filled up."""
-    size, found = batch or 32, []
+    """Return logits (N, C) of uint8 images (N, H, W, C), `batch` at a time (0: up to 32), a last batch filled up."""
+    # An engine may take fewer images than that (a TensorRT profile).
+    size, found = batch or min(32, getattr(session, "largest", 32)), []
     for start in range(0, len(images), size):
         piece = images[start : start + size]
         filled = np.concatenate([piece, np.repeat(piece[-1:], size - len(piece), axis=0)]) if batch else piece

@@ -23,6 +23,8 @@ def state(name: str) -> str:
     target = cast(Target, import_module(TARGETS[name]))
     if command := target.missing():
         return f"{target.TITLE} is not installed:  {command}"
+    if why := target.can_run():
+        return f"{target.TITLE}: exports, with a kit that builds on the device; not run here, {why}"
     return f"{target.TITLE} {versions(target.PACKAGE).get(target.PACKAGE, '')}, {', '.join(target.GRAPHS)}"
 
 

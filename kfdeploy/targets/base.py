@@ -57,6 +57,10 @@ class Target(Protocol):
         """Return what to type where the runtime is not installed, else an empty string."""
         ...
 
+    def can_run(self) -> str:
+        """Return why an exported model cannot be run on this machine, else an empty string."""
+        ...
+
     def convert(self, onnx_path: Path, out: Path, options: Any) -> list[str]:
         """Write the model into the folder `out` and return the names of its files, the graph first.
 

@@ -67,6 +67,11 @@ def missing() -> str:
     return "" if importlib.util.find_spec("MNN") else 'pip install "kfdeploy[mnn]"'
 
 
+def can_run() -> str:
+    """Return an empty string: where the runtime is installed, it runs."""
+    return missing()
+
+
 def convert(onnx_path: Path, out: Path, options: Options) -> list[str]:
     """Write the model into the folder `out` and return the names of its files.
 
@@ -87,7 +92,8 @@ def convert(onnx_path: Path, out: Path, options: Options) -> list[str]:
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
         if not made.is_file():  # its exit status is 0 whatever happened
             raise UnsupportedError(
-                f"MNN cannot convert this graph: {_reason(done)}", hint="kfdeploy export --target onnx"
+                f"MNN cannot convert this graph: {_reason(done).replace(place, '')}",
+                hint="kfdeploy export --target onnx",
             )
         (out / MODEL).write_bytes(_name_by_content(made.read_bytes(), mnn.get_model_uuid(str(made))))
     return [MODEL]
@@ -219,7 +225,7 @@ def _has_float16() -> bool:
 
 def _reason(done: "subprocess.CompletedProcess[str]") -> str:
     """Return the converter's first line that says something, without its clock."""
-    said = [re.sub(r"^\[[\d:]+\] [^ ]*:\d+: ", "", line).strip() for line in done.stdout.splitlines()]
+    said = [re.sub(r"^\[(ERROR|[\d:]+)\] ?([^ ]*:\d+: )?", "", line).strip() for line in done.stdout.splitlines()]
     reasons = [line for line in said if line and not _CHATTER.search(line)]
     return (reasons or done.stderr.strip().splitlines()[-1:] or [f"it wrote no model (exit {done.returncode})"])[0]
 

@@ -33,6 +33,11 @@ def missing() -> str:
     return "" if importlib.util.find_spec("openvino") else 'pip install "kfdeploy[openvino]"'
 
 
+def can_run() -> str:
+    """Return an empty string: where the runtime is installed, it runs."""
+    return missing()
+
+
 def convert(onnx_path: Path, out: Path, options: Options) -> list[str]:
     """Write the model into the folder `out` and return the names of its files."""
     openvino = _openvino()

@@ -17,7 +17,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from kfdeploy.errors import DeviceError, MissingDependencyError, PoolError, UnsupportedError, nearest
+from kfdeploy.errors import DeviceError, MissingDependencyError, UnsupportedError, nearest
+from kfdeploy.kits import kits
 from kfdeploy.targets.base import Arrays, Device, Graph, Precision, Session, fix_batch
 from kfdeploy.targets.tensorrt_parser import supported
 
@@ -176,16 +177,17 @@ def _precision(layer: Mapping[str, Any]) -> str:
 
 
 class _Session:
-    """The kit's session, opened from the folder of the artifact, so that one code runs the engine here and there."""
+    """The kit's own session, so that one code runs the engine here and on the device.
+
+    It is the installed kit's: an artifact is data, and no code of it is run here.
+    """
 
     def __init__(self, folder: Path, options: Options, device: Device) -> None:
         self.folder, self.options, self.device = folder, options, device
         self.session: Any = None
 
     def __enter__(self) -> "_Session":
-        path = self.folder / "session.py"
-        if not path.is_file():
-            raise PoolError(f"'{self.folder}' has no device kit ('session.py' is missing)", hint="kfdeploy export")
+        path = kits() / KIT / "session.py"
         spec = importlib.util.spec_from_file_location("kfdeploy_tensorrt_session", path)
         assert spec is not None
         assert spec.loader is not None

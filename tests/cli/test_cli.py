@@ -71,12 +71,19 @@ def test_an_error_is_one_message_and_one_hint(run, toy, here):
     code, out, err = run("assemble", "--tasks", "pest", "--pool", toy.pool)
     assert (code, out) == (1, "")
     assert re.fullmatch(r"error: task 'pest' is not in pool .*\nhint:  did you mean 'pets'\?  --tasks pets\n", err)
-    code, _, err = run("export", "--target", "trt")
+    code, _, err = run("export", "--target", "tensorrt")
     assert code == 2
-    assert err.startswith("error: target 'trt' (TensorRT) is not there yet")
-    code, _, err = run("export", "--precision", "int8")
+    assert err.startswith(
+        "error: there is no target 'tensorrt' (allowed: onnx, openvino, trt, mnn)\nhint:  did you mean"
+    )
+    code, _, err = run("export", "--precision", "int9")
     assert code == 2
-    assert "precision 'int8' of target 'onnx' is not there yet" in err
+    assert "target 'onnx' has no precision 'int9' (allowed: fp32, fp16, int8)" in err
+    code, _, err = run("export", "--provider", "CUDAExecutionProvider", "--target", "openvino")
+    assert code == 2
+    assert "target 'openvino' has no option 'provider'" in err
+    code, _, err = run("export", "--fuse", "bnak")
+    assert (code, "did you mean 'bank'?" in err) == (2, True)
     code, _, err = run("assemble", "--pool", toy.pool)
     assert code == 2
     code, _, err = run("assemble", "--tasks", "pets", "--fuse", "banc")
@@ -144,6 +151,52 @@ def test_the_verbs_work_one_after_another_in_an_empty_folder(run, toy, here):
     }
 
 
+def test_every_precision_is_measured_and_the_others_say_why_not(run, toy, assembly, here):
+    code, out, err = run("export", assembly.path, "--precision", "auto", "--max-drop", "0.9", "--fuse", "bank", "--kit")
+    assert code == 0, err
+    rows = re.findall(
+        r"^  (fp32|fp16|int8): p50 .* ms .*, accuracy .* validation images, .* in (\w+): (.*)$", out, re.M
+    )
+    assert [name for name, _, _ in rows] == ["fp32", "fp16", "int8"]
+    assert rows[2][1] == "int8"
+    assert [why for _, _, why in rows].count("kept") == 1
+    assert ", as bank, convolutions" in out
+    assert len(list((here / "artifacts").iterdir())) == 1
+    assert "README.md" in out
+
+
+def test_trt_is_exported_with_its_kit_and_said_not_to_have_run(run, assembly, here):
+    from kfdeploy import targets
+
+    if not targets.load("trt").can_run():
+        pytest.skip("this machine can run it")
+    for precision in ("fp32", "fp16", "int8"):
+        code, out, err = run("export", assembly.path, "--target", "trt", "--precision", precision)
+        assert code == 0, err
+        assert "not run here: TensorRT is not installed" in out
+        folder = here / "artifacts" / f"assembly-trt-{precision}"
+        assert {"build.py", "check.py", "model.onnx", "README.md"} <= {path.name for path in folder.iterdir()}
+    code, _, err = run("export", assembly.path, "--target", "trt", "--precision", "auto")
+    assert code == 2
+    assert "--precision auto measures, and TensorRT is not installed" in err
+
+
+def test_a_provider_that_is_not_there_is_refused_and_nothing_is_left(run, assembly, here):
+    code, _, err = run("export", assembly.path, "--provider", "CPUExecutionProvidr")
+    assert code == 2
+    assert "this ONNX Runtime has no execution provider 'CPUExecutionProvidr'" in err
+    assert "did you mean 'CPUExecutionProvider'?" in err
+    assert not list(here.glob("artifacts/*"))
+    code, out, err = run("export", assembly.path, "--provider", "CPUExecutionProvider")
+    assert code == 0, err
+
+
+def test_calibrate_says_what_it_has_seen(run, pool, here):
+    code, out, err = run("calibrate", pool, "--images", "6")
+    assert code == 0, err
+    assert f"{pool}: ranges of 6 validation images" in out
+
+
 def test_bare_factorize_takes_the_digits_and_says_so(run, here):
     code, out, err = run("factorize", "--set", "train.epochs=1", "teacher.train.epochs=1", "teacher.min_accuracy=0")
     assert code == 0, err
@@ -182,7 +235,8 @@ def test_doctor_tells_every_target(run):
     assert code == 0
     assert "ONNX Runtime" in out
     assert "OpenVINO" in out
-    assert "TensorRT is not there yet" in out
+    assert "TensorRT: exports, with a kit that builds on the device" in out
+    assert "mnn: MNN" in out
 
 
 def test_help_is_quick_and_loads_neither_torch_nor_a_runtime():
