@@ -1,16 +1,17 @@
 """A model's graph in the form that a target wants: float32, float16, or quantised, as a bank or as branches."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kfdeploy.compose import Form, compose
+from kfdeploy.compose import Form, Part, compose
 from kfdeploy.errors import ComposeError, UnsupportedError
 from kfdeploy.half import halve
 from kfdeploy.heads import separate
 from kfdeploy.model import Model
 from kfdeploy.pool import Pool
-from kfdeploy.quantize import equalise, quantise
+from kfdeploy.quantize import Kind, Ranges, equalise, quantise
 from kfdeploy.targets.base import Graph
 
 if TYPE_CHECKING:
@@ -62,29 +63,51 @@ def _composed(model: Model, whole: "ModelProto", form: Form | None) -> "ModelPro
 
 
 def _quantised(model: Model, whole: "ModelProto", wanted: Graph, form: Form, *, fixed: bool) -> Prepared:
-    """Quantise each module with its own ranges; in a bank, and in branches where that can be, folded to one scale."""
     pool = Pool.open(model.path / "parts")
     common, template = pool.graphs()
-    parts, each = [], []
+    kind: Kind = "uint8" if wanted == "uint8" else "int8"
+    parts, each = [pool.part(task) for task in model.tasks], [pool.ranges(task) for task in model.tasks]
+    prepared = quantised(common, template, parts, pool.ranges(), each, kind, form, fixed=fixed)
+    for graph in (prepared.float32, prepared.graph):
+        graph.metadata_props.extend(whole.metadata_props)
+    return prepared
+
+
+def quantised(
+    common: "ModelProto",
+    template: "ModelProto",
+    parts: Sequence[Part],
+    shared: Ranges,
+    each: Sequence[Ranges],
+    kind: Kind,
+    form: Form,
+    *,
+    fixed: bool = False,
+) -> Prepared:
+    """Compose and quantise, each module with its own ranges: `shared` the CKN's, `each` the tasks'.
+
+    In a bank, and in branches where it can be, a task's ranges are folded into its weights, so that both forms have the
+    same integers. Where they cannot, branches keep a scale each; with `fixed` a bank is then refused.
+
+    Raises:
+        ComposeError: an operator cannot be banked, or a scale cannot be folded into it, and the form is fixed.
+    """
     try:
-        for task in model.tasks:
-            part, ranges = equalise(template, pool.part(task), pool.ranges(task))
-            parts.append(part)
-            each.append(ranges)
+        folded = [equalise(template, part, ranges) for part, ranges in zip(parts, each, strict=True)]
+        parts, each = [part for part, _ in folded], [ranges for _, ranges in folded]
     except ComposeError:
         if form == "bank" and fixed:
             raise
-        form, parts, each = "branches", [pool.part(t) for t in model.tasks], [pool.ranges(t) for t in model.tasks]
+        form = "branches"
     graph = compose(common, template, parts, form)
-    graph.metadata_props.extend(whole.metadata_props)
-    if wanted == "uint8":
+    if kind == "uint8":  # TensorRT has its own order of sums whatever the graph says
         separate(graph, parts)
-    found = {f"common/{name}": values for name, values in pool.ranges().items()}
+    found = {f"common/{name}": values for name, values in shared.items()}
     if form == "bank":
         found |= {f"bank/{name}": values for name, values in each[0].items()}
     else:
         found |= {f"task{j}/{name}": values for j, ranges in enumerate(each) for name, values in ranges.items()}
-    return Prepared(quantise(graph, found, "uint8" if wanted == "uint8" else "int8"), graph, form)
+    return Prepared(quantise(graph, found, kind), graph, form)
 
 
 def write(graph: "ModelProto", path: Path) -> Path:

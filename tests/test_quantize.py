@@ -6,13 +6,14 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from kfdeploy import targets
 from kfdeploy.assemble import assemble
-from kfdeploy.compose import compose
+from kfdeploy.calibrate import pool_ranges
+from kfdeploy.compose import Part, compose
 from kfdeploy.errors import ComposeError, UnsupportedError
 from kfdeploy.pool import Pool
-from kfdeploy.precisions import prepare
+from kfdeploy.precisions import prepare, quantised
 from kfdeploy.quantize import equalise, quantise, scale_of
-from kfdeploy.targets import openvino
 from kfdeploy.targets.base import Device
 from kfdeploy.verify import blame, logits_of
 
@@ -68,8 +69,37 @@ def test_a_tasks_int8_logits_are_the_same_bits_in_every_subset(toy, form, tmp_pa
                 assert np.array_equal(seen.setdefault(task.name, own)[:count], own), (names, task.name)
 
 
-def test_on_openvino_they_are_the_same_to_1e5(toy, tmp_path):
+@pytest.mark.parametrize("form", ["bank", "branches"])
+def test_nor_do_they_change_in_fifty_random_subsets_of_ten(toy, form):
+    pool = Pool.open(toy.pool)
+    common, template = pool.graphs()
+    images = pool.evidence().images
+    draw = np.random.default_rng(0)
+    first = pool.part(pool.tasks[0])
+    parts = []
+    for number in range(10):  # ten tasks of one to three classes, from one trained task and noise
+        weights = {n: (a * draw.normal(1, 0.3, a.shape)).astype(np.float32) for n, a in first.weights.items()}
+        c = 1 + number % 3
+        heads = [draw.normal(0, 1, (c, w)).astype(np.float32) for w in (first.head_z.shape[1], first.head_u.shape[1])]
+        parts.append(Part(str(number), weights, *heads, draw.normal(0, 1, c).astype(np.float32)))
+    ranges = pool_ranges(common, template, parts, images)
+    seen = {}
+    for _ in range(50):
+        chosen = draw.permutation(10)[: draw.integers(1, 11)]
+        some = [parts[i] for i in chosen]
+        found = quantised(common, template, some, ranges[""], [ranges[p.name] for p in some], "uint8", form)
+        logits, start = logits_of(found.graph, images), 0
+        for part in some:
+            own = logits[:, start : (start := start + len(part.head_bias))]
+            assert np.array_equal(seen.setdefault(part.name, own), own), (chosen, part.name)
+
+
+@pytest.mark.parametrize("name", ["openvino", "mnn"])
+def test_elsewhere_they_are_the_same_to_1e5(toy, name, tmp_path):
     from kfdeploy.export import convert
+
+    target = targets.load(name)
+    wanted = target.GRAPHS["int8"]
 
     pool = Pool.open(toy.pool)
     images, seen = pool.evidence().images, {}
@@ -77,9 +107,9 @@ def test_on_openvino_they_are_the_same_to_1e5(toy, tmp_path):
         model = assemble(pool, names, tmp_path / f"a{number}")
         folder = tmp_path / f"o{number}"
         folder.mkdir()
-        setting = openvino.Options(precision="int8")
-        convert(openvino, setting, prepare(model, "uint8"), folder)
-        with openvino.open(folder, setting, Device()) as session:
+        setting = target.Options(precision="int8")
+        convert(target, setting, prepare(model, wanted), folder)
+        with target.open(folder, setting, Device()) as session:
             logits, start = session.run({"image": images})["logits"], 0
         for task in model.tasks:
             own = logits[:, start : (start := start + len(task.classes))]

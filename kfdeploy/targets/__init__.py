@@ -12,6 +12,8 @@ TARGETS = {
     "trt": "kfdeploy.targets.tensorrt",
     "mnn": "kfdeploy.targets.mnn",
 }
+# The oldest versions whose calls these targets know.
+OLDEST = {"onnxruntime": (1, 20), "openvino": (2025, 0), "MNN": (3, 6)}
 # What people type in a target's place.
 ALIASES = {"tensorrt": "trt", "onnxruntime": "onnx", "ort": "onnx", "ov": "openvino"}
 
@@ -23,9 +25,24 @@ def state(name: str) -> str:
     target = cast(Target, import_module(TARGETS[name]))
     if command := target.missing():
         return f"{target.TITLE} is not installed:  {command}"
+    if old := too_old(target):
+        return f"{old}:  pip install --upgrade {target.PACKAGE}"
     if why := target.can_run():
         return f"{target.TITLE}: exports, with a kit that builds on the device; not run here, {why}"
     return f"{target.TITLE} {versions(target.PACKAGE).get(target.PACKAGE, '')}, {', '.join(target.GRAPHS)}"
+
+
+def too_old(target: Target) -> str:
+    """Return what is said of a runtime older than this target knows, else an empty string."""
+    import re
+
+    from kfdeploy.pool import versions
+
+    seen = versions(target.PACKAGE).get(target.PACKAGE, "")
+    oldest = OLDEST.get(target.PACKAGE)
+    if oldest is None or not seen or tuple(map(int, re.findall(r"\d+", seen)[:2])) >= oldest:
+        return ""
+    return f"{target.TITLE} {seen} is too old: target '{target.NAME}' needs {'.'.join(map(str, oldest))} or newer"
 
 
 def load(name: str, precision: str = "fp32") -> Target:
@@ -48,4 +65,6 @@ def load(name: str, precision: str = "fp32") -> Target:
         )
     if command := target.missing():
         raise MissingDependencyError(f"the runtime of target '{name}' is not installed", hint=command)
+    if old := too_old(target):
+        raise MissingDependencyError(old, hint=f'pip install --upgrade "{target.PACKAGE}"')
     return target

@@ -2,6 +2,8 @@
 
 import importlib.util
 import os
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
@@ -9,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kfdeploy.errors import UnsupportedError
+from kfdeploy.files import place_errors
 from kfdeploy.targets.base import Arrays, Device, Graph, Precision, Session
 
 NAME = PACKAGE = "openvino"
@@ -39,14 +43,34 @@ def can_run() -> str:
 
 
 def convert(onnx_path: Path, out: Path, options: Options) -> list[str]:
-    """Write the model into the folder `out` and return the names of its files."""
+    """Write the model into the folder `out` and return the names of its files.
+
+    It is converted in a fresh process: OpenVINO names its nodes by how many it has made so far, so that a second model
+    of one process would be other bytes.
+
+    Raises:
+        UnsupportedError: OpenVINO cannot convert the graph.
+        OutputError: the files cannot be written.
+    """
+    words = [str(onnx_path), str(out), str(options.batch), options.precision]
+    command = [sys.executable, "-m", "kfdeploy.targets.openvino", *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["nothing was said"])[-1]
+        with place_errors(out, "free some space, or choose another --out"):
+            (out / MODEL).write_bytes(b"\0" * 65536)  # a place that cannot be written to says so by itself
+        raise UnsupportedError(f"OpenVINO cannot convert the model: {last}")
+    return [MODEL, "model.bin"]
+
+
+def _convert(onnx_path: Path, out: Path, batch: int, precision: str) -> None:
     openvino = _openvino()
     model = openvino.convert_model(onnx_path)
-    if options.batch:
-        model.reshape({value.any_name: [options.batch, *list(value.partial_shape)[1:]] for value in model.inputs})
+    model.set_friendly_name("kfdeploy")
+    if batch:
+        model.reshape({value.any_name: [batch, *list(value.partial_shape)[1:]] for value in model.inputs})
     # save_model halves the weights by default; an fp32 model really is fp32.
-    openvino.save_model(model, out / MODEL, compress_to_fp16=options.precision == "fp16")
-    return [MODEL, "model.bin"]
+    openvino.save_model(model, out / MODEL, compress_to_fp16=precision == "fp16")
 
 
 def open(folder: Path, options: Options, device: Device) -> Session:
@@ -114,3 +138,7 @@ def _openvino() -> Any:
 
         openvino_telemetry.Telemetry.send_event = lambda *_, **__: None
     return openvino
+
+
+if __name__ == "__main__":
+    _convert(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4])

@@ -1,10 +1,13 @@
 """One suite for every target: what a session and a conversion must do."""
 
+import errno
+import pathlib
+
 import numpy as np
 import pytest
 
 from kfdeploy import targets
-from kfdeploy.errors import MissingDependencyError, UnsupportedError
+from kfdeploy.errors import MissingDependencyError, OutputError, UnsupportedError
 from kfdeploy.export import convert
 from kfdeploy.kits import kits
 from kfdeploy.precisions import prepare
@@ -66,6 +69,19 @@ def test_rows_of_a_batch_do_not_influence_one_another(target, precision, assembl
     assert np.abs(whole[0] - other[0]).max() <= bound
 
 
+def test_int8_convolutions_execute_in_integers_and_weights_are_small(target, assembly, tmp_path):
+    sizes = {}
+    for precision in ("fp32", "fp16", "int8"):
+        setting, _ = written(target, assembly, tmp_path / precision, precision)
+        place = tmp_path / precision
+        weights = place / "model.bin" if (place / "model.bin").is_file() else next(place.iterdir())
+        sizes[precision] = weights.stat().st_size
+        found = target.executed(tmp_path / precision, setting)["convolutions"]
+        if precision == "int8" and target.GRAPHS[precision] == "uint8":
+            assert found == {"int8": 9}, found
+    assert sizes["int8"] < sizes["fp16"] < sizes["fp32"]  # toy weights: shares are measured on a real pool
+
+
 @pytest.mark.parametrize("batch", [1, 4])
 def test_a_fixed_batch_is_fixed(target, batch, assembly, tmp_path):
     setting, expected = written(target, assembly, tmp_path, batch=batch)
@@ -89,8 +105,7 @@ def test_converting_twice_gives_the_same_graph(target, assembly, tmp_path):
         (tmp_path / name).mkdir()
         files = target.convert(assembly.graph, tmp_path / name, target.Options())
     for name in files:
-        if target.NAME != "openvino" or name.endswith(".bin"):
-            assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
 def test_what_is_not_there_says_so():
@@ -104,6 +119,29 @@ def test_what_is_not_there_says_so():
     for name in NAMES:
         with pytest.raises(UnsupportedError, match=f"target '{name}' has no precision 'int4'"):
             targets.load(name, "int4")
+
+
+def test_a_runtime_too_old_says_so(monkeypatch):
+    from kfdeploy import pool
+
+    monkeypatch.setattr(pool, "versions", lambda name: {name: "1.16.3"})
+    with pytest.raises(MissingDependencyError, match=r"ONNX Runtime 1\.16\.3 is too old: target 'onnx' needs 1\.20"):
+        targets.load("onnx")
+    assert "is too old" in targets.state("onnx")
+
+
+def test_a_graph_that_openvino_does_not_know_and_a_full_disk(tmp_path, assembly, monkeypatch):
+    module = targets.load("openvino")
+    (tmp_path / "bad.onnx").write_bytes(b"no graph")
+    with pytest.raises(UnsupportedError, match="OpenVINO cannot convert the model"):
+        module.convert(tmp_path / "bad.onnx", tmp_path, module.Options())
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(pathlib.Path, "write_bytes", full)
+    with pytest.raises(OutputError, match="cannot be written: No space left on device"):
+        module.convert(tmp_path / "bad.onnx", tmp_path, module.Options())
 
 
 def test_a_missing_runtime_says_what_to_type(monkeypatch):
