@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from kfdeploy import targets
-from kfdeploy.errors import PoolError
+from kfdeploy.errors import MissingDependencyError, PoolError
 from kfdeploy.files import check_files, inside, read_manifest
 from kfdeploy.spec import ImageSpec, TaskSpec, class_names
 from kfdeploy.targets.base import Device, Session
@@ -114,6 +114,13 @@ class Artifact:
     def options(self) -> Any:
         """The target's options that it was exported with."""
         return targets.load(self.target, self.precision).Options(**self.manifest["options"])
+
+    def cannot_run(self) -> str:
+        """Return why it cannot be run on this machine, else an empty string."""
+        try:
+            return targets.load(self.target, self.precision).can_run()
+        except MissingDependencyError as error:
+            return f"{error}:  {error.hint}"
 
     def session(self, device: Device) -> Session:
         """Open a session on the artifact's target.

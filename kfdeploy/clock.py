@@ -14,6 +14,13 @@ from typing import Any
 
 import numpy as np
 
+try:
+    from kfdeploy.watch import Watch, noise
+except ImportError:  # in a device kit the two files lie side by side
+    from watch import Watch, noise  # type: ignore[import-not-found, no-redef]
+
+_LOOKS = 100_000_000  # nanoseconds between two looks at the machine
+
 
 @dataclass(frozen=True)
 class Protocol:
@@ -43,6 +50,9 @@ class Round:
     first: float = 0.0  # the first inference
     warm_up: float = 0.0
     stable: bool = False  # whether two windows of warm-up agreed
+    stages: dict[str, float] = field(default_factory=dict)  # an image's decoding and fitting
+    watch: dict[str, Any] = field(default_factory=dict)  # what the machine did meanwhile
+    cores: list[int] = field(default_factory=list)  # the processors this process was kept on
 
 
 def time_runs(call: Callable[[int], object], protocol: Protocol) -> Round:
@@ -70,15 +80,35 @@ def time_runs(call: Callable[[int], object], protocol: Protocol) -> Round:
     gc.collect()
     gc.disable()
     try:
-        end = clock() + int(protocol.seconds * 1e9)
-        while len(samples) < protocol.least or (len(samples) < protocol.runs and clock() < end):
-            start = clock()
-            call(i)
-            samples.append(clock() - start)
-            i += 1
+        with Watch() as watch:
+            looked = clock()
+            end = looked + int(protocol.seconds * 1e9)
+            while len(samples) < protocol.least or (len(samples) < protocol.runs and clock() < end):
+                start = clock()
+                call(i)
+                done = clock()
+                samples.append(done - start)
+                i += 1
+                if done - looked > _LOOKS:
+                    watch.look()
+                    looked = clock()
     finally:
         gc.enable()
+    found.watch = watch.seen
     found.samples = [round(sample / 1e6, 5) for sample in samples]
+    return found
+
+
+def time_stages(stages: dict[str, Callable[[], object]], runs: int = 30) -> dict[str, float]:
+    """Return the median milliseconds of each stage that comes before inference, for one image."""
+    found = {}
+    for name, call in stages.items():
+        times = []
+        for _ in range(runs + 3):
+            start = time.perf_counter_ns()
+            call()
+            times.append((time.perf_counter_ns() - start) / 1e6)
+        found[name] = round(float(np.median(times[3:])), 5)
     return found
 
 
@@ -92,13 +122,43 @@ def summarise(rounds: list[Round], batch: int) -> dict[str, Any]:
     }
     if len(samples) * 0.01 >= 10:  # fewer than ten samples above it say nothing of a percentile
         latency["p99"] = round(float(np.percentile(samples, 99)), 5)
+    settled = all(found.stable for found in rounds)
     return {
         "latency_ms": latency,
         "throughput": round(1000 * batch * len(samples) / float(samples.sum()), 2),
         "load_ms": round(float(np.median([found.load for found in rounds])), 2),
         "first_ms": round(float(np.median([found.first for found in rounds])), 3),
         "stable": all(found.stable for found in rounds),
+        "noise": noise([r.watch for r in rounds], [float(np.median(r.samples)) for r in rounds], settled),
+        "stages_ms": _stages(rounds, latency["p50"] / batch),
+        "cores": rounds[0].cores,
+        "peak_mib": _middle([r.watch.get("peak_mib") for r in rounds]),
+        "mhz": _rates(rounds),
+        "joules": _middle([_per_image(r, batch) for r in rounds]),  # an image; None: not available here
         "samples_ms": [found.samples for found in rounds],
+    }
+
+
+def _middle(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return round(float(np.median(known)), 6) if len(known) == len(values) else None
+
+
+def _rates(rounds: list[Round]) -> list[float] | None:
+    known = [rate for r in rounds for rate in r.watch.get("mhz") or []]
+    return [min(known), max(known)] if known else None
+
+
+def _per_image(found: Round, batch: int) -> float | None:
+    joules = found.watch.get("joules")
+    return None if joules is None else float(joules) / (len(found.samples) * batch)
+
+
+def _stages(rounds: list[Round], infer: float) -> dict[str, float]:
+    """Return the milliseconds an image takes in each stage."""
+    names = rounds[0].stages
+    return {name: round(float(np.median([r.stages[name] for r in rounds])), 5) for name in names} | {
+        "infer": round(infer, 5)
     }
 
 
@@ -107,10 +167,13 @@ def rotation(images: Any, batch: int) -> list[Any]:
     return [np.ascontiguousarray(np.take(images, range(i, i + batch), axis=0, mode="wrap")) for i in range(16)]
 
 
-def pin(threads: int) -> None:
-    """Keep this process on so many processors, where the system can."""
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+def pin(threads: int) -> list[int]:
+    """Keep this process on so many processors, where the system can; return which."""
+    if not hasattr(os, "sched_setaffinity"):
+        return []
+    chosen = sorted(os.sched_getaffinity(0))[:threads]
+    os.sched_setaffinity(0, chosen)
+    return chosen
 
 
 def describe_machine(versions: dict[str, str]) -> dict[str, Any]:

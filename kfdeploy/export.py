@@ -15,7 +15,7 @@ from kfdeploy.errors import UnsupportedError, nearest
 from kfdeploy.files import SCHEMA, describe_files, dump_json, output_folder, sha256
 from kfdeploy.kits import write_kit
 from kfdeploy.model import Model
-from kfdeploy.pool import tolerance, versions
+from kfdeploy.pool import Pool, tolerance, versions
 from kfdeploy.precisions import Prepared, prepare, write
 from kfdeploy.targets.base import Device, Target
 from kfdeploy.verify import Verdict, allowed_in, blame, compare, judge, logits_of, require
@@ -143,6 +143,7 @@ def _write(
         "parameters": model.manifest["parameters"],
         "model_files": files,
         "versions": versions("onnx", module.PACKAGE),
+        "training": training_of(model),
         "data": model.manifest["data"],
     }
 
@@ -178,6 +179,14 @@ def _write(
         },
         files=describe_files(work, [*(work / file for file in files), work / GOLDEN]),
     )
+
+
+def training_of(model: Model) -> dict[str, Any] | None:
+    """Return how long a model was trained, in epochs of so many images: of an assembly, its whole pool."""
+    found = model.manifest.get("training")
+    if model.kind == "assembly":
+        found = Pool.open(model.path / "parts").manifest["training"]
+    return None if found is None else {key: found[key] for key in ("epochs", "images") if key in found}
 
 
 def _ladder(

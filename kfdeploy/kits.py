@@ -6,7 +6,8 @@ from pathlib import Path
 from kfdeploy.errors import PoolError
 
 # The device's clock and image reader are the very files that `kfdeploy` measures and reads with.
-OWN = (Path(__file__).parent / "clock.py", Path(__file__).parent / "data" / "pixels.py")
+_HERE = Path(__file__).parent
+OWN = (_HERE / "clock.py", _HERE / "watch.py", _HERE / "data" / "pixels.py")
 
 
 def kits() -> Path:

@@ -16,6 +16,7 @@ import numpy as np
 from kfdeploy import clock
 from kfdeploy.artifact import Artifact
 from kfdeploy.clock import QUICK, Protocol, Round, time_runs
+from kfdeploy.data.pixels import stages
 from kfdeploy.data.source import ImageSet
 from kfdeploy.errors import DataError, KfdeployError
 from kfdeploy.pool import versions
@@ -49,8 +50,9 @@ def measure(job: Job, protocol: Protocol) -> Round:
             f"'{job.artifact}' has the fixed batch {artifact.batch}, not {job.batch}",
             hint="export it with a dynamic batch",
         )
-    clock.pin(job.threads)
-    inputs = [{"image": images} for images in clock.rotation(artifact.golden()[0], job.batch)]
+    cores = clock.pin(job.threads)
+    golden, image = artifact.golden()[0], artifact.image
+    inputs = [{"image": images} for images in clock.rotation(golden, job.batch)]
     began = time.perf_counter_ns()
     with artifact.session(Device(threads=job.threads, scenario=job.scenario)) as session:
         load = (time.perf_counter_ns() - began) / 1e6
@@ -60,7 +62,8 @@ def measure(job: Job, protocol: Protocol) -> Round:
             session.synchronize()
 
         found = time_runs(call, protocol)
-    found.load = load
+    found.load, found.cores = load, cores
+    found.stages = clock.time_stages(stages(golden[0], image.size, image.channels, image.resize, image.interpolation))
     return found
 
 
@@ -108,20 +111,30 @@ def difference_interval(a: Floats, b: Floats, seed: int = 0) -> tuple[float, tup
     return float(paired.mean()), (float(low), float(high))
 
 
-def correct(artifact: Artifact, data: ImageSet, columns: Sequence[int], threads: int) -> Floats:
-    """Return 1 or 0 for each image: whether the argmax over `columns` of the artifact's logits is its label.
+def logits_on(artifact: Artifact, data: ImageSet, threads: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Return an artifact's logits (N, C) of a set's images. The artifact is the file that is timed.
 
-    Labels index `columns`. The artifact is the file that is timed.
+    Raises:
+        DataError: the set is empty.
     """
-    right: list[np.ndarray[Any, Any]] = []
+    if not len(data):
+        raise DataError("there are no test images of these classes")
+    found: list[np.ndarray[Any, np.dtype[np.float32]]] = []
     with artifact.session(Device(threads=threads)) as session:
         for start in range(0, len(data), 512):
             images = data.load(slice(start, start + 512))
-            logits = run_in_batches(session, images, artifact.batch or 128)["logits"]
-            right.append(logits[:, list(columns)].argmax(1) == data.labels[start : start + 512])
-    if not right:
-        raise DataError("there are no test images of these classes")
-    return np.concatenate(right).astype(np.float64)
+            found.append(run_in_batches(session, images, artifact.batch or 128)["logits"])
+    return np.concatenate(found)
+
+
+def correct(artifact: Artifact, data: ImageSet, columns: Sequence[int], threads: int) -> Floats:
+    """Return 1 or 0 for each image: whether the argmax over `columns` of the artifact's logits is its label.
+
+    Labels index `columns`.
+    """
+    logits = logits_on(artifact, data, threads)
+    right: Floats = (logits[:, list(columns)].argmax(1) == data.labels).astype(np.float64)
+    return right
 
 
 def describe_machine() -> dict[str, Any]:

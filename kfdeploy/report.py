@@ -27,8 +27,9 @@ _COLUMNS += ("kB", "parameters")
 
 
 def cells(row: dict[str, Any]) -> list[str]:
-    """Return one row of a table as text."""
+    """Return one row of a table as text; a row with a `reason` was not measured."""
     tasks = ", ".join(row["tasks"]) if len(row["tasks"]) <= 3 else f"{len(row['tasks'])} tasks"
+    latency = row.get("latency_ms")
     return [
         f"{row['kind']} {row['name']}" if row["kind"] != row["name"] else row["name"],
         tasks,
@@ -36,13 +37,25 @@ def cells(row: dict[str, Any]) -> list[str]:
         row["scenario"],
         str(row["batch"]),
         str(row["threads"]),
-        f"{row['latency_ms']['p50']:.3f}",
-        f"{row['latency_ms']['p90']:.3f}",
-        f"{row['throughput']:,.0f}",
-        f"{100 * row['accuracy']:.2f} %",
+        f"{latency['p50']:.3f}" if latency else "–",
+        f"{latency['p90']:.3f}" if latency else "–",
+        f"{row['throughput']:,.0f}" if latency else "–",
+        f"{100 * row['accuracy']:.2f} %" if row["accuracy"] is not None else "not measured",
         f"{row['bytes'] / 1000:,.0f}",
         f"{row['parameters']:,}",
     ]
+
+
+def doubts(result: dict[str, Any]) -> list[str]:
+    """Return a sentence for each row that was not measured, or that was measured while the machine was noisy."""
+    found = []
+    for row in result["rows"]:
+        where = f"{row['name']}, {row['target']} {row['precision']}, {row['scenario']}, threads {row['threads']}"
+        if "reason" in row:
+            found.append(f"not measured: {where}: {row['reason']}")
+        elif row.get("noise"):
+            found.append(f"noisy: {where}: {'; '.join(row['noise'])}")
+    return found
 
 
 def sentences(result: dict[str, Any]) -> list[str]:
@@ -63,6 +76,7 @@ def sentences(result: dict[str, Any]) -> list[str]:
             f"{entry['a']} {speed} {entry['b']} (latency ratio {ratio:.3f}, 95 % interval [{low:.3f}, {high:.3f}]), "
             f"at {points[0]:+.2f} points of accuracy [{points[1]:+.2f}, {points[2]:+.2f}]"
         )
+    found += doubts(result)
     if result["quick"]:
         found.append("This was a quick look: too short for numbers to be quoted.")
     return found
@@ -105,7 +119,8 @@ def plot(result: dict[str, Any], path: Path) -> None:
     Raises:
         MissingDependencyError: matplotlib is not installed.
     """
-    rows = [row for row in result["rows"] if row["scenario"] == "single-stream"] or result["rows"]
+    measured = [row for row in result["rows"] if "reason" not in row and row["accuracy"] is not None]
+    rows = [row for row in measured if row["scenario"] == "single-stream"] or measured
     figure = new_figure(7.5, 4.6, 150)
     axes = figure.add_subplot()
     shapes = {"assembly": "o", "student": "s", "teacher": "^"}

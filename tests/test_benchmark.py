@@ -1,11 +1,14 @@
 import io
 import json
+import sys
 
 import pytest
 
 from kfdeploy import report
+from kfdeploy.assemble import assemble
 from kfdeploy.benchmark import benchmark
-from kfdeploy.errors import MissingDependencyError, PoolError, TaskError, UnsupportedError
+from kfdeploy.errors import DataError, KfdeployError, MissingDependencyError, PoolError, UnsupportedError
+from kfdeploy.export import export
 
 
 @pytest.fixture(scope="module")
@@ -69,12 +72,91 @@ def test_what_cannot_be_benchmarked(artifacts, toy, here, tmp_path):
         benchmark()
     with pytest.raises(UnsupportedError, match="there is no scenario 'server'"):
         benchmark([artifacts[0].path], scenarios=["server"])
-    from kfdeploy.assemble import assemble
-    from kfdeploy.export import export
+    fixed = export(assemble(toy.pool, ["pets"], tmp_path / "fixed"), batch=4, out=tmp_path)
+    with pytest.raises(UnsupportedError, match="it has the fixed batch 4, and single-stream needs 1"):
+        benchmark([fixed.path], scenarios=["single-stream"])
+    with pytest.raises(DataError, match="does not exist|there is no"):
+        benchmark([artifacts[0].path], data=tmp_path / "none")
 
+
+def test_several_subsets_at_once_each_have_their_own_accuracy(artifacts, toy, tmp_path):
     other = export(assemble(toy.pool, ["élan", "pets"], tmp_path / "other"), out=tmp_path)
-    with pytest.raises(TaskError, match="assembly 'assembly' does not know the class 'élan'"):
-        benchmark([artifacts[0].path, other.path], quick=True)
+    found = benchmark([artifacts[0].path, other.path, artifacts[2].path], quick=True, scenarios=["single-stream"])
+    rows = {row["name"]: row for row in found["rows"]}
+    assert rows["other"]["tasks"] == ["élan", "pets"]
+    assert set(rows["small"]["accuracies"]) == {"sea horse, pets", "élan, pets"}
+    assert set(rows["other"]["accuracies"]) == {"élan, pets"}
+    assert {(c["a"], c["subject"]) for c in found["comparisons"]} == {
+        ("assembly", "sea horse, pets"), ("other", "élan, pets"),
+    }  # fmt: skip
+    assert set(found["answers"]) == {"sea horse, pets", "élan, pets"}
+
+
+def test_what_cannot_be_measured_stays_with_its_reason(artifacts, toy, tmp_path):
+    fixed = export(artifacts_model(toy), batch=4, out=tmp_path)
+    found = benchmark([artifacts[0].path, fixed.path], quick=True, batch=4)
+    rows = {(row["name"], row["scenario"]): row for row in found["rows"]}
+    assert "the fixed batch 4" in rows["small", "single-stream"]["reason"]
+    assert "reason" not in rows["small", "offline"]
+    assert "not measured: small, onnx fp32, single-stream" in "\n".join(report.sentences(found))
+    assert "–" in report.markdown(found)
+    json.dumps(found)
+
+
+def artifacts_model(toy):
+    from kfdeploy.model import Model
+
+    return Model.open(toy.students / "small")
+
+
+def test_an_interrupted_benchmark_goes_on_from_its_finished_rounds(artifacts, tmp_path, monkeypatch):
+    from kfdeploy import benchmark as function
+
+    assert callable(function)
+    module = sys.modules["kfdeploy.benchmark"]
+    place, whole, calls = tmp_path / ".b.json.rounds", module.measure_afresh, []
+
+    def dies(job, protocol):
+        calls.append(job)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return whole(job, protocol)
+
+    monkeypatch.setattr(module, "measure_afresh", dies)
+    paths = [artifacts[0].path, artifacts[2].path]
+    with pytest.raises(KeyboardInterrupt):
+        benchmark(paths, quick=True, scenarios=["single-stream"], finished=place)
+    found = benchmark(paths, quick=True, scenarios=["single-stream"], finished=place)
+    assert len(calls) == 3 + 6 - 2
+    assert all(len(row["samples_ms"]) == 3 for row in found["rows"])
+    place.write_text("damaged")
+    calls[:] = [None] * 9
+    benchmark(paths, quick=True, scenarios=["single-stream"], finished=place)
+    assert len(calls) == 15
+
+
+def test_a_job_that_fails_leaves_the_others(artifacts, tmp_path, monkeypatch):
+    module = sys.modules["kfdeploy.benchmark"]
+    whole = module.measure_afresh
+
+    def fails(job, protocol):
+        if "small" in job.artifact:
+            raise KfdeployError("measuring it failed: no memory")
+        return whole(job, protocol)
+
+    monkeypatch.setattr(module, "measure_afresh", fails)
+    found = benchmark([artifacts[0].path, artifacts[2].path], quick=True, scenarios=["single-stream"])
+    assert [row.get("reason") for row in found["rows"]] == [None, "measuring it failed: no memory"]
+    assert found["comparisons"] == []
+
+
+def test_a_row_says_what_it_was_measured_on(result):
+    for row in result["rows"]:
+        assert row["cores"]
+        assert set(row["stages_ms"]) == {"decode", "preprocess", "infer"}
+        assert row["training"] is None or row["training"]["epochs"] == 4
+        assert isinstance(row["noise"], list)
+        assert row["joules"] is None or row["joules"] > 0
 
 
 def entry(ratio, low, high):
@@ -84,7 +166,7 @@ def entry(ratio, low, high):
 
 def test_faster_is_said_only_if_the_interval_excludes_one():
     said = report.sentences(
-        {"quick": True, "comparisons": [entry(0.5, 0.4, 0.6), entry(2.0, 1.8, 2.2), entry(0.9, 0.8, 1.1)]}
+        {"quick": True, "rows": [], "comparisons": [entry(0.5, 0.4, 0.6), entry(2.0, 1.8, 2.2), entry(0.9, 0.8, 1.1)]}
     )
     assert "A is 2.00× faster than B" in said[0]
     assert "A is 2.00× slower than B" in said[1]

@@ -18,6 +18,7 @@ from pathlib import Path
 import clock
 import kit
 import numpy as np
+import pixels
 
 
 def main():
@@ -48,12 +49,14 @@ def main():
     right = accuracy(about, asked.data, asked.threads) if asked.data else None
     for found in rows:
         found["accuracy"], found["images"] = (float(right.mean()), len(right)) if right is not None else (None, 0)
+        subject, scored = ", ".join(found["tasks"]), {"accuracy": found["accuracy"], "images": found["images"]}
+        found["accuracies"] = {subject: scored} if right is not None else {}
         latency = found["latency_ms"]
         print(
             f"{found['scenario']:14} batch {found['batch']:3}  threads {found['threads']}  "
             f"p50 {latency['p50']:.3f} ms  p90 {latency['p90']:.3f} ms  {found['throughput']:,.0f} images/s"
             + ("" if right is None else f"  accuracy {100 * found['accuracy']:.2f} %")
-            + ("" if found["stable"] else "  (warm-up did not settle)")
+            + "".join(f"\n  noisy: {why}" for why in found["noise"])
         )
     result = {
         "schema": 1, "kind": "benchmark", "quick": asked.quick, "protocol": vars(protocol),
@@ -74,7 +77,7 @@ def row(about, scenario, threads, batch):
         "kind": about["model"]["kind"], "name": about["model"]["name"], "tasks": [t["name"] for t in about["tasks"]],
         "target": about["target"], "precision": about["precision"], "threads": threads, "batch": batch,
         "scenario": scenario, "bytes": sum((kit.HERE / name).stat().st_size for name in files),
-        "parameters": about["parameters"],
+        "parameters": about["parameters"], "training": about.get("training"),
         "sha256": each[0] if len(each) == 1 else hashlib.sha256("".join(each).encode()).hexdigest(),
     }  # fmt: skip
 
@@ -92,13 +95,16 @@ def afresh(job):
 
 def one_round(scenario, threads, batch, quick):
     """Measure in this process."""
-    clock.pin(threads)
-    inputs = clock.rotation(kit.golden()[0], batch)
+    cores = clock.pin(threads)
+    images, image = kit.golden()[0], kit.manifest()["image"]
+    inputs = clock.rotation(images, batch)
     began = time.perf_counter_ns()
     session = kit.open_session(threads, scenario)
     load = (time.perf_counter_ns() - began) / 1e6
     found = clock.time_runs(lambda i: session.run(inputs[i % 16]), clock.QUICK if quick else clock.Protocol())
-    found.load = load
+    found.load, found.cores = load, cores
+    fit = tuple(image["size"]), image["channels"], image["resize"], image["interpolation"]
+    found.stages = clock.time_stages(pixels.stages(images[0], *fit))
     return found
 
 

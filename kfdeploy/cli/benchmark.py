@@ -16,7 +16,14 @@ def command(
     batch: int = typer.Option(32, min=1, help="Images at a time in the offline scenario."),
     quick: bool = typer.Option(False, "--quick", help="A look, too short for numbers to be quoted."),
     data: Path | None = typer.Option(None, help="A folder with test/<class>/ in place of the models' own data."),
-    json: Path | None = typer.Option(None, help="Where every number goes."),
+    max_ms: float | None = typer.Option(None, min=0, help="The winner takes at most so many milliseconds (p50)."),
+    max_mb: float | None = typer.Option(None, min=0, help="The winner has at most so many megabytes."),
+    min_accuracy: float | None = typer.Option(None, min=0, max=1, help="The winner is right in at least this share."),
+    fail_if: list[str] = typer.Option(
+        [], "--fail-if", metavar="GATE…", help='Exit with 3 where it holds, such as "p50_ratio > 1.0".'
+    ),
+    baseline: Path | None = typer.Option(None, help="An older --json: say what changed beyond the noise."),
+    json: Path | None = typer.Option(None, help="Where every number goes; an interrupted run goes on beside it."),
     plot: Path | None = typer.Option(None, help="Where the picture goes. Default: beside --json, else benchmark.png."),
     force: bool = FORCE,
 ) -> None:
@@ -25,16 +32,19 @@ def command(
 
     from rich.console import Console
 
-    from kfdeploy import report
+    from kfdeploy import gates, report
     from kfdeploy.benchmark import benchmark
     from kfdeploy.errors import MissingDependencyError
     from kfdeploy.files import check_place, dump_line_json, write_file
     from kfdeploy.pool import split_words
 
+    wanted = gates.parse(fail_if)  # arguments are checked before files
+    past = gates.read_result(baseline) if baseline is not None else None
     picture = plot or (json.with_suffix(".png") if json is not None else Path("benchmark.png"))
     for place in (json, plot):  # before minutes of measuring, not after
         if place is not None:
             check_place(place, force=force)
+    finished = None if json is None else json.with_name(f".{json.name}.rounds")
     result = benchmark(
         artifacts or [],
         scenarios=split_words(scenario),
@@ -42,14 +52,23 @@ def command(
         batch=batch,
         quick=quick,
         data=data,
+        finished=finished,
+        max_ms=max_ms,
+        max_mb=max_mb,
+        min_accuracy=min_accuracy,
         report=say if sys.stdout.isatty() else lambda _: None,
     )
-    if json is not None:
+    if json is not None and finished is not None:
         write_file(json, dump_line_json(result))
+        finished.unlink(missing_ok=True)
     # A terminal has its own width; a file or a pipe gets whole lines.
     Console(width=None if sys.stdout.isatty() else 160).print(report.table(result))
     for sentence in report.sentences(result):
         say(sentence)
+    for found in result["answers"].values():
+        say(found["sentence"])
+    if past is not None:
+        say("\n".join(gates.changes(result, past)) or "nothing changed beyond the noise since the baseline")
     if json is not None:
         say(f"wrote {json}")
     try:
@@ -59,3 +78,5 @@ def command(
         if plot is not None:
             raise
         say(f"no picture: {error}  ({error.hint})")
+    if failed := gates.check(result, wanted):
+        raise gates.GateError("; ".join(failed))

@@ -38,3 +38,21 @@ def fit(decoded: Any, size: tuple[int, int], resize: int, interpolation: str) ->
     left, top = (decoded.width - width) // 2, (decoded.height - height) // 2
     array = np.asarray(decoded.crop((left, top, left + width, top + height)), dtype=np.uint8)
     return array.reshape(height, width, len(decoded.getbands()))
+
+
+def stages(image: Any, size: tuple[int, int], channels: int, resize: int, interpolation: str) -> dict[str, Any]:
+    """Return the stages before inference, to be timed: a PNG of `image` (H, W, C) is decoded, then fitted."""
+    import io
+
+    from PIL import Image
+
+    packed = io.BytesIO()
+    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(packed, "PNG")
+
+    def decode() -> Any:
+        packed.seek(0)
+        with Image.open(packed) as opened:
+            return to_channels(opened.copy(), channels)
+
+    decoded = decode()
+    return {"decode": decode, "preprocess": lambda: fit(decoded, size, resize, interpolation)}

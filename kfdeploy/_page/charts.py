@@ -1,0 +1,286 @@
+"""The report's charts, as SVG that needs no script: accuracy over latency, distributions, stages, break-even."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from kfdeploy._page.scale import COLOURS, SHAPES, Axis, Strip, beside, below, chart, legend, line, mark, strips, written
+from kfdeploy._page.words import (
+    Row,
+    about,
+    by_setting,
+    comparisons,
+    esc,
+    figures,
+    how,
+    inner,
+    latency,
+    listed,
+    model,
+    number,
+    share,
+)
+
+_BINS = 120
+
+
+def series(rows: Sequence[Row]) -> dict[str, int]:
+    """Return the number, and so the colour, of each target and precision: the same in every chart of a page."""
+    return {name: i for i, name in enumerate(dict.fromkeys(how(row) for row in rows))}
+
+
+def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return the (latency, accuracy) that no other point beats in one and equals in the other, fastest first."""
+    found: list[tuple[float, float]] = []
+    for x, y in sorted(set(points), key=lambda point: (point[0], -point[1])):
+        if not found or y > found[-1][1]:
+            found.append((x, y))
+    return found
+
+
+def pareto(rows: Sequence[Row]) -> str:
+    """Return accuracy over latency, a plot for each setting; rows without either are left out."""
+    drawn = [row for row in rows if latency(row) is not None and number(row.get("accuracy")) is not None]
+    colours = series(rows)
+    return "".join(_plane(name, found, colours, i) for i, (name, found) in enumerate(by_setting(drawn).items()))
+
+
+def _plane(name: str, rows: list[Row], colours: Mapping[str, int], place: int) -> str:
+    points = [(latency(row) or 1.0, 100 * row["accuracy"]) for row in rows]
+    tails = [latency(row, "p90") or x for row, (x, _) in zip(rows, points, strict=True)]
+    x_axis = Axis.around([*(x for x, _ in points), *tails], log=True)
+    y_axis = Axis.around([y for _, y in points], room=0.14)
+    here = list(dict.fromkeys(how(row) for row in rows))
+    groups = [("all", points)] + [
+        (str(colours[one]), [point for row, point in zip(rows, points, strict=True) if how(row) == one]) for one in here
+    ]
+    fronts = "".join(
+        f'<g class="front" data-front="{key}"{"" if key == "all" else " hidden"}>{_stairs(front(some), x_axis, y_axis)}</g>'
+        for key, some in groups
+    )
+    labels = _labels(
+        [(x_axis.at(x), 100 - y_axis.at(y)) for x, y in points], [str(row.get("name", "")) for row in rows]
+    )
+    marks = ""
+    for row, (x, y), tail, label in zip(rows, points, tails, labels, strict=True):
+        down = round(100 - y_axis.at(y), 2)
+        whisker = line(x_axis.at(x), f"{down}%", x_axis.at(tail), f"{down}%", "tail")
+        kind = str(row.get("kind"))
+        marks += mark(x_axis.at(x), down, kind, colours[how(row)], about(row), more=whisker, label=label)
+    kinds = dict.fromkeys(kind if (kind := str(row.get("kind"))) in SHAPES else "other" for row in rows)
+    keys: list[tuple[str, str, int | None]] = [(kind, kind, None) for kind in kinds]
+    keys += [(one, "", colours[one]) for one in here]
+    choice = ""
+    if len(here) > 1:
+        buttons = "".join(
+            f'<label><input type="radio" name="show-{place}" value="{value}"{" checked" if value == "all" else ""}>'
+            f"<span>{esc(text)}</span></label>"
+            for value, text in [("all", "all"), *((str(colours[one]), one) for one in here)]
+        )
+        choice = f'<fieldset class="show"><legend>Show</legend>{buttons}</fieldset>'
+    body = f"{below(x_axis)}{beside(y_axis)}{fronts}\n{marks}"
+    return (
+        f'<figure class="plane"><figcaption>{esc(name)}</figcaption>{choice}'
+        '<p class="unit">accuracy, %</p>'
+        + chart(body, f"accuracy over latency, {name}", 330)
+        + '<p class="unit x">latency of a run, ms (mark: p50, line to p90)</p>'
+        + f"{legend(keys)}</figure>\n"
+    )
+
+
+def _stairs(points: Sequence[tuple[float, float]], x_axis: Axis, y_axis: Axis) -> str:
+    at = [(x_axis.at(x), round(100 - y_axis.at(y), 2)) for x, y in points]
+    found = [line(at[0][0], "100%", at[0][0], f"{at[0][1]}%", "step")]
+    for i, (x, y) in enumerate(at):
+        to, up = at[i + 1] if i + 1 < len(at) else (100.0, y)
+        found += [line(x, f"{y}%", to, f"{y}%", "step"), line(to, f"{y}%", to, f"{up}%", "step")]
+    return "".join(found)
+
+
+def _labels(at: Sequence[tuple[float, float]], names: Sequence[str]) -> list[str]:
+    """Return names for the points that have room for one: on a phone, or else (class "roomy") on a wide screen."""
+    found = ["" for _ in names]
+    for width, kind in ((300, "label"), (640, "label roomy")):
+        taken = [(x, y, x, y) for x, y in at]  # boxes in percent; every mark is one
+        taken += [_box(*at[i], name, width) for i, name in enumerate(names) if found[i]]
+        for i, (x, y) in enumerate(at):
+            left, up, right, down = _box(x, y, names[i], width)
+            clash = any(
+                a < right and left < c and b < down and up < d for j, (a, b, c, d) in enumerate(taken) if j != i
+            )
+            if found[i] or clash or names[i] == "":
+                continue
+            side = 'x="-11" text-anchor="end"' if x > 55 else 'x="11"'
+            found[i] = f'<text class="{kind}" {side} y="-9">{esc(names[i])}</text>'
+            taken.append((left, up, right, down))
+    return found
+
+
+def _box(x: float, y: float, name: str, width: int) -> tuple[float, float, float, float]:
+    long = 100 * (7 * len(name) + 12) / width
+    return (x - long, y - 8, x - 1, y + 1) if x > 55 else (x + 1, y - 8, x + long, y + 1)
+
+
+def ratios(result: Mapping[str, Any]) -> str:
+    """Return every comparison's latency ratio with its interval, beside the line at 1."""
+    entries = comparisons(result)
+    if not entries:
+        return ""
+    axis = Axis.around([1.0, *(value for entry in entries for value in entry["interval"])], log=True)
+    one = line(axis.at(1.0), "0", axis.at(1.0), "100%", "one")
+    rows = []
+    for entry in entries:
+        (low, high), ratio = entry["interval"], entry["p50_ratio"]
+        drawn = line(axis.at(low), "50%", axis.at(high), "50%", "interval")
+        said = f"{entry['a']} and {entry['b']}\nlatency ratio {ratio:.3f}\n95 % interval [{low:.3f}, {high:.3f}]"
+        kind = "certain" if high < 1 or low > 1 else "open"
+        drawn = f'<g class="{kind}">{one}{mark(axis.at(ratio), 50, "assembly", 0, said, more=drawn)}</g>'
+        where = f"{entry['target']} {entry['precision']}, {entry['scenario']}, threads {entry['threads']}"
+        points = f"{100 * entry['accuracy_difference']:+.2f} points"
+        rows.append(Strip(f"{entry['a']} / {entry['b']}", drawn, f"{ratio:.3f}  {points}", where))
+    return strips("Latency of the first over latency of the second: left of 1 the first is faster", rows, axis, "ratio")
+
+
+def distributions(rows: Sequence[Row]) -> str:
+    """Return every sample of every row: a histogram, p50, p90, and each round's median."""
+    colours, found = series(rows), ""
+    for name, some in by_setting(rows).items():
+        samples = [(row, rounds) for row in some if (rounds := _rounds(row))]
+        if not samples:
+            continue
+        whole = [np.concatenate(rounds) for _, rounds in samples]
+        # The slowest runs of all would press everything else together.
+        axis = Axis.around(
+            [float(v) for each in whole for v in (each.min(), np.percentile(each, 99.5))], log=True, room=0.02
+        )
+        edges = np.geomspace(axis.low, axis.high, _BINS + 1)
+        lines = [
+            _spread(row, rounds, each, axis, edges, colours[how(row)])
+            for (row, rounds), each in zip(samples, whole, strict=True)
+        ]
+        found += strips(name, lines, axis, "ms a run", 46)
+    return found
+
+
+def _rounds(row: Row) -> list[np.ndarray[Any, np.dtype[np.float64]]]:
+    given = listed(row, "samples_ms")
+    rounds = given if any(isinstance(each, list) for each in given) else [given]
+    kept = [
+        [v for each in some if (v := number(each)) is not None and v > 0] for some in rounds if isinstance(some, list)
+    ]
+    return [np.array(some) for some in kept if some]
+
+
+def _spread(row: Row, rounds: Sequence[Any], samples: Any, axis: Axis, edges: Any, colour: int) -> Strip:
+    counts, _ = np.histogram(samples, edges)
+    heights = 30 * counts / max(1, counts.max())
+    steps = "".join(f"V{30 - h:.1f}H{i + 1}" for i, h in enumerate(heights))
+    shape = f'<svg y="4" width="100%" height="30" viewBox="0 0 {_BINS} 30" preserveAspectRatio="none"><path class="hill" d="M0 30{steps}V30z"/></svg>'
+    p50 = latency(row) or float(np.median(samples))
+    p90 = latency(row, "p90") or float(np.percentile(samples, 90))
+    marks = "".join(
+        line(at, "0", at, "38", kind)
+        for value, kind in ((p50, "p50"), (p90, "p90"))
+        for at in [min(axis.at(value), 100.0)]
+    )
+    dots = "".join(f'<circle class="dot" cx="{axis.at(float(np.median(some)))}%" cy="41" r="2.5"/>' for some in rounds)
+    beyond = int((samples > axis.high).sum())
+    lines = [about(row), f"{len(samples):,} samples in {len(rounds)} rounds, all of them drawn"]
+    lines += [f"{beyond:,} are beyond the right edge, up to {samples.max():,.3f} ms"] if beyond else []
+    title = f"<title>{esc(chr(10).join(lines))}</title>"
+    hit = '<rect class="hit" width="100%" height="46"/>'
+    drawn = f'<g class="point s{colour % COLOURS}" tabindex="0" role="img">{title}{hit}{shape}{marks}{dots}</g>'
+    return Strip(model(row), drawn, f"{figures(p50)} · {figures(p90)}", how(row))
+
+
+def accuracies(rows: Sequence[Row]) -> str:
+    """Return each model's accuracy with the 95 % interval that its number of images leaves (Wilson 1927)."""
+    colours, models = series(rows), {}
+    for row in rows:
+        if number(row.get("accuracy")) is not None:
+            models.setdefault((model(row), how(row), row["accuracy"]), row)
+    if not models:
+        return ""
+    spans = {key: _wilson(row["accuracy"], number(row.get("images"))) for key, row in models.items()}
+    axis = Axis.around([100 * value for span in spans.values() for value in span])
+    lines = []
+    for key, row in models.items():
+        low, high = (axis.at(100 * value) for value in spans[key])
+        more = line(low, "50%", high, "50%", "interval")
+        drawn = mark(axis.at(100 * row["accuracy"]), 50, str(row.get("kind")), colours[how(row)], about(row), more=more)
+        lines.append(Strip(key[0], drawn, share(row["accuracy"]), key[1]))
+    return strips("Accuracy of each model, with the 95 % interval of its number of images", lines, axis, "%", 28)
+
+
+def _wilson(share: float, images: float | None) -> tuple[float, float]:
+    if not images:
+        return share, share
+    z = 1.96**2 / images
+    middle, half = share + z / 2, (max(share * (1 - share), 0) * z + z * z / 4) ** 0.5
+    return (middle - half) / (1 + z), (middle + half) / (1 + z)
+
+
+def stages(rows: Sequence[Row]) -> str:
+    """Return how long an image takes in each stage, a bar a row."""
+    told = {i: {k: v for k, v in inner(row, "stages_ms").items() if (number(v) or 0) > 0} for i, row in enumerate(rows)}
+    told = {i: parts for i, parts in told.items() if parts}
+    if not told:
+        return ""
+    names = list(dict.fromkeys(name for parts in told.values() for name in parts))
+    axis = Axis(0.0, max(sum(parts.values()) for parts in told.values()))
+    lines = []
+    for i, parts in told.items():
+        drawn, start = "", 0.0
+        for name, value in parts.items():
+            said = f"{model(rows[i])}, {how(rows[i])}\n{name}: {value:,.4g} ms of {sum(parts.values()):,.4g} ms"
+            drawn += (
+                f'<g class="point s{names.index(name) % COLOURS}" tabindex="0" role="img"><title>{esc(said)}</title>'
+                f'<rect class="mark" x="{axis.at(start)}%" y="6" width="{axis.at(value)}%" height="18"/></g>'
+            )
+            start += value
+        lines.append(
+            Strip(model(rows[i]), drawn, f"{figures(start)}", f"{how(rows[i])}, {rows[i].get('scenario', '')}")
+        )
+    return strips("Where an image's time goes", lines, axis, "ms an image", 30) + legend(
+        [(name, "", i) for i, name in enumerate(names)]
+    )
+
+
+def break_even(result: Mapping[str, Any]) -> str:
+    """Return latency over the number of tasks, and from how many tasks on each student is faster."""
+    given = inner(result, "break_even")
+    models = {str(name): values for name, values in inner(given, "models").items() if isinstance(values, list)}
+    curves = {
+        name: [(size, y) for size, y in zip(listed(given, "sizes"), values, strict=False) if number(size) and number(y)]
+        for name, values in models.items()
+    }
+    curves = {name: points for name, points in curves.items() if points}
+    if not curves:
+        return ""
+    sizes = sorted({x for points in curves.values() for x, _ in points})
+    x_axis = Axis.around(sizes, room=0.04)
+    y_axis = Axis(0.0, 1.12 * max(y for points in curves.values() for _, y in points))
+    shapes, body = list(SHAPES), below(x_axis) + beside(y_axis)
+    said = []
+    for name, k in inner(given, "k").items():
+        many = number(k)
+        said.append(
+            f"{name} is faster from {written(many)} tasks on" if many else f"{name} is faster at none of these sizes"
+        )
+        if many and x_axis.low <= many <= x_axis.high:
+            body += line(x_axis.at(many), "0", x_axis.at(many), "100%", "one")
+    for i, (name, points) in enumerate(curves.items()):
+        at = [(x_axis.at(x), round(100 - y_axis.at(y), 2)) for x, y in points]
+        lines = "".join(line(a[0], f"{a[1]}%", b[0], f"{b[1]}%", "curve") for a, b in zip(at, at[1:], strict=False))
+        body += f'<g class="s{i % COLOURS}">{lines}</g>'
+        for (x, y), (size, value) in zip(at, points, strict=True):
+            body += mark(x, y, shapes[i % 4], i, f"{name}\n{written(size)} tasks: {figures(value)} ms (p50)")
+    text = f"<p>{esc('; '.join(said))}.</p>" if said else ""
+    return (
+        f'{text}<figure class="plane"><figcaption>Latency over the number of tasks</figcaption><p class="unit">p50, ms</p>'
+        + chart(body, "latency over the number of tasks", 300)
+        + '<p class="unit x">tasks</p>'
+        + legend([(name, shapes[i % 4], i) for i, name in enumerate(curves)])
+        + "</figure>\n"
+    )

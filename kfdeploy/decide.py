@@ -1,0 +1,144 @@
+"""The decision: which of these goes onto the device? A winner under constraints, the Pareto front, the break-even."""
+
+from typing import Any
+
+_SETTING = ("target", "precision", "threads", "scenario", "batch")
+Row = dict[str, Any]
+
+
+def answer(
+    result: dict[str, Any],
+    *,
+    max_ms: float | None = None,
+    max_mb: float | None = None,
+    min_accuracy: float | None = None,
+) -> dict[str, Any]:
+    """Return `{"answers": {subject: …}, "break_even": …}` for a benchmark's rows.
+
+    For each subject (an assembly's tasks) the candidates are the measured rows of the first scenario that were
+    scored on it. With `min_accuracy` (a share) the winner is the fastest that reaches it, else the most accurate within
+    `max_ms` (milliseconds a run) and `max_mb` (10^6 bytes). Without any constraint nobody wins: the front answers.
+    """
+    limits = {"max_ms": max_ms, "max_mb": max_mb, "min_accuracy": min_accuracy}
+    asked = {name: value for name, value in limits.items() if value is not None}
+    measured = [row for row in result["rows"] if "reason" not in row]
+    scenario = measured[0]["scenario"] if measured else ""
+    answers = {}
+    for subject in dict.fromkeys(name for row in measured for name in row.get("accuracies", {})):
+        candidates = [r for r in measured if r["scenario"] == scenario and subject in r["accuracies"]]
+        answers[subject] = _answer(subject, candidates, asked, result["comparisons"])
+    return {"answers": answers, "break_even": break_even(measured, result["comparisons"])}
+
+
+def title(row: Row) -> str:
+    """Return what a row is called in a sentence."""
+    model = row["name"] if row["kind"] == row["name"] else f"{row['kind']} {row['name']}"
+    threads = f", {row['threads']} threads" if row["threads"] > 1 else ""
+    return f"{model} ({row['target']} {row['precision']}{threads})"
+
+
+def front(rows: list[Row], subject: str) -> list[Row]:
+    """Return the rows that no other row beats: none is both as fast and as accurate, and better in one of the two."""
+
+    def key(row: Row) -> tuple[float, float]:
+        return row["latency_ms"]["p50"], -row["accuracies"][subject]["accuracy"]
+
+    kept: list[Row] = []
+    for row in sorted(rows, key=key):
+        if not kept or row["accuracies"][subject]["accuracy"] > kept[-1]["accuracies"][subject]["accuracy"]:
+            kept.append(row)
+    return kept
+
+
+def _answer(subject: str, rows: list[Row], asked: dict[str, float], comparisons: list[Row]) -> dict[str, Any]:
+    best = front(rows, subject)
+    winner, sentence = None, ""
+    fit = [row for row in rows if not _misses(row, subject, asked)]
+    wanted = " and ".join(_WORDS[name].format(100 * v if name == "min_accuracy" else v) for name, v in asked.items())
+    if asked and fit:
+        if "min_accuracy" in asked:
+            winner = min(fit, key=lambda row: float(row["latency_ms"]["p50"]))
+        else:
+            winner = max(fit, key=lambda row: float(row["accuracies"][subject]["accuracy"]))
+        sentence = f"For {subject}, {wanted}: {_described(winner, subject)}"
+    elif asked:
+        near = min(rows, key=lambda row: max(_misses(row, subject, asked).values()))
+        sentence = f"For {subject}, nothing has {wanted}; the nearest is {_described(near, subject)}"
+    else:
+        named = "; ".join(_described(row, subject) for row in best)
+        sentence = f"For {subject}, no other is both as fast and as accurate as these: {named}"
+    beats = [c for c in comparisons if c.get("subject") == subject and c["interval"][1] < 1]
+    even = [c for c in beats if c["accuracy_interval"][0] >= -0.003 and c.get("b_kind") == "student"]
+    if even:
+        names = ", ".join(sorted({f"{c['b']} ({c['target']} {c['precision']}, {c['scenario']})" for c in even}))
+        sentence += f". The assembly is faster than, and as accurate as, {names}"
+    return {
+        "winner": None if winner is None else _key(winner),
+        "front": [_key(row) for row in best],
+        "constraints": asked,
+        "sentence": sentence + ".",
+    }
+
+
+_WORDS = {"max_ms": "at most {:g} ms", "max_mb": "at most {:g} MB", "min_accuracy": "at least {:g} % accuracy"}
+
+
+def _misses(row: Row, subject: str, asked: dict[str, float]) -> dict[str, float]:
+    """Return by how much, as a share of the limit, a row misses each constraint that it misses."""
+    seen = {
+        "max_ms": row["latency_ms"]["p50"],
+        "max_mb": row["bytes"] / 1e6,
+        "min_accuracy": row["accuracies"][subject]["accuracy"],
+    }
+    over = {
+        name: (limit - seen[name] if name == "min_accuracy" else seen[name] - limit) / max(limit, 1e-9)
+        for name, limit in asked.items()
+    }
+    return {name: miss for name, miss in over.items() if miss > 0}
+
+
+def _described(row: Row, subject: str) -> str:
+    accuracy = row["accuracies"][subject]["accuracy"]
+    return f"{title(row)}, {row['latency_ms']['p50']:.3f} ms, {100 * accuracy:.2f} %, {row['bytes'] / 1e6:.2f} MB" + (
+        " (noisy)" if row.get("noise") else ""
+    )
+
+
+def _key(row: Row) -> dict[str, Any]:
+    return {name: row[name] for name in ("kind", "name", *_SETTING)}
+
+
+def break_even(rows: list[Row], comparisons: list[Row]) -> dict[str, Any] | None:
+    """Return at how many tasks a student is faster, from assemblies of several sizes; None where there is only one.
+
+    `{"sizes": [k, …], "models": {name: [ms, …]}, "k": {student: k or None}}`: latency of the smallest setting, and the
+    fewest tasks at which the interval of the ratio lies above 1.
+    """
+    assemblies = [row for row in rows if row["kind"] == "assembly"]
+    if not assemblies:
+        return None
+    setting = tuple(assemblies[0][name] for name in _SETTING)
+    here = [row for row in rows if tuple(row[name] for name in _SETTING) == setting]
+    sized: dict[int, Row] = {}
+    for row in here:
+        if row["kind"] == "assembly":
+            sized.setdefault(len(row["tasks"]), row)
+    if len(sized) < 2:
+        return None
+    sizes = sorted(sized)
+    students = [row for row in here if row["kind"] == "student"]
+    models = {"assembly": [sized[k]["latency_ms"]["p50"] for k in sizes]}
+    models |= {row["name"]: [row["latency_ms"]["p50"]] * len(sizes) for row in students}
+    k: dict[str, int | None] = {}
+    for student in students:
+        slower = [
+            size
+            for size in sizes
+            for c in comparisons
+            if c["a"] == sized[size]["name"]
+            and c["b"] == student["name"]
+            and all(c[name] == student[name] for name in _SETTING[:4])
+            and c["interval"][0] > 1
+        ]
+        k[student["name"]] = min(slower, default=None)
+    return {"sizes": sizes, "models": models, "k": k}
