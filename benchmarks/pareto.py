@@ -7,17 +7,23 @@ and every student masked to it are measured in alternating rounds of fresh proce
 images. An assembly *wins* against a student where it is faster (the interval of the ratio of medians excludes 1) and
 at least as accurate (the lower 95 % bound of the paired bootstrap is −0.3 points or better); it is *on the front*
 where no student is both as fast and as accurate. The break-even is the number of tasks from which a student is faster.
+With `--study`, accuracies and their intervals are those of all the seeds that a study has tested (a row of kind
+"factors" and students with the same number of parameters), paired by seed and by image; latency does not know a seed.
 A picture goes beside the JSON.
 """
 
 import argparse
+import json
 import tempfile
 from pathlib import Path
+
+import numpy as np
 
 from kfdeploy.assemble import assemble
 from kfdeploy.benchmark import benchmark
 from kfdeploy.export import export
 from kfdeploy.files import dump_line_json, write_file
+from kfdeploy.measure import difference_interval
 from kfdeploy.model import Model
 from kfdeploy.pool import Pool
 from kfdeploy.report import new_figure, save_figure
@@ -40,9 +46,11 @@ def main() -> None:
     parser.add_argument("--target", default="onnx")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--counts", type=int, nargs="*", default=[2, 4, 6, 8, 10], help="how many first tasks, besides")
+    parser.add_argument("--study", type=Path, help="a study's JSON whose rows were tested with several seeds")
     parser.add_argument("--quick", action="store_true", help="a look, too short for numbers to be quoted")
     asked = parser.parse_args()
     pool = Pool.open(asked.pool)
+    study = json.loads(asked.study.read_text(encoding="utf-8")) if asked.study else None
     students = [Model.open(path) for path in asked.students]
     names = [task.name for task in pool.tasks]
     subsets = {name: tasks for name, tasks in SUBSETS.items() if set(tasks) <= set(names)}
@@ -59,7 +67,7 @@ def main() -> None:
                 scenarios=["single-stream"], quick=asked.quick, data=asked.data,
             )  # fmt: skip
             machine, protocol = found["machine"], found["protocol"]
-            rows.append(judged(name, tasks, found))
+            rows.append(judged(name, tasks, found, study))
             print(sentence(rows[-1]), flush=True)
     even = {name: break_even(rows, name) for name in (student.name for student in students)}
     for name, k in even.items():
@@ -75,24 +83,51 @@ def main() -> None:
     print(f"wrote {asked.out} and {asked.out.with_suffix('.png')}")
 
 
-def judged(name, tasks, found):
+def judged(name, tasks, found, study):
     """Return one subset's row: every model's latency and accuracy, the comparisons, and whether the assembly wins."""
+    seeds = {} if study is None else over_seeds(study, name)
     models = [
         {"kind": row["kind"], "name": row["name"], "p50_ms": row["latency_ms"]["p50"], "accuracy": row["accuracy"],
          "bytes": row["bytes"], "parameters": row["parameters"]}
         for row in found["rows"]
     ]  # fmt: skip
     mine, *students = models
-    against = [
-        {"student": c["b"], "ratio": c["p50_ratio"], "interval": c["interval"],
-         "points": round(100 * c["accuracy_difference"], 3),
-         "points_interval": [round(100 * v, 3) for v in c["accuracy_interval"]],
-         "wins": c["interval"][1] < 1 and c["accuracy_interval"][0] >= ALLOWED}
-        for c in found["comparisons"]
-    ]  # fmt: skip
+    against = []
+    for student, c in zip(students, found["comparisons"], strict=True):
+        points, interval, count = c["accuracy_difference"], c["accuracy_interval"], 1
+        if known := seeds.get(student["parameters"]):
+            points, interval, count = known["points"], known["interval"], known["seeds"]
+            student["accuracy"], mine["accuracy"] = known["student"], known["factors"]
+        against.append(
+            {"student": c["b"], "ratio": c["p50_ratio"], "interval": c["interval"], "seeds": count,
+             "points": round(100 * points, 3), "points_interval": [round(100 * v, 3) for v in interval],
+             "wins": c["interval"][1] < 1 and interval[0] >= ALLOWED}
+        )  # fmt: skip
     front = not any(s["p50_ms"] <= mine["p50_ms"] and s["accuracy"] >= mine["accuracy"] for s in students)
     return {"subset": name, "tasks": list(tasks), "images": found["rows"][0]["images"], "models": models,
             "against": against, "on_front": front}  # fmt: skip
+
+
+def over_seeds(study, subset):
+    """Return `{parameters: …}` for each student of a study: its accuracy and the factors', over their common seeds."""
+
+    def right(row):
+        bits = np.unpackbits(np.frombuffer(bytes.fromhex(row["right"][subset]), np.uint8)).astype(float)
+        # Bits are packed by eights, and accuracies are rounded: CIFAR-10 has a thousand test images a class.
+        return bits[: 1000 * round(bits.sum() / row["test"][subset] / 10)]
+
+    if subset not in study["rows"][0].get("right", {}):
+        return {}
+    factors = {row["seed"]: right(row) for row in study["rows"] if row["name"] == "factors"}
+    found = {}
+    for parameters in {row["parameters"] for row in study["rows"] if row["kind"] == "student"}:
+        rows = {r["seed"]: right(r) for r in study["rows"] if r["kind"] == "student" and r["parameters"] == parameters}
+        both = sorted(set(rows) & set(factors))
+        ours, theirs = (np.mean([side[seed] for seed in both], axis=0) for side in (factors, rows))
+        points, interval = difference_interval(ours, theirs)
+        found[parameters] = {"points": points, "interval": interval, "seeds": len(both),
+                             "factors": float(ours.mean()), "student": float(theirs.mean())}  # fmt: skip
+    return found
 
 
 def sentence(row):

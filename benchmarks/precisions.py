@@ -54,8 +54,8 @@ def main() -> None:
         }
         for row in found:
             result["rows"].append({"subset": name} | row)
-            print(name, row["by"], row["target"], row["precision"], f"{row['p50_ms']:.3f} ms",
-                  f"{row['p50_ratio']:.2f} {row['interval']}", f"{100 * row['accuracy']:.2f} %", flush=True)  # fmt: skip
+            numbers = f"{row['p50_ms']:.3f} ms, {row['p50_ratio']:.2f} {row['interval']}, {100 * row['accuracy']:.2f} %"
+            print(name, row["by"], row["target"], row["precision"], numbers, flush=True)
         write_file(asked.out, dump_line_json(result))
 
 

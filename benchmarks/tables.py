@@ -72,6 +72,45 @@ def study(result):
     return "\n".join(lines) + "\n"
 
 
+def precisions(result):
+    """Return the table of `benchmarks/precisions.py`."""
+    lines = [
+        "| tasks | by | target | precision | p50 ms | of fp32 (95 % interval) | accuracy | drop, points | kB "
+        "| executed |",
+        "|---|---|---|---|--:|---|--:|--:|--:|---|",
+    ]
+    for row in result["rows"]:
+        low, high = row["interval"]
+        ran = ", ".join(f"{count} {name}" for name, count in row["convolutions"].items())
+        lines.append(
+            f"| {row['subset']} | {row['by']} | {row['target']} | {row['precision']} | {row['p50_ms']:.3f} "
+            f"| {row['p50_ratio']:.3f} [{low:.3f}, {high:.3f}] | {100 * row['accuracy']:.2f} % "
+            f"| {100 * row['drop']:.2f} | {row['bytes'] / 1000:,.0f} | {ran} |"
+        )
+    machine, nets_ = result["machine"], nets(result["nets"])
+    versions = ", ".join(f"{n} {machine['versions'][n]}" for n in ("onnxruntime", "openvino", "MNN", "nncf"))
+    lines += [
+        "",
+        f"{machine['cpu']}, {machine['cores']} cores, one thread, single-stream, {result['protocol']['rounds']} alternating "
+        f'rounds of fresh processes; {versions}; {nets_}; test images; "executed" is read back from the runtime.',
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def clock(result):
+    """Return the table of `benchmarks/clock_check.py`."""
+    lines = ["| model | batch | against | ours, p50 ms | theirs | ratio (95 % interval) |", "|---|--:|---|--:|--:|---|"]
+    for row in result["rows"]:
+        low, high = row["interval"]
+        lines.append(
+            f"| {row['model']} | {row['batch']} | {row['against']} ({row['target']}) | {row['ours_p50_ms']:.3f} "
+            f"| {row['theirs_p50_ms']:.3f} | {row['ratio']:.3f} [{low:.3f}, {high:.3f}] |"
+        )
+    machine = result["machine"]
+    lines += ["", f"{machine['cpu']}, one thread, {result['rounds']} alternating rounds of fresh processes."]
+    return "\n".join(lines) + "\n"
+
+
 def spread(values):
     """Return a mean with its standard deviation, where there are several."""
     mean = f"{statistics.mean(values):.2f}"
@@ -120,6 +159,11 @@ def speed(result):
     return "\n".join(lines) + "\n"
 
 
+def row_counts(row):
+    """Whether a row of the Pareto study is there for its number of tasks alone."""
+    return row["subset"].startswith("first ")
+
+
 def pareto(result):
     """Return the table of `benchmarks/pareto.py`: each named subset's assembly against every student."""
     lines = [
@@ -127,6 +171,8 @@ def pareto(result):
         "|---|--:|--:|---|---|--:|--:|---|---|",
     ]
     for row in result["rows"]:
+        if row_counts(row):
+            continue
         mine, *others = row["models"]
         for other, against in zip(others, row["against"], strict=True):
             low, high = against["interval"]
@@ -139,15 +185,18 @@ def pareto(result):
             )
     even = ", ".join(f"{name} from {k} tasks on" if k else f"{name} never" for name, k in result["break_even"].items())
     machine = result["machine"]
+    seeds = sorted({against["seeds"] for row in result["rows"] for against in row["against"] if not row_counts(row)})
     lines += [
         "",
-        f"Faster than the assembly of so many first tasks: {even}. 95 % intervals. {machine['cpu']}, "
+        f"Faster than the assembly of so many first tasks: {even}. 95 % intervals; accuracies are means over "
+        f"{' or '.join(map(str, seeds))} seeds, points paired by seed and by image. {machine['cpu']}, "
         f"{result['target']} fp32, single-stream, one thread; {result['training']['epochs']} epochs of training.",
     ]
     return "\n".join(lines) + "\n"
 
 
-KINDS = {"bank": bank, "study": study, "speed": speed, "pareto": pareto, "benchmark": report.markdown}
+KINDS = {"bank": bank, "study": study, "speed": speed, "pareto": pareto, "precisions": precisions, "clock": clock,
+         "benchmark": report.markdown}  # fmt: skip
 
 
 def filled(text):

@@ -14,11 +14,13 @@ KfdeployError                exit 1; what happened, the value seen, the values a
 ├── ComposeError             an operator that cannot be put into a bank
 ├── ParityError              two graphs that should agree and do not
 ├── OutputError              a place that cannot be written to, or is taken
+├── RemoteError              a device that cannot be reached, or what went wrong on it, with the rows finished there
 └── MissingDependencyError   an extra that is not installed
 """
 
 import difflib
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 
 class KfdeployError(Exception):
@@ -91,6 +93,17 @@ class ParityError(KfdeployError):
 
 class OutputError(KfdeployError):
     """A place that cannot be written to, or is taken."""
+
+
+class RemoteError(KfdeployError):
+    """A device that cannot be reached, or on which something went wrong.
+
+    `result` is a benchmark result with the rows that were finished before it, or None.
+    """
+
+    def __init__(self, what: str, *, hint: str = "", result: dict[str, Any] | None = None) -> None:
+        self.result = result
+        super().__init__(what, hint=hint)
 
 
 class MissingDependencyError(KfdeployError):

@@ -1,5 +1,6 @@
 """The report's charts, as SVG that needs no script: accuracy over latency, distributions, stages, break-even."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -55,10 +56,10 @@ def _plane(name: str, rows: list[Row], colours: Mapping[str, int], place: int) -
     groups = [("all", points)] + [
         (str(colours[one]), [point for row, point in zip(rows, points, strict=True) if how(row) == one]) for one in here
     ]
-    fronts = "".join(
-        f'<g class="front" data-front="{key}"{"" if key == "all" else " hidden"}>{_stairs(front(some), x_axis, y_axis)}</g>'
-        for key, some in groups
-    )
+    fronts = ""
+    for key, some in groups:
+        hidden = "" if key == "all" else " hidden"
+        fronts += f'<g class="front" data-front="{key}"{hidden}>{_stairs(front(some), x_axis, y_axis)}</g>'
     labels = _labels(
         [(x_axis.at(x), 100 - y_axis.at(y)) for x, y in points], [str(row.get("name", "")) for row in rows]
     )
@@ -176,7 +177,10 @@ def _spread(row: Row, rounds: Sequence[Any], samples: Any, axis: Axis, edges: An
     counts, _ = np.histogram(samples, edges)
     heights = 30 * counts / max(1, counts.max())
     steps = "".join(f"V{30 - h:.1f}H{i + 1}" for i, h in enumerate(heights))
-    shape = f'<svg y="4" width="100%" height="30" viewBox="0 0 {_BINS} 30" preserveAspectRatio="none"><path class="hill" d="M0 30{steps}V30z"/></svg>'
+    shape = (
+        f'<svg y="4" width="100%" height="30" viewBox="0 0 {_BINS} 30" preserveAspectRatio="none">'
+        f'<path class="hill" d="M0 30{steps}V30z"/></svg>'
+    )
     p50 = latency(row) or float(np.median(samples))
     p90 = latency(row, "p90") or float(np.percentile(samples, 90))
     marks = "".join(
@@ -272,13 +276,14 @@ def break_even(result: Mapping[str, Any]) -> str:
             body += line(x_axis.at(many), "0", x_axis.at(many), "100%", "one")
     for i, (name, points) in enumerate(curves.items()):
         at = [(x_axis.at(x), round(100 - y_axis.at(y), 2)) for x, y in points]
-        lines = "".join(line(a[0], f"{a[1]}%", b[0], f"{b[1]}%", "curve") for a, b in zip(at, at[1:], strict=False))
+        lines = "".join(line(a[0], f"{a[1]}%", b[0], f"{b[1]}%", "curve") for a, b in itertools.pairwise(at))
         body += f'<g class="s{i % COLOURS}">{lines}</g>'
         for (x, y), (size, value) in zip(at, points, strict=True):
             body += mark(x, y, shapes[i % 4], i, f"{name}\n{written(size)} tasks: {figures(value)} ms (p50)")
     text = f"<p>{esc('; '.join(said))}.</p>" if said else ""
     return (
-        f'{text}<figure class="plane"><figcaption>Latency over the number of tasks</figcaption><p class="unit">p50, ms</p>'
+        f'{text}<figure class="plane"><figcaption>Latency over the number of tasks</figcaption>'
+        '<p class="unit">p50, ms</p>'
         + chart(body, "latency over the number of tasks", 300)
         + '<p class="unit x">tasks</p>'
         + legend([(name, shapes[i % 4], i) for i, name in enumerate(curves)])

@@ -36,11 +36,10 @@ class Axis:
 
     def at(self, value: float) -> float:
         """Return where a value lies, in percent from the low end."""
-        low, high, value = (math.log(v) for v in (self.low, self.high, value)) if self.log else (*self._ends(), value)
+        low, high = self.low, self.high
+        if self.log:
+            low, high, value = math.log(low), math.log(high), math.log(value)
         return round(100 * (value - low) / (high - low), 2)
-
-    def _ends(self) -> tuple[float, float]:
-        return self.low, self.high
 
     def ticks(self, most: int = 6) -> list[float]:
         """Return round numbers to write at the axis, `most` of them or fewer."""

@@ -61,11 +61,11 @@ class Table:
         if not self.rows:
             return ""
         lines = [list(self.head), ["---" if i < self.words else "--:" for i in range(len(self.head))]]
-        lines += [[_plain(cell) for cell in row] for row in self.rows]
+        lines += [[plain(cell) for cell in row] for row in self.rows]
         return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
-def _plain(cell: str) -> str:
+def plain(cell: str) -> str:
     """Return text that neither ends a cell of Markdown nor becomes markup."""
     return re.sub(r"([|<>`*_\[\]\\])", r"\\\1", " ".join(cell.split()))
 
