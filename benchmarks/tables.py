@@ -185,7 +185,8 @@ def pareto(result):
             )
     even = ", ".join(f"{name} from {k} tasks on" if k else f"{name} never" for name, k in result["break_even"].items())
     machine = result["machine"]
-    seeds = sorted({against["seeds"] for row in result["rows"] for against in row["against"] if not row_counts(row)})
+    named = [row for row in result["rows"] if not row_counts(row)]
+    seeds = sorted({against["seeds"] for row in named for against in row["against"]})
     lines += [
         "",
         f"Faster than the assembly of so many first tasks: {even}. 95 % intervals; accuracies are means over "

@@ -203,7 +203,12 @@ def _environment(result: Mapping[str, Any]) -> str:
     machine = {key: value for key, value in words.inner(result, "machine").items() if key != "versions"}
     versions = words.inner(words.inner(result, "machine"), "versions")
     rest = {key: value for key, value in result.items() if key not in _SHOWN}
-    found = (("Machine", machine), ("Versions", versions), ("Protocol", words.inner(result, "protocol")), ("Also", rest))
+    found = (
+        ("Machine", machine),
+        ("Versions", versions),
+        ("Protocol", words.inner(result, "protocol")),
+        ("Also", rest),
+    )
     html = "".join(tables.facts(caption, about).html() for caption, about in found)
     return f'<div class="facts">{html}</div>' if html else ""
 
@@ -228,7 +233,9 @@ def _circumstances(result: Mapping[str, Any], rows: Sequence[Row]) -> str:
         f"{models} model{'s' if models != 1 else ''}, {len(rows)} row{'s' if len(rows) != 1 else ''}",
         f"accuracy on {images:,.0f} test images" if images else "",
         f"{protocol['rounds']} alternating rounds of fresh processes" if protocol.get("rounds") else "",
-        f"{machine['cpu']}" + (f", {machine['cores']} cores" if machine.get("cores") else "") if machine.get("cpu") else "",
+        f"{machine['cpu']}" + (f", {machine['cores']} cores" if machine.get("cores") else "")
+        if machine.get("cpu")
+        else "",
         str(machine.get("os", "")),
     ]
     return " · ".join(part for part in parts if part)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from kfdeploy._page.scale import COLOURS, SHAPES, Axis, Strip, beside, below, chart, legend, line, mark, strips, written
+from kfdeploy._page.scale import COLOURS, SHAPES, Axis, Strip, below, beside, chart, legend, line, mark, strips, written
 from kfdeploy._page.words import (
     Row,
     about,
@@ -200,7 +200,8 @@ def _spread(row: Row, rounds: Sequence[Any], samples: Any, axis: Axis, edges: An
 
 def accuracies(rows: Sequence[Row]) -> str:
     """Return each model's accuracy with the 95 % interval that its number of images leaves (Wilson 1927)."""
-    colours, models = series(rows), {}
+    colours = series(rows)
+    models: dict[tuple[str, str, float], Row] = {}
     for row in rows:
         if number(row.get("accuracy")) is not None:
             models.setdefault((model(row), how(row), row["accuracy"]), row)
