@@ -1,5 +1,6 @@
 """A toy world: six classes of 8×8 images, a pool of four tasks trained for a moment, a student, and artifacts."""
 
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+
+# Two test processes share two cores, and toy networks gain nothing from a second thread. Before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from kfdeploy.artifact import Artifact
 from kfdeploy.assemble import assemble

@@ -67,7 +67,7 @@ class Table:
 
 def plain(cell: str) -> str:
     """Return text that neither ends a cell of Markdown nor becomes markup."""
-    return re.sub(r"([|<>`*_\[\]\\])", r"\\\1", " ".join(cell.split()))
+    return re.sub(r"([|<>`*_\\]|(?<=\])\()", r"\\\1", " ".join(cell.split()))
 
 
 def results(rows: Sequence[Row]) -> Table:
