@@ -14,7 +14,8 @@ _NUMBER = (int, float)
 _RESULT = {"quick": bool, "protocol": dict, "machine": dict, "rows": list, "comparisons": list}
 _MACHINE = {"cpu": str, "cores": int, "os": str, "python": str, "versions": dict}
 _ROW = {"kind": str, "name": str, "tasks": list, "target": str, "precision": str, "threads": int, "batch": int,
-        "scenario": str, "images": int, "bytes": int, "parameters": int, "sha256": str}  # fmt: skip
+        "scenario": str, "images": int, "bytes": int, "parameters": int, "sha256": str,
+        "accuracy": (int, float, type(None))}  # fmt: skip
 _COMPARISON = {"a": str, "b": str, "target": str, "precision": str, "threads": int, "scenario": str,
                "p50_ratio": _NUMBER, "interval": list, "accuracy_difference": _NUMBER,
                "accuracy_interval": list}  # fmt: skip
@@ -113,9 +114,10 @@ def _lacks(value: Any, wanted: Mapping[str, Any], what: str) -> str:
 
 
 def _row_fault(row: Mapping[str, Any], what: str) -> str:
-    accuracy = row.get("accuracy")
-    if accuracy is not None and not (isinstance(accuracy, _NUMBER) and 0 <= accuracy <= 1):
-        return f"{what} has {accuracy!r:.40} as 'accuracy'"
+    if row["accuracy"] is not None and not 0 <= row["accuracy"] <= 1:
+        return f"{what} has {row['accuracy']!r:.40} as 'accuracy'"
+    if not all(isinstance(task, str) for task in row["tasks"]):
+        return f"{what} has {row['tasks']!r:.40} as 'tasks'"
     if "reason" in row:  # not measured, and it says why
         return ""
     if why := _lacks(row, {"latency_ms": dict, "throughput": _NUMBER}, what):
@@ -177,9 +179,9 @@ def _described(row: Mapping[str, Any]) -> str:
 
 def _fill(row: dict[str, Any], seen: Sequence[Mapping[str, Any]]) -> str:
     """Give a row without an accuracy that of the very same file; return the note, or an empty string."""
-    if row.get("accuracy") is not None:
+    if row["accuracy"] is not None:
         return ""
-    same = [other for other in seen if other["sha256"] == row["sha256"] and other.get("accuracy") is not None]
+    same = [other for other in seen if other["sha256"] == row["sha256"] and other["accuracy"] is not None]
     if not same:
         return ""
     best = min(same, key=lambda other: bool(other["tasks"] != row["tasks"]))  # its own tasks before others

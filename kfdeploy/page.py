@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kfdeploy import __version__
-from kfdeploy._page import charts, tables, words
+from kfdeploy._page import charts, curves, tables, words
 from kfdeploy._page.words import Row, esc
 from kfdeploy.errors import DataError, UsageError, require
 from kfdeploy.files import check_place, read_manifest, write_file
@@ -15,7 +15,7 @@ from kfdeploy.files import check_place, read_manifest, write_file
 _PARTS = Path(__file__).parent / "_page"
 _KINDS = ("assembly", "student", "teacher")  # that `report.plot` has a mark for
 # Pieces of the file that have a section of their own.
-_SHOWN = {"schema", "kind", "quick", "answer", "rows", "comparisons", "machine", "protocol", "break_even"}
+_SHOWN = {"schema", "kind", "quick", "answer", "answers", "rows", "comparisons", "machine", "protocol", "break_even"}
 
 
 def read_result(path: str | Path) -> dict[str, Any]:
@@ -25,10 +25,13 @@ def read_result(path: str | Path) -> dict[str, Any]:
         PoolError: the file is missing or not JSON, or of another schema or kind.
         DataError: it has no rows.
     """
-    hint = "kfdeploy benchmark --json benchmark.json"
-    result = read_manifest(Path(path), "benchmark", hint)
+    from kfdeploy import gates
+
+    result = gates.read_result(Path(path))
     if not _rows(result):
-        raise DataError(f"'{path}' has no rows, so there is nothing to report", hint=hint)
+        raise DataError(
+            f"'{path}' has no rows, so there is nothing to report", hint="kfdeploy benchmark --json benchmark.json"
+        )
     return result
 
 
@@ -123,6 +126,7 @@ def markdown(result: Mapping[str, Any]) -> str:
     rows = _rows(result)
     parts = [
         tables.plain(words.answer(result)) + "\n",
+        "".join(f"- {tables.plain(sentence)}\n" for sentence in words.answers(result)),
         tables.results(rows).markdown(),
         tables.costs(rows).markdown(),
         tables.plain(_circumstances(result, rows)) + "\n",
@@ -141,12 +145,12 @@ def _sections(
     """Return every section's id, heading and HTML, which is empty where there is nothing to show."""
     return [
         ("pareto", "Accuracy over latency", _with(_PARETO, charts.pareto(rows))),
-        ("results", "Results", tables.results(rows).html() + _compared(result)),
+        ("results", "Results", _answers(result) + tables.results(rows).html() + _compared(result)),
         ("latency", "Latency, every sample", _with(_LATENCY, charts.distributions(rows))),
         ("accuracy", "Accuracy", charts.accuracies(rows) + _per_class(rows)),
-        ("break-even", "Break-even", charts.break_even(result)),
+        ("break-even", "Break-even", curves.break_even(result)),
         ("cost", "Size and cost", tables.costs(rows).html()),
-        ("stages", "Stages", charts.stages(rows)),
+        ("stages", "Stages", curves.stages(rows)),
         ("factors", "Are the factors factors?", _factors(inspection or {})),
         ("environment", "Environment", _environment(result)),
         ("numbers", "Every number", _numbers(rows)),
@@ -165,6 +169,11 @@ _LATENCY = (
 
 def _with(hint: str, html: str) -> str:
     return f'<p class="hint">{esc(hint)}</p>\n{html}' if html else ""
+
+
+def _answers(result: Mapping[str, Any]) -> str:
+    said = words.answers(result)
+    return "<ul>" + "".join(f"<li>{esc(sentence)}</li>\n" for sentence in said) + "</ul>\n" if said else ""
 
 
 def _compared(result: Mapping[str, Any]) -> str:

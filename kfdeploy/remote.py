@@ -8,6 +8,7 @@ import re
 import shlex
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
@@ -33,7 +34,9 @@ case "$2" in "~/"*) py="$HOME/${2#"~/"}" ;; *) py="$2" ;; esac
 py=$(command -v "$py") || exit 81
 case "$py" in /*) ;; *) py="$PWD/$py" ;; esac
 printf '%s\\n' "$py"
-"$py" --version 2>&1 || exit 82
+said=$("$py" --version 2>&1)
+printf '%s\\n' "$said"
+case "$said" in "Python "[0-9]*) ;; *) exit 82 ;; esac
 "$py" -c "import sys; sys.exit(sys.version_info < ($4))" || exit 83
 if [ -n "$3" ]; then cd -- "$3" 2>/dev/null || exit 84; root="$PWD"; else root="${TMPDIR:-/tmp}"; fi
 mktemp -d "$root/kfdeploy-XXXXXX" || exit 85
@@ -186,13 +189,14 @@ def _greet(device: Device, python: str) -> tuple[str, str]:
     if code == 81:
         raise RemoteError(f"there is no '{python}' on {where.label}", hint=newer)
     said = lines[1] if len(lines) > 1 else "nothing"
-    if code == 82 or not re.match(r"Python \d", said):
+    if code == 82:
         raise RemoteError(f"'{python}' on {where.label} is no Python that runs: it says {said[:80]!r}", hint=newer)
     if code == 83:
         raise RemoteError(f"'{python}' on {where.label} is {said}, and the kits need {oldest} or newer", hint=newer)
     if code == 84:
         raise RemoteError(
-            f"there is no folder '{where.folder}' on {where.label}", hint=f"{where.typed} mkdir -p {where.folder}"
+            f"there is no folder '{where.folder}' on {where.label}",
+            hint=f"{where.typed} mkdir -p {shlex.quote(where.folder)}",
         )
     if code == 85 or not re.search(r"/kfdeploy-\w{6}$", lines[-1]):
         place = where.folder or "the temporary folder"
@@ -215,7 +219,11 @@ def _check_imports(
     modules = {_MODULES.get(name.lower(), name): line for line, name in packages.items()}
     script = f'printf "%s\\n" "{MARK}"; exec "$@"'
     _, found = device.run(script, [python, "-c", _IMPORT, *modules], "importing the runtime", timeout=300)
-    failed = [json.loads(line) for line in found]
+    failed: list[tuple[str, bool, str]] = []
+    for line in found:
+        with suppress(ValueError, TypeError):  # a package may print something of its own
+            name, gone, text = json.loads(line)
+            failed.append((name, gone, str(text)))
     where, pip = device.address.label, f"type there: {shlex.quote(python)} -m pip install"
     if absent := [modules[name] for name, gone, _ in failed if gone]:
         names = ", ".join(packages[line] for line in absent)

@@ -25,8 +25,8 @@ _URL = re.compile(r"ssh://(?:(?!-)([^@/:]+)@)?(?!-)(\[[^\]/@]+\]|[^@/:\[\]]+)(?:
 # What ssh says (in English everywhere), what it means, and what to type.
 _LOST = r"closed by|Read from remote|client_loop|not responding|Broken pipe|Connection reset|packet_write|mux_client"
 _SAID = (
-    (r"IDENTIFICATION HAS CHANGED", "{host} has another host key than the one on record: it was set up anew, or this is "
-     "another machine", "if it was set up anew: ssh-keygen -R {key}, then {typed}"),
+    (r"IDENTIFICATION HAS CHANGED", "{host} has another host key than the one on record: it was set up anew, or this "
+     "is another machine", "if it was set up anew: ssh-keygen -R {key}, then {typed}"),
     (r"Host key verification failed|host key is known", "the host key of {host} is not known here",
      "log in once by hand and compare it: {typed}"),
     (r"Permission denied \(|Too many authentication", "{host} lets nobody in with the keys that ssh has here",
@@ -152,22 +152,22 @@ class Device:
         parts: list[list[str]] = [[]]
         pipe = subprocess.PIPE
         with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe) as process:
-            assert process.stdin is not None and process.stdout is not None and process.stderr is not None  # pipes
+            stdin, stdout, stderr = _pipes(process)
 
             def stop() -> None:
                 late.set()
                 process.kill()
 
             timer = threading.Timer(timeout, stop)
-            listener = threading.Thread(target=_listen, args=(process.stderr, errors), daemon=True)
+            listener = threading.Thread(target=_listen, args=(stderr, errors), daemon=True)
             timer.start()
             listener.start()
             try:
                 if feed is not None:
                     with suppress(BrokenPipeError):  # ssh is gone: what it said of it comes below
-                        feed(process.stdin)
-                        process.stdin.close()
-                for raw in process.stdout:
+                        feed(stdin)
+                        stdin.close()
+                for raw in stdout:
                     text = raw.decode("utf-8", "replace").rstrip("\r\n")
                     if text == MARK:
                         parts.append([])
@@ -183,8 +183,8 @@ class Device:
             finally:
                 timer.cancel()
                 with suppress(BrokenPipeError):
-                    process.stdin.close()
-        if late.is_set():
+                    stdin.close()
+        if late.is_set() and code:
             raise RemoteError(
                 f"{doing} on {self.address.label} took longer than {timeout:g} s and was ended",
                 hint="give it longer with --timeout, or take a quick look with --quick",
@@ -224,8 +224,9 @@ class Device:
         """
         python, folder, doomed, *program = words
         script = (
-            f'cd -- "$2" && printf "%s\\n" "{MARK}" && export PYTHONUTF8=1 && rm -f ../result.json && py="$1" && shift 2 '
-            f'&& "$py" -c "$@" && printf "%s\\n" "{MARK}" && if [ -f ../result.json ]; then cat ../result.json; fi'
+            f'cd -- "$2" && printf "%s\\n" "{MARK}" && export PYTHONUTF8=1 && rm -f ../result.json && py="$1" '
+            f'&& shift 2 && "$py" -c "$@" && printf "%s\\n" "{MARK}" '
+            "&& if [ -f ../result.json ]; then cat ../result.json; fi"
         )
         _, lines = self.run(script, [python, folder, _LAUNCH, doomed, *program], doing, timeout=timeout, line=report)
         return "\n".join(lines)
@@ -258,6 +259,13 @@ class Device:
             f"{doing} on {where.label} failed: {what}",
             hint=hints[-1] if said and hints else f"look there: {where.typed}",
         )
+
+
+def _pipes(process: subprocess.Popen[bytes]) -> tuple[IO[bytes], IO[bytes], IO[bytes]]:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
+    return process.stdin, process.stdout, process.stderr
 
 
 def _listen(stream: IO[bytes], lines: list[str]) -> None:

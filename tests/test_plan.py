@@ -59,3 +59,59 @@ def test_calibrating_finds_the_temperature_that_was_put_in():
     own = [np.arange(len(odds)) % 2 == task for task in (0, 1)]
     found = [calibrate(odds[own[task]] * 3, labels[own[task]], owner)[task] for task in (0, 1)]
     assert found == pytest.approx([3, 3], rel=0.1)
+
+
+def test_any_subset_is_arithmetic_and_equals_the_graph_that_is_run(toy, tmp_path):
+    import itertools
+
+    from kfdeploy.assemble import assemble
+    from kfdeploy.calibrate import validation_set
+    from kfdeploy.plan import Subsets, confusion
+    from kfdeploy.targets.onnx import session
+
+    pool = Pool.open(toy.pool)
+    subsets = Subsets.of(pool.evidence(), pool.tasks)
+    rows = pool.evidence().rows
+    whole = validation_set(pool.manifest["recipe"]["data"], rows, pool.image)
+    for k in (1, 2, 3, 4):
+        for chosen in itertools.combinations(range(4), k):
+            model = assemble(pool, [subsets.names[i] for i in chosen], tmp_path / "".join(map(str, chosen)))
+            data = whole.only(model.classes)
+            logits = session(model.graph, 1).run(None, {"image": data.load()})[0]
+            right = float((logits.argmax(1) == data.labels).mean())
+            assert subsets.accuracy(chosen) == pytest.approx(right)
+            table = confusion(pool.evidence(model.tasks), model.classes)
+            assert table.trace() / table.sum() == pytest.approx(right)
+
+
+def test_the_best_subset_is_looked_for_in_all_or_one_by_one():
+    from kfdeploy.plan import Subsets, choose_subset
+
+    labels = np.arange(6).repeat(10)
+    logits = np.eye(6, dtype=np.float32)[labels]
+    logits[labels == 1] = np.eye(6)[0]  # one is always taken for nought
+    subsets = Subsets(tuple("abcdef"), np.arange(6), labels, logits)
+    tasks, accuracy, whole = subsets.best(5)
+    assert (tasks, accuracy, whole) == ([0, 2, 3, 4, 5], 1.0, True) or tasks == [1, 2, 3, 4, 5]
+    assert subsets.best(5, most=1)[1:] == (1.0, False)
+    assert choose_subset(subsets, min_accuracy=0.99).accuracy == 1.0
+    assert len(choose_subset(subsets, min_accuracy=0.99).tasks) == 5
+    assert len(choose_subset(subsets, min_accuracy=0.8).tasks) == 6
+    assert len(choose_subset(subsets, within=3).tasks) == 3
+    assert len(choose_subset(subsets, size=2, within=3).tasks) == 2
+
+
+def test_what_nothing_meets_names_the_nearest():
+    from kfdeploy.errors import TaskError
+    from kfdeploy.plan import Subsets, choose_subset
+
+    random = np.random.default_rng(0)
+    subsets = Subsets(("a", "b", "c"), np.arange(3), np.arange(3).repeat(50), random.normal(size=(150, 3)).astype("f4"))
+    with pytest.raises(TaskError, match=r"no subset reaches 99 %; the nearest is \w, \w with \d\d\.\d\d %"):
+        choose_subset(subsets, min_accuracy=0.99)
+    with pytest.raises(TaskError, match="4 tasks were asked for, and there are 3"):
+        choose_subset(subsets, size=4)
+    with pytest.raises(TaskError, match="not one task fits into the budget"):
+        choose_subset(subsets, within=0)
+    with pytest.raises(TaskError, match="3 tasks do not fit into the budget; the nearest is 2"):
+        choose_subset(subsets, size=3, within=2)

@@ -1,21 +1,20 @@
 """The report's charts, as SVG that needs no script: accuracy over latency, distributions, stages, break-even."""
 
-import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from kfdeploy._page.scale import COLOURS, SHAPES, Axis, Strip, below, beside, chart, legend, line, mark, strips, written
+from kfdeploy._page.scale import COLOURS, SHAPES, Axis, Strip, below, beside, chart, legend, line, mark, strips
 from kfdeploy._page.words import (
     Row,
     about,
     by_setting,
+    by_subject,
     comparisons,
     esc,
     figures,
     how,
-    inner,
     latency,
     listed,
     model,
@@ -24,6 +23,7 @@ from kfdeploy._page.words import (
 )
 
 _BINS = 120
+_UNFOLDED = 3
 
 
 def series(rows: Sequence[Row]) -> dict[str, int]:
@@ -41,10 +41,25 @@ def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def pareto(rows: Sequence[Row]) -> str:
-    """Return accuracy over latency, a plot for each setting; rows without either are left out."""
-    drawn = [row for row in rows if latency(row) is not None and number(row.get("accuracy")) is not None]
+    """Return accuracy over latency, a plot for each subject and setting; rows without either are left out."""
     colours = series(rows)
-    return "".join(_plane(name, found, colours, i) for i, (name, found) in enumerate(by_setting(drawn).items()))
+    plots: dict[str, str] = {}
+    for subject, scored in by_subject([row for row in rows if latency(row) is not None]).items():
+        start = sum(plot.count("<figure") for plot in plots.values())  # a number for each plot of the page
+        settings = by_setting(scored).items()
+        plots[subject] = "".join(_plane(name, some, colours, start + i) for i, (name, some) in enumerate(settings))
+    return _subjects(plots)
+
+
+def _subjects(html: Mapping[str, str]) -> str:
+    """Return each subject's part under its name; of many subjects, those after the third are folded away."""
+    if len(html) < 2:
+        return "".join(html.values())
+    found = ""
+    for i, (name, part) in enumerate(html.items()):
+        folded = f"<details><summary>{esc(name)}</summary>{part}</details>\n"
+        found += f"<h3>{esc(name)}</h3>\n{part}" if i < _UNFOLDED else folded
+    return found
 
 
 def _plane(name: str, rows: list[Row], colours: Mapping[str, int], place: int) -> str:
@@ -137,7 +152,7 @@ def ratios(result: Mapping[str, Any]) -> str:
         said = f"{entry['a']} and {entry['b']}\nlatency ratio {ratio:.3f}\n95 % interval [{low:.3f}, {high:.3f}]"
         kind = "certain" if high < 1 or low > 1 else "open"
         drawn = f'<g class="{kind}">{one}{mark(axis.at(ratio), 50, "assembly", 0, said, more=drawn)}</g>'
-        where = f"{entry['target']} {entry['precision']}, {entry['scenario']}, threads {entry['threads']}"
+        where = f"{entry['target']} {entry['precision']}, {entry['scenario']}, {entry['threads']} thr."
         points = f"{100 * entry['accuracy_difference']:+.2f} points"
         rows.append(Strip(f"{entry['a']} / {entry['b']}", drawn, f"{ratio:.3f}  {points}", where))
     return strips("Latency of the first over latency of the second: left of 1 the first is faster", rows, axis, "ratio")
@@ -201,16 +216,15 @@ def _spread(row: Row, rounds: Sequence[Any], samples: Any, axis: Axis, edges: An
 def accuracies(rows: Sequence[Row]) -> str:
     """Return each model's accuracy with the 95 % interval that its number of images leaves (Wilson 1927)."""
     colours = series(rows)
-    models: dict[tuple[str, str, float], Row] = {}
-    for row in rows:
-        if number(row.get("accuracy")) is not None:
-            models.setdefault((model(row), how(row), row["accuracy"]), row)
-    if not models:
-        return ""
+    return _subjects({name: _scores(scored, colours) for name, scored in by_subject(rows).items()})
+
+
+def _scores(rows: Sequence[Row], colours: Mapping[str, int]) -> str:
+    models = {(model(row), how(row), row["accuracy"]): row for row in reversed(rows)}
     spans = {key: _wilson(row["accuracy"], number(row.get("images"))) for key, row in models.items()}
     axis = Axis.around([100 * value for span in spans.values() for value in span])
     lines = []
-    for key, row in models.items():
+    for key, row in reversed(models.items()):
         low, high = (axis.at(100 * value) for value in spans[key])
         more = line(low, "50%", high, "50%", "interval")
         drawn = mark(axis.at(100 * row["accuracy"]), 50, str(row.get("kind")), colours[how(row)], about(row), more=more)
@@ -224,69 +238,3 @@ def _wilson(share: float, images: float | None) -> tuple[float, float]:
     z = 1.96**2 / images
     middle, half = share + z / 2, (max(share * (1 - share), 0) * z + z * z / 4) ** 0.5
     return (middle - half) / (1 + z), (middle + half) / (1 + z)
-
-
-def stages(rows: Sequence[Row]) -> str:
-    """Return how long an image takes in each stage, a bar a row."""
-    told = {i: {k: v for k, v in inner(row, "stages_ms").items() if (number(v) or 0) > 0} for i, row in enumerate(rows)}
-    told = {i: parts for i, parts in told.items() if parts}
-    if not told:
-        return ""
-    names = list(dict.fromkeys(name for parts in told.values() for name in parts))
-    axis = Axis(0.0, max(sum(parts.values()) for parts in told.values()))
-    lines = []
-    for i, parts in told.items():
-        drawn, start = "", 0.0
-        for name, value in parts.items():
-            said = f"{model(rows[i])}, {how(rows[i])}\n{name}: {value:,.4g} ms of {sum(parts.values()):,.4g} ms"
-            drawn += (
-                f'<g class="point s{names.index(name) % COLOURS}" tabindex="0" role="img"><title>{esc(said)}</title>'
-                f'<rect class="mark" x="{axis.at(start)}%" y="6" width="{axis.at(value)}%" height="18"/></g>'
-            )
-            start += value
-        lines.append(
-            Strip(model(rows[i]), drawn, f"{figures(start)}", f"{how(rows[i])}, {rows[i].get('scenario', '')}")
-        )
-    return strips("Where an image's time goes", lines, axis, "ms an image", 30) + legend(
-        [(name, "", i) for i, name in enumerate(names)]
-    )
-
-
-def break_even(result: Mapping[str, Any]) -> str:
-    """Return latency over the number of tasks, and from how many tasks on each student is faster."""
-    given = inner(result, "break_even")
-    models = {str(name): values for name, values in inner(given, "models").items() if isinstance(values, list)}
-    curves = {
-        name: [(size, y) for size, y in zip(listed(given, "sizes"), values, strict=False) if number(size) and number(y)]
-        for name, values in models.items()
-    }
-    curves = {name: points for name, points in curves.items() if points}
-    if not curves:
-        return ""
-    sizes = sorted({x for points in curves.values() for x, _ in points})
-    x_axis = Axis.around(sizes, room=0.04)
-    y_axis = Axis(0.0, 1.12 * max(y for points in curves.values() for _, y in points))
-    shapes, body = list(SHAPES), below(x_axis) + beside(y_axis)
-    said = []
-    for name, k in inner(given, "k").items():
-        many = number(k)
-        said.append(
-            f"{name} is faster from {written(many)} tasks on" if many else f"{name} is faster at none of these sizes"
-        )
-        if many and x_axis.low <= many <= x_axis.high:
-            body += line(x_axis.at(many), "0", x_axis.at(many), "100%", "one")
-    for i, (name, points) in enumerate(curves.items()):
-        at = [(x_axis.at(x), round(100 - y_axis.at(y), 2)) for x, y in points]
-        lines = "".join(line(a[0], f"{a[1]}%", b[0], f"{b[1]}%", "curve") for a, b in itertools.pairwise(at))
-        body += f'<g class="s{i % COLOURS}">{lines}</g>'
-        for (x, y), (size, value) in zip(at, points, strict=True):
-            body += mark(x, y, shapes[i % 4], i, f"{name}\n{written(size)} tasks: {figures(value)} ms (p50)")
-    text = f"<p>{esc('; '.join(said))}.</p>" if said else ""
-    return (
-        f'{text}<figure class="plane"><figcaption>Latency over the number of tasks</figcaption>'
-        '<p class="unit">p50, ms</p>'
-        + chart(body, "latency over the number of tasks", 300)
-        + '<p class="unit x">tasks</p>'
-        + legend([(name, shapes[i % 4], i) for i, name in enumerate(curves)])
-        + "</figure>\n"
-    )

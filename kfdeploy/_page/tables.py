@@ -60,7 +60,7 @@ class Table:
         """Return the table as Markdown; nothing for a table without rows."""
         if not self.rows:
             return ""
-        lines = [list(self.head), ["---" if i < self.words else "--:" for i in range(len(self.head))]]
+        lines = [list(self.head), ["--:" if self._kind(i) == ' class="n"' else "---" for i in range(len(self.head))]]
         lines += [[plain(cell) for cell in row] for row in self.rows]
         return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
@@ -74,7 +74,7 @@ def results(rows: Sequence[Row]) -> Table:
     """Return what was measured, a row each; a row that could not be measured says why."""
     columns: dict[str, Callable[[Row], str]] = {
         "model": model,
-        "tasks": _tasks,
+        **({"tasks": _tasks} if len({_tasks(row) for row in rows}) > 1 else {}),
         "target": how,
         "scenario": lambda row: str(row.get("scenario") or NONE),
         "batch": lambda row: str(row.get("batch") or NONE),
@@ -84,9 +84,10 @@ def results(rows: Sequence[Row]) -> Table:
         "images/s": lambda row: figures(number(row.get("throughput")), 0),
         "accuracy": lambda row: share(row.get("accuracy")),
     }
+    named = list(columns).index("batch")
     if any(doubts(row) for row in rows):
         columns["note"] = lambda row: "; ".join(doubts(row))
-    return Table("Results", list(columns), [[cell(row) for cell in columns.values()] for row in rows], words=4)
+    return Table("Results", list(columns), [[cell(row) for cell in columns.values()] for row in rows], words=named)
 
 
 def _tasks(row: Row) -> str:

@@ -86,6 +86,20 @@ def by_setting(rows: Sequence[Row]) -> dict[str, list[Row]]:
     return found
 
 
+def by_subject(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Return the rows that were scored on each subject (an assembly's tasks), with their accuracy on it."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        scored = {name: score for name, score in inner(row, "accuracies").items() if isinstance(score, Mapping)}
+        if not scored and number(row.get("accuracy")) is not None:
+            scored = {", ".join(map(str, listed(row, "tasks"))): row}
+        for name, score in scored.items():
+            if number(score.get("accuracy")) is not None:
+                own = {"accuracy": score["accuracy"], "images": score.get("images")}
+                found.setdefault(name, []).append({**row, **own})
+    return found
+
+
 def tasks(rows: Sequence[Row]) -> str:
     """Return the tasks that the rows are held to."""
     names = next((listed(row, "tasks") for row in rows if row.get("tasks")), [])
@@ -142,22 +156,33 @@ def sentences(result: Mapping[str, Any]) -> list[str]:
 
 
 def answer(result: Mapping[str, Any]) -> str:
-    """Return what was found, in one sentence: the file's own, else one made of its comparisons.
+    """Return what was found, in one sentence: the file's own where it names a winner, else one of its comparisons.
 
     As in `report.sentences`, "faster" is said only where the interval excludes 1.
     """
     given = result.get("answer")
     if isinstance(given, str) and given.strip():
         return given.strip()
-    pairs: dict[tuple[str, str], list[Row]] = {}
+    if won := answers(result, decided=True):
+        return " ".join(won[:_SPOKEN]) + (f" And {len(won) - _SPOKEN} more, below." if len(won) > _SPOKEN else "")
+    pairs: dict[tuple[str, str, str], list[Row]] = {}
     for entry in comparisons(result):
-        pairs.setdefault((str(entry["a"]), str(entry["b"])), []).append(entry)
+        pairs.setdefault((str(entry.get("subject", "")), str(entry["a"]), str(entry["b"])), []).append(entry)
     if not pairs:
         return "Nothing is compared here: that takes an assembly, and a student or a teacher, in the same setting."
-    spoken = [_verdict(a, b, entries) for (a, b), entries in pairs.items()]
+    several = len({subject for subject, _, _ in pairs}) > 1
+    spoken = [
+        (f"for {subject}, " if several else "") + _verdict(a, b, entries) for (subject, a, b), entries in pairs.items()
+    ]
     rest = len(spoken) - _SPOKEN
     more = f"; and {rest} more pair{'s' if rest > 1 else ''}, below" if rest > 0 else ""
     return "; ".join(spoken[:_SPOKEN]) + more + "."
+
+
+def answers(result: Mapping[str, Any], *, decided: bool = False) -> list[str]:
+    """Return the file's own answers, a sentence a subject; with `decided`, those under a constraint alone."""
+    found = [entry for entry in inner(result, "answers").values() if isinstance(entry, Mapping) and "sentence" in entry]
+    return [str(entry["sentence"]) for entry in found if inner(entry, "constraints") or not decided]
 
 
 def _verdict(a: str, b: str, entries: list[Row]) -> str:

@@ -23,6 +23,10 @@ def command(
         [], "--fail-if", metavar="GATE…", help='Exit with 3 where it holds, such as "p50_ratio > 1.0".'
     ),
     baseline: Path | None = typer.Option(None, help="An older --json: say what changed beyond the noise."),
+    profile: Path | None = typer.Option(
+        None, help="Measure what a pool's tasks cost here, for kfdeploy plan, and write it to this file."
+    ),
+    pool: Path = typer.Option(Path("pool"), help="With --profile: the pool."),
     json: Path | None = typer.Option(None, help="Where every number goes; an interrupted run goes on beside it."),
     plot: Path | None = typer.Option(None, help="Where the picture goes. Default: beside --json, else benchmark.png."),
     force: bool = FORCE,
@@ -38,6 +42,9 @@ def command(
     from kfdeploy.files import check_place, dump_line_json, write_file
     from kfdeploy.pool import split_words
 
+    if profile is not None:
+        _profile(profile, pool, threads[0], quick, force)
+        return
     wanted = gates.parse(fail_if)  # arguments are checked before files
     past = gates.read_result(baseline) if baseline is not None else None
     picture = plot or (json.with_suffix(".png") if json is not None else Path("benchmark.png"))
@@ -80,3 +87,20 @@ def command(
         say(f"no picture: {error}  ({error.hint})")
     if failed := gates.check(result, wanted):
         raise gates.GateError("; ".join(failed))
+
+
+def _profile(place: Path, pool: Path, threads: int, quick: bool, force: bool) -> None:
+    """Measure the costs of a pool's tasks, and of the students here."""
+    import sys
+
+    from kfdeploy.costs import profile, write_costs
+    from kfdeploy.files import check_place
+
+    check_place(place, force=force)
+    students = [path for path in sorted(Path("students").glob("*")) if (path / "assembly.json").is_file()]
+    report = say if sys.stdout.isatty() else lambda _: None
+    costs = profile(pool, students=students, threads=threads, quick=quick, report=report)
+    write_costs(place, costs)
+    say(f"{costs.common_ms:.3f} ms + {costs.task_ms:.3f} ms a task, off by at most {100 * costs.error:.0f} %")
+    say(f"wrote {place}")
+    say("next:  kfdeploy plan --budget-ms …")
