@@ -59,8 +59,9 @@ def import_result(ours: Result | None, theirs: Result | Sequence[str | Path]) ->
             seen.append(row)
             key = tuple(row[name] for name in ("machine", "sha256", "scenario", "threads", "batch"))
             if key in rows and rows[key] != row:
-                old, row = rows[key], _newer(rows[key], row)
-                if "reason" not in old:
+                both = "reason" not in rows[key] and "reason" not in row
+                row = _newer(rows[key], row)
+                if both:
                     notes.append(f"{_described(row)} was measured twice: the newer is kept")
             rows[key] = row
         for entry in result["comparisons"]:

@@ -162,8 +162,8 @@ _PARETO = (
     "Point at a mark, or reach it with the Tab key, for its numbers."
 )
 _LATENCY = (
-    "Each hill is a histogram of all samples, none left out, on a logarithmic axis; the thick line is p50, the dashed "
-    "one p90 (the numbers at the right), the dots below are the medians of single rounds."
+    "Each hill is a histogram of all samples, not thinned, on a logarithmic axis; where some are beyond its right edge "
+    "the tooltip says how many. The thick line is p50, the dashed one p90; the dots are the medians of single rounds."
 )
 
 

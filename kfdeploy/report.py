@@ -128,7 +128,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
     for i, (target, threads) in enumerate(targets):
         for row in [row for row in rows if (row["target"], row["threads"]) == (target, threads)]:
             x, y = row["latency_ms"]["p50"], 100 * row["accuracy"]
-            axes.plot([x], [y], shapes[row["kind"]], color=f"C{i}", markersize=9, alpha=0.85)
+            axes.plot([x], [y], shapes.get(row["kind"], "D"), color=f"C{i}", markersize=9, alpha=0.85)
             axes.hlines(y, x, row["latency_ms"]["p90"], color=f"C{i}", alpha=0.5)
             axes.annotate(row["name"], (x, y), textcoords="offset points", xytext=(7, 6 if i % 2 else -12), fontsize=8)
         axes.plot([], [], "o", color=f"C{i}", label=f"{target}, {threads} thread{'s' if threads > 1 else ''}")

@@ -101,7 +101,7 @@ def parse_address(url: str) -> Address:
     """
     scheme, separator, rest = url.partition("://")
     if not separator or scheme != "ssh":
-        seen = f"{scheme}://" if separator else f"'{url}'"
+        seen = f"{scheme}://" if separator else f"'{url.rpartition('@')[2]}'"
         raise UnsupportedError(f"a device cannot be reached at {seen}", allowed=(ADDRESS,))
     if ":" in rest.partition("/")[0].rpartition("@")[0]:
         raise UnsupportedError("there is a password in the device's address", hint=f"use a key: {ADDRESS}")

@@ -84,7 +84,8 @@ def _plane(name: str, rows: list[Row], colours: Mapping[str, int], place: int) -
         whisker = line(x_axis.at(x), f"{down}%", x_axis.at(tail), f"{down}%", "tail")
         kind = str(row.get("kind"))
         marks += mark(x_axis.at(x), down, kind, colours[how(row)], about(row), more=whisker, label=label)
-    kinds = dict.fromkeys(kind if (kind := str(row.get("kind"))) in SHAPES else "other" for row in rows)
+    seen = {kind if (kind := str(row.get("kind"))) in SHAPES else "other" for row in rows}
+    kinds = [kind for kind in SHAPES if kind in seen]
     keys: list[tuple[str, str, int | None]] = [(kind, kind, None) for kind in kinds]
     keys += [(one, "", colours[one]) for one in here]
     choice = ""
@@ -144,6 +145,7 @@ def ratios(result: Mapping[str, Any]) -> str:
     if not entries:
         return ""
     axis = Axis.around([1.0, *(value for entry in entries for value in entry["interval"])], log=True)
+    several = len({entry["subject"] for entry in entries}) > 1
     one = line(axis.at(1.0), "0", axis.at(1.0), "100%", "one")
     rows = []
     for entry in entries:
@@ -152,10 +154,14 @@ def ratios(result: Mapping[str, Any]) -> str:
         said = f"{entry['a']} and {entry['b']}\nlatency ratio {ratio:.3f}\n95 % interval [{low:.3f}, {high:.3f}]"
         kind = "certain" if high < 1 or low > 1 else "open"
         drawn = f'<g class="{kind}">{one}{mark(axis.at(ratio), 50, "assembly", 0, said, more=drawn)}</g>'
-        where = f"{entry['target']} {entry['precision']}, {entry['scenario']}, {entry['threads']} thr."
+        where = f"{entry['target']} {entry['precision']}, {entry['scenario']}, threads {entry['threads']}"
+        if several:
+            where = f"{entry['subject']}; {where}"
         points = f"{100 * entry['accuracy_difference']:+.2f} points"
-        rows.append(Strip(f"{entry['a']} / {entry['b']}", drawn, f"{ratio:.3f}  {points}", where))
-    return strips("Latency of the first over latency of the second: left of 1 the first is faster", rows, axis, "ratio")
+        rows.append(Strip(f"{entry['a']} / {entry['b']}", drawn, f"{ratio:.3f} · {points}", where))
+    return strips(
+        "Latency of the first over latency of the second: left of 1 the first is faster", rows, axis, "ratio · accuracy"
+    )
 
 
 def distributions(rows: Sequence[Row]) -> str:
@@ -175,7 +181,7 @@ def distributions(rows: Sequence[Row]) -> str:
             _spread(row, rounds, each, axis, edges, colours[how(row)])
             for (row, rounds), each in zip(samples, whole, strict=True)
         ]
-        found += strips(name, lines, axis, "ms a run", 46)
+        found += strips(name, lines, axis, "p50 · p90, ms a run", 46)
     return found
 
 
@@ -205,7 +211,7 @@ def _spread(row: Row, rounds: Sequence[Any], samples: Any, axis: Axis, edges: An
     )
     dots = "".join(f'<circle class="dot" cx="{axis.at(float(np.median(some)))}%" cy="41" r="2.5"/>' for some in rounds)
     beyond = int((samples > axis.high).sum())
-    lines = [about(row), f"{len(samples):,} samples in {len(rounds)} rounds, all of them drawn"]
+    lines = [about(row), f"{len(samples):,} samples in {len(rounds)} rounds, not thinned"]
     lines += [f"{beyond:,} are beyond the right edge, up to {samples.max():,.3f} ms"] if beyond else []
     title = f"<title>{esc(chr(10).join(lines))}</title>"
     hit = '<rect class="hit" width="100%" height="46"/>'

@@ -29,9 +29,8 @@ def stages(rows: Sequence[Row]) -> str:
         lines.append(
             Strip(model(rows[i]), drawn, f"{figures(start)}", f"{how(rows[i])}, {rows[i].get('scenario', '')}")
         )
-    return strips("Where an image's time goes", lines, axis, "ms an image", 30) + legend(
-        [(name, "", i) for i, name in enumerate(names)]
-    )
+    keys = legend([(name, "", i) for i, name in enumerate(names)])
+    return strips("Where an image's time goes", lines, axis, "ms an image", 30, keys)
 
 
 def break_even(result: Mapping[str, Any]) -> str:

@@ -129,8 +129,8 @@ class Strip:
     how: str = ""
 
 
-def strips(caption: str, rows: Sequence[Strip], axis: Axis, unit: str, height: int = 34) -> str:
-    """Return a chart with a row each and one axis below all of them."""
+def strips(caption: str, rows: Sequence[Strip], axis: Axis, unit: str, height: int = 34, keys: str = "") -> str:
+    """Return a chart with a row each, one axis below all of them, and a legend below that."""
     lines = "".join(
         f'<div class="strip"><span class="who">{esc(row.who)} <small>{esc(row.how)}</small></span>'
         f'<svg role="group" aria-label="{esc(row.who)}" style="height:{height}px">{below(axis, False)}{row.drawn}</svg>'
@@ -141,5 +141,5 @@ def strips(caption: str, rows: Sequence[Strip], axis: Axis, unit: str, height: i
     return (
         f'<figure><figcaption>{esc(caption)}</figcaption><div class="strips">{lines}'
         f'<div class="strip"><span class="who"></span>{foot}<span class="value unit">{esc(unit)}</span></div>'
-        "</div></figure>\n"
+        f"</div>{keys}</figure>\n"
     )

@@ -43,7 +43,7 @@ class Table:
         body = "".join(f"<tr>{''.join(self._cell(i, cell) for i, cell in enumerate(row))}</tr>\n" for row in self.rows)
         return (
             f'<div class="wide" tabindex="0" role="region" aria-label="{esc(self.caption)}"><table>'
-            f"<caption>{esc(self.caption)}</caption>\n<thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>\n"
+            f"<caption><span>{esc(self.caption)}</span></caption>\n<thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>\n"
         )
 
     def _cell(self, i: int, cell: str) -> str:
@@ -87,7 +87,12 @@ def results(rows: Sequence[Row]) -> Table:
     named = list(columns).index("batch")
     if any(doubts(row) for row in rows):
         columns["note"] = lambda row: "; ".join(doubts(row))
-    return Table("Results", list(columns), [[cell(row) for cell in columns.values()] for row in rows], words=named)
+    return Table(
+        "Latency, throughput and accuracy of every row",
+        list(columns),
+        [[cell(row) for cell in columns.values()] for row in rows],
+        words=named,
+    )
 
 
 def _tasks(row: Row) -> str:
@@ -124,7 +129,12 @@ def costs(rows: Sequence[Row]) -> Table:
     if any("mhz" in row for row in rows):
         columns["clock, MHz"] = _clock
     measured = [row for row in rows if latency(row) is not None]
-    return Table("Size and cost", list(columns), [[cell(row) for cell in columns.values()] for row in measured], 3)
+    return Table(
+        "Files, memory, energy and starting times",
+        list(columns),
+        [[cell(row) for cell in columns.values()] for row in measured],
+        3,
+    )
 
 
 def _clock(row: Row) -> str:
@@ -193,6 +203,6 @@ def heat(caption: str, columns: Sequence[object], rows: Mapping[str, Sequence[ob
     head = "".join(f'<th scope="col">{esc(name)}</th>' for name in columns)
     return (
         f'<div class="wide" tabindex="0" role="region" aria-label="{esc(caption)}"><table class="heat">'
-        f"<caption>{esc(caption)}</caption>\n<thead><tr><td></td>{head}</tr></thead>\n"
+        f"<caption><span>{esc(caption)}</span></caption>\n<thead><tr><td></td>{head}</tr></thead>\n"
         f"<tbody>{''.join(lines)}</tbody></table></div>\n"
     )

@@ -101,9 +101,12 @@ def by_subject(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 
 def tasks(rows: Sequence[Row]) -> str:
-    """Return the tasks that the rows are held to."""
-    names = next((listed(row, "tasks") for row in rows if row.get("tasks")), [])
-    return ", ".join(map(str, names)) if len(names) <= 5 else f"{len(names)} tasks"
+    """Return the tasks that the rows are held to, or how many subsets of them there are."""
+    found = dict.fromkeys(tuple(map(str, listed(row, "tasks"))) for row in rows if row.get("tasks"))
+    if len(found) > 1:
+        return f"{len(found)} subsets of tasks"
+    names = next(iter(found), ())
+    return ", ".join(names) if len(names) <= 5 else f"{len(names)} tasks"
 
 
 def doubts(row: Row) -> list[str]:
@@ -138,7 +141,7 @@ def comparisons(result: Mapping[str, Any]) -> list[Row]:
         return isinstance(value, list) and len(value) == 2 and all(number(each) is not None for each in value)
 
     return [
-        {"target": "", "precision": "", "scenario": "", "threads": NONE, **entry}
+        {"subject": "", "target": "", "precision": "", "scenario": "", "threads": NONE, **entry}
         for entry in listed(result, "comparisons")
         if isinstance(entry, dict)
         and {"a", "b"} <= set(entry)
@@ -167,7 +170,7 @@ def answer(result: Mapping[str, Any]) -> str:
         return " ".join(won[:_SPOKEN]) + (f" And {len(won) - _SPOKEN} more, below." if len(won) > _SPOKEN else "")
     pairs: dict[tuple[str, str, str], list[Row]] = {}
     for entry in comparisons(result):
-        pairs.setdefault((str(entry.get("subject", "")), str(entry["a"]), str(entry["b"])), []).append(entry)
+        pairs.setdefault((str(entry["subject"]), str(entry["a"]), str(entry["b"])), []).append(entry)
     if not pairs:
         return "Nothing is compared here: that takes an assembly, and a student or a teacher, in the same setting."
     several = len({subject for subject, _, _ in pairs}) > 1

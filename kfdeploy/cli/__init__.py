@@ -19,6 +19,7 @@ from kfdeploy.cli import (
     plan,
     predict,
     recipes,
+    report,
     verify,
 )
 from kfdeploy.cli.words import WordsCommand
@@ -33,7 +34,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (factorize, distill, calibrate, plan, assemble, export, verify, benchmark, predict, inspect, doctor, demo):
+for verb in (
+    factorize,
+    distill,
+    calibrate,
+    plan,
+    assemble,
+    export,
+    verify,
+    benchmark,
+    report,
+    predict,
+    inspect,
+    doctor,
+    demo,
+):
     app.command(cls=WordsCommand)(verb.command)
     app.registered_commands[-1].name = verb.__name__.rpartition(".")[2]
 app.add_typer(recipes.app, name="recipes")
