@@ -6,6 +6,7 @@ import os
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,7 @@ def benchmark(
         "schema": SCHEMA,
         "kind": "benchmark",
         "quick": quick,
+        "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "protocol": vars(protocol),
         "machine": describe_machine(),
         "rows": rows,
@@ -188,13 +190,22 @@ def test_images(artifact: Artifact, classes: Sequence[str], folder: str | Path |
     return load_split(source, root, "test", artifact.image).only(classes).in_memory()
 
 
-def _open(paths: Sequence[str | Path]) -> list[Artifact]:
+def find_artifacts(paths: Sequence[str | Path]) -> list[Path]:
+    """Return what to measure: the named artifacts, each once, or all in `artifacts/`.
+
+    Raises:
+        PoolError: none was named and there are none here.
+    """
     if not paths:
         here = sorted(path.parent for path in Path("artifacts").glob(f"*/{MANIFEST}"))
         paths = [path for path in here if not path.name.startswith(".") and path.suffix != ".partial"]
         if not paths:
             raise PoolError("there are no artifacts here", hint="kfdeploy export --target onnx, then benchmark")
-    opened = [Artifact.open(path) for path in dict.fromkeys(Path(path) for path in paths)]
+    return list(dict.fromkeys(Path(path) for path in paths))
+
+
+def _open(paths: Sequence[str | Path]) -> list[Artifact]:
+    opened = [Artifact.open(path) for path in find_artifacts(paths)]
     for artifact in opened:
         artifact.check()
         if not artifact.classes:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 
 import clock
@@ -59,7 +60,8 @@ def main():
             + "".join(f"\n  noisy: {why}" for why in found["noise"])
         )
     result = {
-        "schema": 1, "kind": "benchmark", "quick": asked.quick, "protocol": vars(protocol),
+        "schema": 1, "kind": "benchmark", "quick": asked.quick,
+        "when": datetime.now(UTC).isoformat(timespec="seconds"), "protocol": vars(protocol),
         "machine": clock.describe_machine(kit.versions("numpy", *VERSIONS)), "rows": rows, "comparisons": [],
     }  # fmt: skip
     if asked.json:

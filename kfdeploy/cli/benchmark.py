@@ -23,6 +23,13 @@ def command(
         [], "--fail-if", metavar="GATE…", help='Exit with 3 where it holds, such as "p50_ratio > 1.0".'
     ),
     baseline: Path | None = typer.Option(None, help="An older --json: say what changed beyond the noise."),
+    device: str | None = typer.Option(
+        None, metavar="ssh://[user@]host[:port]", help="Measure there, with the artifacts' kits, and bring it back."
+    ),
+    python: str = typer.Option("python3", help="With --device: the Python there."),
+    imported: list[Path] = typer.Option(
+        [], "--import", metavar="JSON…", help="Add the results of other machines, such as a kit's bench.py --json."
+    ),
     profile: Path | None = typer.Option(
         None, help="Measure what a pool's tasks cost here, for kfdeploy plan, and write it to this file."
     ),
@@ -37,10 +44,12 @@ def command(
     from rich.console import Console
 
     from kfdeploy import gates, report
-    from kfdeploy.benchmark import benchmark
-    from kfdeploy.errors import MissingDependencyError
+    from kfdeploy.benchmark import benchmark, find_artifacts
+    from kfdeploy.errors import MissingDependencyError, RemoteError
     from kfdeploy.files import check_place, dump_line_json, write_file
+    from kfdeploy.merge import import_result
     from kfdeploy.pool import split_words
+    from kfdeploy.remote import benchmark_on
 
     if profile is not None:
         _profile(profile, pool, threads[0], quick, force)
@@ -52,19 +61,26 @@ def command(
         if place is not None:
             check_place(place, force=force)
     finished = None if json is None else json.with_name(f".{json.name}.rounds")
-    result = benchmark(
-        artifacts or [],
-        scenarios=split_words(scenario),
-        threads=threads,
-        batch=batch,
-        quick=quick,
-        data=data,
-        finished=finished,
-        max_ms=max_ms,
-        max_mb=max_mb,
-        min_accuracy=min_accuracy,
-        report=say if sys.stdout.isatty() else lambda _: None,
-    )
+    report_progress = say if sys.stdout.isatty() else lambda _: None
+    names = split_words(scenario)
+    if device is not None:
+        try:
+            result = benchmark_on(
+                device, find_artifacts(artifacts or []), scenarios=names, threads=threads, batch=batch, quick=quick,
+                python=python, data=data, report=report_progress,
+            )  # fmt: skip
+        except RemoteError as error:
+            if error.result is not None and json is not None:
+                write_file(json, dump_line_json(error.result))
+                say(f"the rows finished before it are in {json}")
+            raise
+    else:
+        result = benchmark(
+            artifacts or [], scenarios=names, threads=threads, batch=batch, quick=quick, data=data, finished=finished,
+            max_ms=max_ms, max_mb=max_mb, min_accuracy=min_accuracy, report=report_progress,
+        )  # fmt: skip
+    if imported:
+        result = import_result(result, imported)
     if json is not None and finished is not None:
         write_file(json, dump_line_json(result))
         finished.unlink(missing_ok=True)
@@ -72,8 +88,10 @@ def command(
     Console(width=None if sys.stdout.isatty() else 160).print(report.table(result))
     for sentence in report.sentences(result):
         say(sentence)
-    for found in result["answers"].values():
+    for found in result.get("answers", {}).values():
         say(found["sentence"])
+    for note in result.get("notes", []):
+        say(note)
     if past is not None:
         say("\n".join(gates.changes(result, past)) or "nothing changed beyond the noise since the baseline")
     if json is not None:
