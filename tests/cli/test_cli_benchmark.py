@@ -64,13 +64,13 @@ def test_a_baseline_says_what_changed_and_another_machine_is_refused(run):
     Path("old.json").write_text(json.dumps(result(machine=MACHINE | {"cpu": "D"})))
     code, _, err, _ = run("--baseline", "old.json")
     assert (code, "was measured on 'D', and this is 'C'" in err) == (2, True)
-    code, _, err, measured = run("--baseline", "none.json")
+    code, _, err, _ = run("--baseline", "none.json")
     assert (code, "there is no result at 'none.json'" in err) == (1, True)
 
 
 def test_the_results_of_other_machines_are_added(run):
     Path("device.json").write_text(json.dumps(result(machine=MACHINE | {"cpu": "Cortex"})))
-    code, out, err, _ = run("--import", "device.json", "--json", "all.json")
+    code, _, err, _ = run("--import", "device.json", "--json", "all.json")
     assert code == 0, err
     found = json.loads(Path("all.json").read_text())
     assert len(found["rows"]) == 2
