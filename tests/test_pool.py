@@ -21,6 +21,7 @@ def test_a_pool_has_what_the_design_says(toy):
         "task.onnx",
         "tasks",
         "evidence",
+        "calibration",
         "train",
     }
     assert {path.name for path in (toy.pool / "tasks").iterdir()} == {
