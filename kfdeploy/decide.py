@@ -66,7 +66,8 @@ def _answer(subject: str, rows: list[Row], asked: dict[str, float], comparisons:
         sentence = f"For {subject}, nothing has {wanted}; the nearest is {_described(near, subject)}"
     else:
         named = "; ".join(_described(row, subject) for row in best)
-        sentence = f"For {subject}, no other is both as fast and as accurate as these: {named}"
+        those = "these" if len(best) > 1 else "this"
+        sentence = f"For {subject}, no other is both as fast and as accurate as {those}: {named}"
     beats = [c for c in comparisons if c.get("subject") == subject and c["interval"][1] < 1]
     even = [c for c in beats if c["accuracy_interval"][0] >= -0.003 and c.get("b_kind") == "student"]
     if even:

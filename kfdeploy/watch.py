@@ -5,11 +5,13 @@ This file is copied into the device kits as it is. It needs nothing but Python; 
 
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 _CPU = Path("/sys/devices/system/cpu")
 _RAPL = Path("/sys/class/powercap")
+_LEAST = 1.0  # seconds: in less, the system's own counting is too coarse to tell others' work
 
 
 class Watch:
@@ -30,11 +32,13 @@ class Watch:
         throttled, energy = _throttles(), _energy()
         self.seen: dict[str, Any] = {
             "mhz": [min(self.rates), max(self.rates)] if self.rates else None,
-            # Of processors: 0.5 is half of one, kept busy by others.
+            # Of processors: 0.5 is half of one, kept busy by others. The system counts in hundredths of a second.
             "others": None
-            if busy is None or self.busy is None
+            if busy is None or self.busy is None or spent < _LEAST
             else round(max(0.0, busy - self.busy - (time.process_time() - self.own)) / spent, 3),
-            "stolen": None if stolen is None or self.stolen is None else round((stolen - self.stolen) / spent, 4),
+            "stolen": None
+            if stolen is None or self.stolen is None or spent < _LEAST
+            else round((stolen - self.stolen) / spent, 4),
             "throttled": None if throttled is None or self.throttled is None else throttled - self.throttled,
             "joules": None if energy is None or self.energy is None or energy < self.energy else energy - self.energy,
             "peak_mib": peak_mib(),
@@ -74,6 +78,10 @@ def noise(rounds: list[dict[str, Any]], medians: list[float], settled: bool) -> 
 
 def peak_mib() -> float | None:
     """Return the most memory, in MiB, that this process has held, or None where the system does not tell."""
+    with suppress(OSError, ValueError, IndexError):
+        # Linux's rusage remembers what held this process's place before it was started: its parent.
+        text = Path("/proc/self/status").read_text(encoding="utf-8")
+        return round(int(text.partition("VmHWM:")[2].split()[0]) / 1024, 1)
     try:
         import resource
     except ImportError:

@@ -1,4 +1,8 @@
+import subprocess
+import sys
 import time
+
+import numpy as np
 
 from kfdeploy import watch
 from kfdeploy.watch import Watch, noise
@@ -12,6 +16,16 @@ def test_it_sees_this_process_and_no_other_work():
         seen.look()
     assert set(seen.seen) == {"mhz", "others", "stolen", "throttled", "joules", "peak_mib"}
     assert seen.seen["peak_mib"] is None or seen.seen["peak_mib"] > 1
+    assert seen.seen["others"] is None  # too short to tell
+
+
+def test_a_small_process_of_a_large_one_is_small():
+    """Linux's rusage would tell of the parent."""
+    held = np.ones(40_000_000)  # 320 MB
+    code = "from kfdeploy.watch import peak_mib; print(peak_mib())"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert held.sum() > 0
+    assert found.strip() == "None" or float(found) < 200
 
 
 def test_what_a_machine_does_not_tell_is_none(monkeypatch, tmp_path):
