@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from pareto import SUBSETS
 
 from kfdeploy import targets
 from kfdeploy.artifact import Artifact
@@ -24,14 +25,6 @@ from kfdeploy.files import describe_files, dump_json, dump_line_json, write_file
 from kfdeploy.measure import ratio_interval
 from kfdeploy.pool import Pool, versions
 from kfdeploy.targets.base import Device
-
-SUBSETS = {
-    "cat dog": ("cat", "dog"),
-    "automobile truck": ("automobile", "truck"),
-    "deer dog horse": ("deer", "dog", "horse"),
-    "vehicles": ("airplane", "automobile", "ship", "truck"),
-    "animals": ("bird", "cat", "deer", "dog", "frog", "horse"),
-}
 
 
 def main() -> None:
