@@ -91,8 +91,8 @@ def precisions(result):
     versions = ", ".join(f"{n} {machine['versions'][n]}" for n in ("onnxruntime", "openvino", "MNN", "nncf"))
     lines += [
         "",
-        f"{machine['cpu']}, {machine['cores']} cores, one thread, single-stream, {result['protocol']['rounds']} alternating "
-        f'rounds of fresh processes; {versions}; {nets_}; test images; "executed" is read back from the runtime.',
+        f"{machine['cpu']}, {machine['cores']} cores, one thread, single-stream, {result['protocol']['rounds']} "
+        f'alternating rounds of fresh processes; {versions}; {nets_}; test images; "executed" is read back from the runtime.',
     ]
     return "\n".join(lines) + "\n"
 
