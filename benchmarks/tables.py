@@ -92,7 +92,8 @@ def precisions(result):
     lines += [
         "",
         f"{machine['cpu']}, {machine['cores']} cores, one thread, single-stream, {result['protocol']['rounds']} "
-        f'alternating rounds of fresh processes; {versions}; {nets_}; test images; "executed" is read back from the runtime.',
+        f"alternating rounds of fresh processes; {versions}; {nets_}; test images; what is executed is read back from "
+        "the runtime.",
     ]
     return "\n".join(lines) + "\n"
 
