@@ -37,6 +37,7 @@ class Artifact:
         artifact = cls(root, read_manifest(root / MANIFEST, "artifact", "kfdeploy export"))
         try:
             _ = artifact.image, artifact.tasks, artifact.name, artifact.target, artifact.batch, artifact.kind
+            _ = artifact.manifest["verify"]["engine_tolerance"]
             for name in artifact.manifest["files"]:
                 inside(root, name)
         except (KeyError, TypeError, AttributeError) as error:

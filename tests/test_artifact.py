@@ -99,6 +99,7 @@ def test_a_place_that_is_taken_and_a_folder_that_is_damaged(assembly, tmp_path):
         ({"kind": "pool"}, "describes a 'pool'"),
         ({"files": {"../x": {}}}, "names a file outside it"),
         ({"options": {}}, "is incomplete"),
+        ({"verify": {}}, "is incomplete: .engine_tolerance."),
     ):
         (made.path / "manifest.json").write_text(json.dumps(manifest | edit))
         with pytest.raises(PoolError, match=message):
