@@ -111,7 +111,8 @@ class _Session:
 
     def __enter__(self) -> "_Session":
         compiled = _compile(self.path, self.precision, self.device)
-        self.names = [output.any_name for output in compiled.outputs]
+        # A tensor may have several names (an exporter's own beside ours), and `any_name` is any of them.
+        self.names = [next(iter(output.names & {"logits"}), output.any_name) for output in compiled.outputs]
         self.request = compiled.create_infer_request()
         return self
 
