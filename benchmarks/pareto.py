@@ -156,7 +156,7 @@ def break_even(rows, student):
 def draw(result, path):
     """Draw accuracy over latency for the named subsets, and latency over the number of tasks."""
     named = [row for row in result["rows"] if not row["subset"].startswith("first ")]
-    counted = [row for row in result["rows"] if row["subset"].startswith("first ")]
+    counted = sorted({len(row["tasks"]): row for row in result["rows"]}.values(), key=lambda row: len(row["tasks"]))
     columns = 3
     lines = -(-(len(named) + 1) // columns)
     figure = new_figure(13, 4 * lines, 110)
@@ -171,8 +171,12 @@ def draw(result, path):
         axes.set_title(row["subset"])
         axes.set_xlabel("single-stream p50, ms")
         axes.set_ylabel("test accuracy, %")
-        axes.set_xlim(left=0)
-        axes.legend()
+        # Two points of accuracy at least: a difference of hundredths must not look like one.
+        shown = [100 * m["accuracy"] for m in row["models"]]
+        half = max(1.0, (max(shown) - min(shown)) * 0.7)
+        axes.set_ylim((max(shown) + min(shown)) / 2 - half, (max(shown) + min(shown)) / 2 + half)
+        axes.set_xlim(0, 1.35 * max(m["p50_ms"] for m in row["models"]))
+        axes.legend(loc="lower left")
     axes = figure.add_subplot(lines, columns, len(named) + 1)
     sizes = [len(row["tasks"]) for row in counted]
     for i, model in enumerate(counted[0]["models"] if counted else []):
@@ -181,7 +185,7 @@ def draw(result, path):
     axes.set_title("break-even")
     axes.set_xlabel("tasks assembled")
     axes.set_ylabel("single-stream p50, ms")
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.2 * max(m["p50_ms"] for row in counted for m in row["models"]))
     axes.legend()
     save_figure(figure, path)
 
