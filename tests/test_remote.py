@@ -189,7 +189,7 @@ def test_addresses():
     assert found.words == ["-p", "2222", "-l", "me", "--", "Pi.local"]
     assert found.typed == "ssh -p 2222 me@Pi.local"
     assert parse_address("ssh://[::1]:22").words == ["-p", "22", "--", "::1"]
-    assert [parse_address(f"ssh://pi{end}").folder for end in ("", "/", "/~", "/tmp/x")] == ["", "", ".", "/tmp/x"]
+    assert [parse_address(f"ssh://pi{end}").folder for end in ("", "/", "/~", "/opt/x")] == ["", "", ".", "/opt/x"]
     for url, said in (
         ("http://pi", "cannot be reached at http://"), ("me:secret@pi", "cannot be reached at 'pi'"),
         ("ssh://", "is no address"), ("ssh://-oProxyCommand=x", "is no address"), ("ssh://-l@pi", "is no address"),
