@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Literal
 
 from kfdeploy.errors import ComposeError
-from kfdeploy.files import output_folder, sha256
+from kfdeploy.files import output_folder
 from kfdeploy.model import Model, write_model
-from kfdeploy.pool import MANIFEST, Pool
+from kfdeploy.pool import Pool
 
 Fuse = Literal["auto", "bank", "branches"]
 FORMS: tuple[Fuse, ...] = ("auto", "bank", "branches")
@@ -50,7 +50,7 @@ def assemble(
     out = Path(out)
     with output_folder(out, force=force) as work:
         pool.write_part(chosen, work / "parts")
-        provenance = {"pool": {"name": pool.manifest["name"], "sha256": sha256(pool.path / MANIFEST)}}
+        provenance = {"pool": {"name": pool.manifest["name"], "sha256": pool.sha256}}
         write_model(
             work,
             graph,

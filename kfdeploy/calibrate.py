@@ -48,7 +48,7 @@ def calibrate(
     root = Path(path)
     if (root / MANIFEST).is_file():
         pool = Pool.open(root)
-        rows = pool.evidence().rows
+        _, rows = pool.validation()
         seen = validation_images(pool.manifest["recipe"]["data"], rows, pool.image, images, data)
         common, template = pool.graphs()
         found = pool_ranges(common, template, [pool.part(task) for task in pool.tasks], seen, report)
@@ -65,7 +65,7 @@ def calibrate(
                 f"'{root}' is a part of a pool, which answers for its files", hint="copy it, and name the copy"
             )
         model.check()
-        seen = validation_images(model.manifest["data"], model.evidence().rows, model.image, images, data)
+        seen = validation_images(model.manifest["data"], model.validation()[1], model.image, images, data)
         calibrate_model(root, seen)
     return len(seen)
 

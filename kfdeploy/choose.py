@@ -127,11 +127,11 @@ def export_fastest(
     }
     for place in places.values():
         check_output(place, force=force)
-    evidence = model.evidence()
-    inside = np.flatnonzero(np.isin(evidence.labels, model.classes))
+    labels, rows_of = model.validation()
+    inside = np.flatnonzero(np.isin(labels, model.classes))
     picked = inside[np.unique(np.linspace(0, len(inside) - 1, min(images, len(inside))).round().astype(int))]
     about = model.manifest.get("data") or {}
-    seen = validation_set(about, evidence.rows[picked], model.image, data).only(model.classes).in_memory()
+    seen = validation_set(about, rows_of[picked], model.image, data).only(model.classes).in_memory()
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(dir=_beside(Path(out))) as work:
         made: dict[str, Artifact] = {}

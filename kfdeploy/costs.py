@@ -15,10 +15,10 @@ import numpy as np
 from kfdeploy.assemble import assemble
 from kfdeploy.errors import PoolError, UnsupportedError
 from kfdeploy.export import export
-from kfdeploy.files import SCHEMA, dump_json, sha256, write_file
+from kfdeploy.files import SCHEMA, dump_json, write_file
 from kfdeploy.measure import QUICK, Job, Protocol, describe_machine, measure_afresh
 from kfdeploy.model import Model
-from kfdeploy.pool import MANIFEST, Pool
+from kfdeploy.pool import Pool
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def profile(
     task, common = (float(v) for v in np.polyfit([int(k) for k in points], list(points.values()), 1))
     error = max(abs(common + int(k) * task - ms) / ms for k, ms in points.items())
     return Costs(
-        sha256(pool.path / MANIFEST), describe_machine()["cpu"], target, precision, threads,
+        pool.sha256, describe_machine()["cpu"], target, precision, threads,
         round(common, 5), round(task, 5), round(error, 4), points,
         {name.removeprefix("student "): ms for name, ms in median.items() if name not in points}, quick,
     )  # fmt: skip
@@ -119,6 +119,6 @@ def read_costs(path: Path, pool: Pool) -> Costs:
         raise PoolError(f"'{path}' cannot be read: {error}", hint=hint) from None
     if not isinstance(found, dict) or (found.pop("schema", None), found.pop("kind", None)) != (SCHEMA, "costs"):
         raise PoolError(f"'{path}' holds no costs of schema {SCHEMA}", hint=hint)
-    if found.get("pool") != sha256(pool.path / MANIFEST):
+    if found.get("pool") != pool.sha256:
         raise PoolError(f"'{path}' holds the costs of another pool than '{pool.path}'", hint=hint)
     return Costs(**found)

@@ -97,7 +97,7 @@ class Model:
             Pool.open(self.path / "parts").check()
 
     def evidence(self) -> Evidence:
-        """Return its golden samples and validation logits.
+        """Return its golden samples and, but for an assembly, whose pool has them, its validation logits.
 
         Raises:
             PoolError: a file is missing or altered.
@@ -113,6 +113,17 @@ class Model:
             arrays["validation.rows"],
             arrays["validation.logits"],
         )
+
+    def validation(self) -> "tuple[tuple[str, ...], np.ndarray[Any, np.dtype[np.int64]]]":
+        """Return the class names of its validation images, and their rows in the train split.
+
+        Raises:
+            PoolError: a file is missing or altered.
+        """
+        if self.kind == "assembly":
+            return Pool.open(self.path / "parts").validation()
+        evidence = self.evidence()
+        return evidence.labels, evidence.rows
 
     def ranges(self) -> "dict[str, tuple[float, float]]":
         """Return the activation ranges of a student's or a teacher's graph, by tensor; an assembly's are its parts'.
@@ -196,7 +207,7 @@ def write_model(
         **about,
         "parameters": parameters,
         "golden": {"difference": difference, "tolerance": allowed, "samples": len(evidence.images)},
-        "accuracy": {"validation": accuracy.value, "images": accuracy.images},
+        "accuracy": {"validation": accuracy.value if accuracy.images else None, "images": accuracy.images},
         "files": describe_files(out, files),
         **fields,
     }

@@ -10,7 +10,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kfdeploy.errors import PoolError, TaskError, nearest
-from kfdeploy.files import check_files, describe_files, dump_json, file_name, inside, load_tensors, read_manifest
+from kfdeploy.files import (
+    SCHEMA,
+    check_files,
+    check_inside,
+    describe_files,
+    dump_json,
+    file_name,
+    inside,
+    load_tensors,
+    read_manifest,
+    save_tensors,
+    sha256,
+)
 from kfdeploy.spec import ImageSpec, TaskSpec
 
 if TYPE_CHECKING:
@@ -27,13 +39,14 @@ _AGAIN = "kfdeploy factorize"
 class Evidence:
     """Golden samples and validation logits: what is known of a model without running it.
 
-    Columns of logits are classes, of the tasks asked for, one task after another.
+    Columns of logits are classes, of the tasks asked for, one task after another. V is 0 where there are no validation
+    logits: in an assembly's parts, which hold what a device needs.
     """
 
     images: np.ndarray[Any, np.dtype[np.uint8]]  # (G, H, W, C)
     golden: np.ndarray[Any, np.dtype[np.float32]]  # (G, C) the torch model's logits
     labels: tuple[str, ...]  # (V,) class names
-    rows: np.ndarray[Any, np.dtype[np.int64]]  # (V,) positions in the train split
+    rows: np.ndarray[Any, np.dtype[np.int64]]  # (V,) positions in the train split they are of
     logits: np.ndarray[Any, np.dtype[np.float32]]  # (V, C)
 
 
@@ -54,12 +67,11 @@ class Pool:
         root = Path(path)
         pool = cls(root, read_manifest(root / MANIFEST, "pool", _AGAIN))
         try:
-            names = [*pool.manifest["files"], *(t[k] for t in pool.manifest["tasks"] for k in ("file", "evidence"))]
-            _ = pool.image, pool.tasks, pool.manifest["classes"]
+            _ = pool.image, pool.tasks, pool.manifest["classes"], pool.manifest["files"]
+            named = [entry[key] for entry in pool.manifest["tasks"] for key in ("file", "evidence")]
         except (KeyError, TypeError, AttributeError) as error:
             raise PoolError(f"'{root / MANIFEST}' is incomplete: {error}", hint=_AGAIN) from None
-        for name in names:
-            inside(root, name)
+        check_inside(root, [*pool.manifest["files"], *named])
         return pool
 
     @cached_property
@@ -87,6 +99,20 @@ class Pool:
             names = [name for name in files if not name.startswith("train/") or inside(self.path, name).exists()]
         check_files(self.path, files, list(names))
 
+    def file(self, name: str) -> Path:
+        """Return where a file of the pool lies, its hash checked; every reading of a file goes through here.
+
+        Raises:
+            PoolError: it is missing, truncated or altered, or not one of the pool's.
+        """
+        self.check([name])
+        return inside(self.path, name)
+
+    @cached_property
+    def sha256(self) -> str:
+        """The hash of its manifest, and so of everything in it."""
+        return sha256(self.path / MANIFEST)
+
     def graphs(self) -> "tuple[ModelProto, ModelProto]":
         """Return the common graph and the task template.
 
@@ -95,8 +121,7 @@ class Pool:
         """
         import onnx
 
-        self.check(["common.onnx", "task.onnx"])
-        return onnx.load(self.path / "common.onnx"), onnx.load(self.path / "task.onnx")
+        return onnx.load(self.file("common.onnx")), onnx.load(self.file("task.onnx"))
 
     def part(self, task: TaskSpec) -> "Part":
         """Return one task's weights and folded head.
@@ -106,31 +131,45 @@ class Pool:
         """
         from kfdeploy.compose import Part
 
-        name = self._entry(task)["file"]
-        self.check([name])
-        arrays = load_tensors(self.path / name)
+        arrays = load_tensors(self.file(self.entry(task)["file"]))
         head = {key: arrays.pop(f"head.{key}") for key in ("z", "u", "bias")}
         return Part(task.name, arrays, head["z"], head["u"], head["bias"])
 
     def evidence(self, tasks: Sequence[TaskSpec] | None = None) -> Evidence:
         """Return the golden samples and validation logits of some tasks (default: all), as columns side by side.
 
+        Validation images come in blocks: those the pool was made with, and those of each task that was added. A block
+        counts where all these tasks have logits for it.
+
         Raises:
             PoolError: a file is missing or altered.
         """
         chosen = self.tasks if tasks is None else tasks
-        names = [self._entry(task)["evidence"] for task in chosen]
-        self.check([SHARED, *names])
-        shared = load_tensors(self.path / SHARED)
-        each = [load_tensors(self.path / name) for name in names]
-        classes = self.manifest["classes"]
-        return Evidence(
-            shared["golden.images"],
-            np.concatenate([arrays["golden.logits"] for arrays in each], axis=1),
-            tuple(classes[i] for i in shared["validation.labels"]),
-            shared["validation.rows"],
-            np.concatenate([arrays["validation.logits"] for arrays in each], axis=1),
-        )
+        shared = load_tensors(self.file(SHARED))
+        each = [load_tensors(self.file(self.entry(task)["evidence"])) for task in chosen]
+        golden = np.concatenate([arrays["golden.logits"] for arrays in each], axis=1)
+        labels: list[str] = []
+        rows, logits = [np.empty(0, np.int64)], [np.empty((0, golden.shape[1]), np.float32)]
+        for block in [None, *self.manifest.get("blocks", ())]:
+            key = "validation.logits" if block is None else f"validation.logits/{block['task']}"
+            images = shared if block is None else load_tensors(self.file(block["file"]))
+            found = [own.get(key, images.get(f"logits/{t.name}")) for t, own in zip(chosen, each, strict=True)]
+            if any(columns is None for columns in found):
+                continue
+            vocabulary = self.manifest["classes"] if block is None else block["classes"]
+            labels += [vocabulary[i] for i in images["validation.labels"]]
+            rows.append(images["validation.rows"])
+            logits.append(np.concatenate([columns for columns in found if columns is not None], axis=1))
+        return Evidence(shared["golden.images"], golden, tuple(labels), np.concatenate(rows), np.concatenate(logits))
+
+    def validation(self) -> tuple[tuple[str, ...], np.ndarray[Any, np.dtype[np.int64]]]:
+        """Return the class names of the validation images the pool was made with, and their rows in the train split.
+
+        Raises:
+            PoolError: the file is missing or altered.
+        """
+        shared = load_tensors(self.file(SHARED))
+        return tuple(self.manifest["classes"][i] for i in shared["validation.labels"]), shared["validation.rows"]
 
     def ranges(self, task: TaskSpec | None = None) -> "dict[str, tuple[float, float]]":
         """Return the activation ranges of one task's network, or of the CKN (None), by tensor.
@@ -140,33 +179,46 @@ class Pool:
         """
         from kfdeploy.calibrate import read_ranges
 
-        name = (self.manifest if task is None else self._entry(task)).get("calibration")
+        name = (self.manifest if task is None else self.entry(task)).get("calibration")
         if name is None:
             raise PoolError(
                 f"'{self.path}' has no ranges of activations, which int8 needs",
                 hint="kfdeploy calibrate <pool>, then assemble again",
             )
-        self.check([name])
-        return read_ranges(inside(self.path, name))
+        return read_ranges(self.file(name))
 
     def write_part(self, tasks: Sequence[TaskSpec], out: Path) -> None:
-        """Write a pool of just these tasks to the folder `out`: copies, in the same format, without `train/`."""
-        entries = [self._entry(task) for task in tasks]
-        names = ["common.onnx", "task.onnx", SHARED, *(entry[key] for entry in entries for key in ("file", "evidence"))]
+        """Write a pool of just these tasks to the folder `out`, in the same format: what a device needs.
+
+        That is without `train/` and without validation logits, which outweigh a task's weights on a small device.
+        """
+        entries = [self.entry(task) for task in tasks]
+        names = ["common.onnx", "task.onnx", SHARED, *(entry["file"] for entry in entries)]
         if "calibration" in self.manifest:
             names += [self.manifest["calibration"], *(entry["calibration"] for entry in entries)]
-        self.check(names)
         for name in names:
             target = out / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(inside(self.path, name).read_bytes())
-        manifest = self.manifest | {"tasks": entries, "files": {name: self.manifest["files"][name] for name in names}}
+            target.write_bytes(self.file(name).read_bytes())
+        files = {name: self.manifest["files"][name] for name in names}
+        for entry in entries:
+            golden = {"golden.logits": load_tensors(self.file(entry["evidence"]))["golden.logits"]}
+            about = {"schema": SCHEMA, "kind": "evidence", "task": entry["name"], "classes": entry["classes"]}
+            save_tensors(out / entry["evidence"], golden, about)
+        files |= describe_files(out, [out / entry["evidence"] for entry in entries])
+        manifest = self.manifest | {"tasks": entries, "files": files}
+        manifest.pop("blocks", None)
         (out / MANIFEST).write_text(dump_json(manifest), encoding="utf-8")
         Pool.open(out).check()
 
-    def _entry(self, task: TaskSpec) -> dict[str, Any]:
-        entry: dict[str, Any] = next(entry for entry in self.manifest["tasks"] if entry["name"] == task.name)
+    def entry(self, task: TaskSpec) -> dict[str, Any]:
+        """Return what the manifest says of a task: its classes and the names of its files."""
+        entry: dict[str, Any] = self._entries[task.name]
         return entry
+
+    @cached_property
+    def _entries(self) -> dict[str, dict[str, Any]]:
+        return {entry["name"]: entry for entry in self.manifest["tasks"]}
 
 
 def choose(tasks: Sequence[TaskSpec], names: Sequence[str], where: str) -> tuple[TaskSpec, ...]:
@@ -201,7 +253,7 @@ def write_manifest(root: Path, fields: dict[str, Any], tasks: Sequence[TaskSpec]
     `calibration` names the files with the ranges of the CKN ("") and of each task.
     """
     from kfdeploy import __version__
-    from kfdeploy.files import CHECKPOINTS, SCHEMA, TIMING
+    from kfdeploy.files import CHECKPOINTS, TIMING
 
     left_out = (MANIFEST, "recipe.json", TIMING)
     files = [

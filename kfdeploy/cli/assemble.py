@@ -27,6 +27,8 @@ def command(
     say(f"tasks:      {tasks_text([task.name for task in model.tasks])}  (from {pool})")
     if len(model.classes) == 1:
         say(f"accuracy:   one class ('{model.classes[0]}') leaves nothing to tell apart")
+    elif not accuracy["images"]:
+        say("accuracy:   not known: this pool has no validation logits for all of these tasks together")
     else:
         say(
             f"accuracy:   {100 * accuracy['validation']:.2f} %, exactly, on {accuracy['images']} validation images "
