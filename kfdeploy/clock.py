@@ -55,8 +55,11 @@ class Round:
     cores: list[int] = field(default_factory=list)  # the processors this process was kept on
 
 
-def time_runs(call: Callable[[int], object], protocol: Protocol) -> Round:
-    """Warm up, then time `call(i)`, one after another; the calls alone are inside the timed region."""
+def time_runs(call: Callable[[int], object], protocol: Protocol, *, gpu: bool = False) -> Round:
+    """Warm up, then time `call(i)`, one after another; the calls alone are inside the timed region.
+
+    `gpu` is whether they run on NVIDIA's first GPU, whose energy then counts.
+    """
     clock, found = time.perf_counter_ns, Round()
     began = clock()
     call(0)
@@ -80,7 +83,7 @@ def time_runs(call: Callable[[int], object], protocol: Protocol) -> Round:
     gc.collect()
     gc.disable()
     try:
-        with Watch() as watch:
+        with Watch(gpu=gpu) as watch:
             looked = clock()
             end = looked + int(protocol.seconds * 1e9)
             while len(samples) < protocol.least or (len(samples) < protocol.runs and clock() < end):
@@ -97,6 +100,12 @@ def time_runs(call: Callable[[int], object], protocol: Protocol) -> Round:
     found.watch = watch.seen
     found.samples = [round(sample / 1e6, 5) for sample in samples]
     return found
+
+
+def on_gpu(manifest: dict[str, Any]) -> bool:
+    """Return whether an artifact runs on an NVIDIA GPU."""
+    provider = str(manifest["options"].get("provider", "")).lower()
+    return manifest["target"] == "trt" or "cuda" in provider or "tensorrt" in provider
 
 
 def time_stages(stages: dict[str, Callable[[], object]], runs: int = 30) -> dict[str, float]:
@@ -134,6 +143,7 @@ def summarise(rounds: list[Round], batch: int) -> dict[str, Any]:
         "cores": rounds[0].cores,
         "peak_mib": _middle([r.watch.get("peak_mib") for r in rounds]),
         "mhz": _rates(rounds),
+        "joules_from": rounds[0].watch.get("joules_from"),
         "joules": _middle([_per_image(r, batch) for r in rounds]),  # an image; None: not available here
         "samples_ms": [found.samples for found in rounds],
     }

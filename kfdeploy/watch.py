@@ -4,6 +4,10 @@ This file is copied into the device kits as it is. It needs nothing but Python; 
 """
 
 import os
+import re
+import shutil
+import subprocess
+import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -15,10 +19,18 @@ _LEAST = 1.0  # seconds: in less, the system's own counting is too coarse to tel
 
 
 class Watch:
-    """Opened around a measurement, and asked to `look` between timed calls, never inside one."""
+    """Opened around a measurement, and asked to `look` between timed calls, never inside one.
+
+    `gpu` is whether the measured work runs on NVIDIA's first GPU, whose energy then counts.
+    """
+
+    def __init__(self, *, gpu: bool = False) -> None:
+        self.meter = Meter.find(gpu=gpu)
 
     def __enter__(self) -> "Watch":
         self.rates: list[float] = []
+        if self.meter:
+            self.meter.start()
         self.began, self.own = time.perf_counter(), time.process_time()
         self.busy, self.stolen = _jiffies()
         self.throttled, self.energy = _throttles(), _energy()
@@ -30,6 +42,15 @@ class Watch:
         spent = max(time.perf_counter() - self.began, 1e-9)
         busy, stolen = _jiffies()
         throttled, energy = _throttles(), _energy()
+        joules = None if energy is None or self.energy is None or energy < self.energy else energy - self.energy
+        source = None if joules is None else "RAPL"
+        if self.meter:
+            watts = self.meter.stop()
+            if self.meter.whole or watts is None:  # a board's meter has its processor in it
+                joules, source = None, None
+            if watts is not None:
+                joules = (joules or 0.0) + watts * spent
+                source = f"{source} and {self.meter.name}" if source else self.meter.name
         self.seen: dict[str, Any] = {
             "mhz": [min(self.rates), max(self.rates)] if self.rates else None,
             # Of processors: 0.5 is half of one, kept busy by others. The system counts in hundredths of a second.
@@ -40,7 +61,8 @@ class Watch:
             if stolen is None or self.stolen is None or spent < _LEAST
             else round((stolen - self.stolen) / spent, 4),
             "throttled": None if throttled is None or self.throttled is None else throttled - self.throttled,
-            "joules": None if energy is None or self.energy is None or energy < self.energy else energy - self.energy,
+            "joules": joules,
+            "joules_from": source,
             "peak_mib": peak_mib(),
         }
 
@@ -50,6 +72,68 @@ class Watch:
         known = [rate / 1000 for rate in rates if rate]
         if known:
             self.rates += [round(min(known)), round(max(known))]
+
+
+class Meter:
+    """A program that prints watts all the time, in a process of its own while something is measured.
+
+    `nvidia-smi` tells of a GPU, to be added to what RAPL tells of the processor; `tegrastats` of a whole Jetson board.
+    """
+
+    def __init__(self, name: str, command: list[str], *, whole: bool) -> None:
+        self.name, self.command, self.whole = name, command, whole
+
+    @classmethod
+    def find(cls, *, gpu: bool) -> "Meter | None":
+        """Return this machine's meter, or None."""
+        if path := shutil.which("tegrastats"):  # a Jetson has no nvidia-smi that tells of power
+            return cls("tegrastats", [path, "--interval", "100"], whole=True)
+        if gpu and (path := shutil.which("nvidia-smi")):
+            asked = ["--id=0", "--query-gpu=power.draw", "--format=csv,noheader,nounits", "--loop-ms=100"]
+            return cls("nvidia-smi", [path, *asked], whole=False)
+        return None
+
+    def start(self) -> None:
+        """Start it, and wait for its first word: it takes a while to begin."""
+        self.place = tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop; a pipe would need a reader
+        self.running = None
+        with suppress(OSError):
+            self.running = subprocess.Popen(self.command, stdout=self.place, stderr=subprocess.DEVNULL)
+        end = time.perf_counter() + 3
+        while self.running and os.fstat(self.place.fileno()).st_size == 0 and time.perf_counter() < end:
+            time.sleep(0.02)
+        self.skip = os.fstat(self.place.fileno()).st_size
+
+    def stop(self) -> float | None:
+        """Stop it and return the mean of what it has printed since `start`, in watts; None if that is nothing."""
+        if self.running:
+            self.running.terminate()
+            try:
+                self.running.wait(2)
+            except subprocess.TimeoutExpired:
+                self.running.kill()
+                self.running.wait()
+        self.place.seek(self.skip)
+        lines = self.place.read().decode(errors="replace").splitlines()
+        self.place.close()
+        known = [value for line in lines if (value := watts(line)) is not None]
+        return sum(known) / len(known) if known else None
+
+
+def watts(line: str) -> float | None:
+    """Return the power that a line of `nvidia-smi` (a number) or `tegrastats` (rails, in mW) tells, or None.
+
+    Of a board with a rail for all that goes in, that one counts; of another the sum of its rails.
+    """
+    with suppress(ValueError):
+        return float(line)
+    rails = {name: float(now) / 1000 for name, now in re.findall(r"(\w+) (\d+)(?:mW)?/\d+(?:mW)?(?=\s|$)", line)}
+    rails = {name: value for name, value in rails.items() if name.startswith(("VDD", "VIN", "POM", "GPU", "CPU", "SOC",
+             "CV", "SYS"))}  # fmt: skip
+    for whole in ("VDD_IN", "POM_5V_IN"):
+        if whole in rails:
+            return rails[whole]
+    return sum(rails.values()) if rails else None
 
 
 def noise(rounds: list[dict[str, Any]], medians: list[float], settled: bool) -> list[str]:

@@ -119,3 +119,12 @@ def test_the_machine_is_described_without_its_name():
     assert about["cores"] >= 1
     assert "numpy" in about["versions"]
     assert platform.node() not in str(about).split()
+
+
+def test_what_runs_on_a_gpu_is_known():
+    from kfdeploy.clock import on_gpu
+
+    assert on_gpu({"target": "trt", "options": {}})
+    assert on_gpu({"target": "onnx", "options": {"provider": "CUDAExecutionProvider"}})
+    assert not on_gpu({"target": "onnx", "options": {"provider": "CPUExecutionProvider"}})
+    assert not on_gpu({"target": "openvino", "options": {}})

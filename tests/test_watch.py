@@ -14,7 +14,7 @@ def test_it_sees_this_process_and_no_other_work():
         while time.perf_counter() < end:
             pass
         seen.look()
-    assert set(seen.seen) == {"mhz", "others", "stolen", "throttled", "joules", "peak_mib"}
+    assert set(seen.seen) == {"mhz", "others", "stolen", "throttled", "joules", "joules_from", "peak_mib"}
     assert seen.seen["peak_mib"] is None or seen.seen["peak_mib"] > 1
     assert seen.seen["others"] is None  # too short to tell
 
@@ -55,7 +55,57 @@ def test_what_a_machine_tells_is_read(monkeypatch, tmp_path):
         (cpu / "cpu1" / "thermal_throttle" / "core_throttle_count").write_text("5\n")
     assert seen.seen["mhz"] == [1000, 3000]
     assert seen.seen["throttled"] == 2
-    assert seen.seen["joules"] == 2.5
+    assert (seen.seen["joules"], seen.seen["joules_from"]) == (2.5, "RAPL")
+
+
+def meter(folder, name, line):
+    """Put a program of this name that prints a line of power again and again into a folder, and that on the path."""
+    program = folder / name
+    program.write_text(f"#!/bin/sh\nwhile true; do echo '{line}'; sleep 0.05; done\n")
+    program.chmod(0o755)
+    return str(folder)
+
+
+JETSON = ("RAM 2448/7766MB (lfb 2x4MB) SWAP 0/3883MB (cached 0MB) CPU [3%@1190,0%@1190] EMC_FREQ 0%@1600 GR3D_FREQ 0%@114 "
+          "CPU@34.5C GPU@32C VDD_IN 3840mW/3800mW VDD_CPU_GPU_CV 482mW/482mW VDD_SOC 1284mW/1284mW")  # fmt: skip
+
+
+def test_a_gpu_s_energy_counts_for_what_runs_on_it(monkeypatch, tmp_path):
+    monkeypatch.setattr(watch, "_RAPL", tmp_path / "none")
+    monkeypatch.setenv("PATH", meter(tmp_path, "nvidia-smi", "50.00"), prepend=":")
+    with Watch() as idle:
+        time.sleep(0.2)
+    assert idle.seen["joules"] is None
+    with Watch(gpu=True) as busy:
+        time.sleep(0.4)
+    assert 50 * 0.4 <= busy.seen["joules"] <= 50 * 0.8
+    assert busy.seen["joules_from"] == "nvidia-smi"
+
+
+def test_a_board_s_energy_is_all_of_it(monkeypatch, tmp_path):
+    (tmp_path / "intel-rapl:0").mkdir()
+    (tmp_path / "intel-rapl:0" / "energy_uj").write_text("1")
+    monkeypatch.setattr(watch, "_RAPL", tmp_path)
+    monkeypatch.setenv("PATH", meter(tmp_path, "tegrastats", JETSON), prepend=":")
+    with Watch() as seen:
+        time.sleep(0.4)
+    assert 3.84 * 0.4 <= seen.seen["joules"] <= 3.84 * 0.8
+    assert seen.seen["joules_from"] == "tegrastats"
+
+
+def test_a_meter_that_says_nothing_leaves_energy_unknown(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", meter(tmp_path, "tegrastats", "[N/A]"), prepend=":")
+    with Watch() as seen:
+        time.sleep(0.2)
+    assert (seen.seen["joules"], seen.seen["joules_from"]) == (None, None)
+
+
+def test_lines_of_power_are_read():
+    assert watch.watts("61.25") == 61.25
+    assert watch.watts("[N/A]") is None
+    assert watch.watts(JETSON) == 3.84
+    assert watch.watts("RAM 1/2MB POM_5V_IN 2532/2500 POM_5V_GPU 0/0 POM_5V_CPU 333/333") == 2.532
+    assert watch.watts("GPU 310mW/310mW CPU 466mW/466mW SOC 1242mW/1242mW") == 2.018
 
 
 def test_a_noisy_run_says_why():

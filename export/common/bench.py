@@ -98,12 +98,14 @@ def afresh(job):
 def one_round(scenario, threads, batch, quick):
     """Measure in this process."""
     cores = clock.pin(threads)
-    images, image = kit.golden()[0], kit.manifest()["image"]
+    about = kit.manifest()
+    images, image = kit.golden()[0], about["image"]
     inputs = clock.rotation(images, batch)
     began = time.perf_counter_ns()
     session = kit.open_session(threads, scenario)
     load = (time.perf_counter_ns() - began) / 1e6
-    found = clock.time_runs(lambda i: session.run(inputs[i % 16]), clock.QUICK if quick else clock.Protocol())
+    protocol = clock.QUICK if quick else clock.Protocol()
+    found = clock.time_runs(lambda i: session.run(inputs[i % 16]), protocol, gpu=clock.on_gpu(about))
     found.load, found.cores = load, cores
     fit = tuple(image["size"]), image["channels"], image["resize"], image["interpolation"]
     found.stages = clock.time_stages(pixels.stages(images[0], *fit))

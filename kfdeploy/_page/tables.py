@@ -126,6 +126,8 @@ def costs(rows: Sequence[Row]) -> Table:
         "first run, ms": ("first_ms", 1, 2),
     }
     columns |= {title: told(*key) for title, key in known.items() if any(key[0] in row for row in rows)}
+    if any(row.get("joules_from") for row in rows):
+        columns["energy is"] = lambda row: str(row.get("joules_from") or NONE)
     if any("mhz" in row for row in rows):
         columns["clock, MHz"] = _clock
     measured = [row for row in rows if latency(row) is not None]
