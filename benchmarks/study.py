@@ -130,6 +130,7 @@ def separate(recipe, out, study, row):
     from kfdeploy.experiment import WEIGHTS, Experiment, save_state
     from kfdeploy.nets import Classifier
     from kfdeploy.nets import describe as title
+    from kfdeploy.separate import AgainstRest
     from kfdeploy.train import logits_of
 
     experiment = Experiment(recipe, TrainingProgress())
@@ -140,7 +141,7 @@ def separate(recipe, out, study, row):
     for number, task in enumerate(experiment.tasks):
         torch.manual_seed(recipe.seed * 1000 + number)
         net = Classifier(config.net, experiment.image, len(task.classes))
-        learner = against_rest(net, config.soft, torch.nonzero(owner == number)[:, 0])
+        learner = AgainstRest(net, config.soft, torch.nonzero(owner == number)[:, 0].tolist(), len(owner))
         place = out / task.name
         fitted = experiment.fit(learner, place, task.name, recipe.train, teacher=teacher, resume=True)
         save_state(place / WEIGHTS, learner.net)
@@ -154,7 +155,7 @@ def separate(recipe, out, study, row):
     for split, data in (("validation", experiment.validation), ("test", experiment.test)):
         if split == "test" and not row.get("test"):
             continue
-        logits = np.concatenate([logits_of(part, data, experiment.fabric.device) for part in parts], 1)
+        logits = np.concatenate([logits_of(part, data, experiment.fabric.device)[:, 1:] for part in parts], 1)
         found |= scored(split, logits, data.labels, experiment.classes, study["subsets"])
     if row.get("inspect"):
         found["inspection"] = inspect_separate(experiment, parts, owner.numpy())
@@ -190,41 +191,6 @@ def folded(net):
     norms = sum(module.num_features for module in net.modules() if isinstance(module, nn.BatchNorm2d))
     image = net.normalise.scale.numel() + net.normalise.shift.numel()
     return sum(parameter.numel() for parameter in net.parameters()) - norms + image
-
-
-def against_rest(net, soft, own):
-    """Return a learner of one task's classes (columns `own` of the teacher's) against all others."""
-    import torch
-
-    from kfdeploy import objectives
-    from kfdeploy.train import Learner, Term
-
-    owner, local = torch.zeros(len(own), dtype=torch.int64), torch.arange(len(own)) + 1
-
-    class AgainstRest(Learner):
-        def __init__(self):
-            super().__init__()
-            self.net = net
-
-        def forward(self, images, labels, taught, step):
-            rows = objectives.against_other(self.net(images)[0].float(), owner, local, 1)
-            hit = labels[:, None] == own
-            targets = torch.where(hit.any(1), hit.int().argmax(1) + 1, 0)[:, None]
-            sup = objectives.task_information(rows, targets)
-            if taught is None:
-                return {"sup": Term(1.0, sup)}
-            # The teacher's mass on its own classes, and on all others together.
-            cold = taught.logits / soft.temperature
-            rest = torch.ones(cold.shape[1], dtype=torch.bool)
-            rest[own] = False
-            merged = torch.cat([cold[:, rest].logsumexp(1, keepdim=True), cold[:, own]], 1)[:, None]
-            kt = objectives.soft_targets_each(rows, merged, soft.temperature)
-            return {"sup": Term(1 - soft.weight, sup), "kt": Term(soft.weight, kt)}
-
-        def evaluate(self, images):
-            return self.net(images)[0]
-
-    return AgainstRest()
 
 
 def describe(training, folder):

@@ -21,13 +21,22 @@ def answer(
     """
     limits = {"max_ms": max_ms, "max_mb": max_mb, "min_accuracy": min_accuracy}
     asked = {name: value for name, value in limits.items() if value is not None}
-    measured = [row for row in result["rows"] if "reason" not in row]
-    scenario = measured[0]["scenario"] if measured else ""
-    answers = {}
-    for subject in dict.fromkeys(name for row in measured for name in row.get("accuracies", {})):
-        candidates = [r for r in measured if r["scenario"] == scenario and subject in r["accuracies"]]
-        answers[subject] = _answer(subject, candidates, asked, result["comparisons"])
-    return {"answers": answers, "break_even": break_even(measured, result["comparisons"])}
+    everywhere = [row for row in result["rows"] if "reason" not in row]
+    machines = list(dict.fromkeys(row.get("machine", "") for row in everywhere)) or [""]
+    answers: dict[str, Any] = {}
+    for machine in machines:
+        measured = [row for row in everywhere if row.get("machine", "") == machine]
+        comparisons = [c for c in result["comparisons"] if c.get("machine", "") == machine]
+        scenario = measured[0]["scenario"] if measured else ""
+        for subject in dict.fromkeys(name for row in measured for name in row.get("accuracies", {})):
+            candidates = [r for r in measured if r["scenario"] == scenario and subject in r["accuracies"]]
+            found = _answer(subject, candidates, asked, comparisons)
+            if len(machines) > 1:
+                found["sentence"] = f"On {machine}: {found['sentence']}"
+            answers[f"{subject} (on {machine})" if len(machines) > 1 else subject] = found
+    first = [row for row in everywhere if row.get("machine", "") == machines[0]]
+    own = [c for c in result["comparisons"] if c.get("machine", "") == machines[0]]
+    return {"answers": answers, "break_even": break_even(first, own)}
 
 
 def title(row: Row) -> str:

@@ -56,6 +56,7 @@ def distill(
     *,
     students: Sequence[str] = (),
     tasks: Sequence[str] = (),
+    separate: bool = False,
     pool: Path | None = None,
     out: Path = Path("students"),
     force: bool = False,
@@ -65,11 +66,13 @@ def distill(
     """Distil the recipe's students (or only the named ones) into `out/<name>`, each an assembly's twin.
 
     With `tasks`, each is distilled for just those tasks' classes, on their images alone, into
-    `out/<name>-<task>-<task>…`. A teacher that the recipe trains is taken from `pool` where that has the same. With
-    `resume`, a student that is already there is checked and left (None).
+    `out/<name>-<task>-<task>…`. With `separate`, one network is distilled for each task, its classes against all
+    others, and they stand side by side in one graph: `out/<name>-separate-<task>…`. A teacher that the recipe trains is
+    taken from `pool` where that has the same. With `resume`, a student that is already there is checked and left
+    (None).
 
     Raises:
-        RecipeError: no student has that name, or the tasks have one class in all.
+        RecipeError: no student has that name, or the tasks have one class in all, or `separate` and only one task.
         OutputError: a student is already there.
         TaskError: a task is not the recipe's.
     """
@@ -88,7 +91,10 @@ def distill(
             f"the task '{chosen[0].name}' is one class: a student for it alone has nothing to tell apart",
             hint="name more tasks",
         )
-    suffix = "".join(f"-{file_name(task.name)}" for task in chosen) if tasks else ""
+    if separate and len(chosen) < 2:
+        raise RecipeError(f"there is one task, '{chosen[0].name}': nothing to separate", hint="leave --separate out")
+    suffix = "-separate" if separate else ""
+    suffix += "".join(f"-{file_name(task.name)}" for task in chosen) if tasks else ""
     wanted = {out / f"{s.name}{suffix}": s for s in recipe.students if s.name in (students or known)}
     for folder in wanted:  # before hours of training, not after
         if not (resume and folder.exists()):
@@ -108,7 +114,12 @@ def distill(
             own = work / "train" / "teacher"
             if taught is None:
                 taught = experiment.teacher(own, resume=resume, known=_known_teacher(pool, recipe, experiment))
-            done[folder] = _distill(experiment.only(chosen), taught, student, work, folder.name, resume)
+            if separate:
+                from kfdeploy.separate import distill_separately
+
+                done[folder] = distill_separately(experiment, taught, student, chosen, work, folder.name, resume=resume)
+            else:
+                done[folder] = _distill(experiment.only(chosen), taught, student, work, folder.name, resume)
             if is_main():
                 shutil.rmtree(own, ignore_errors=True)
     return done

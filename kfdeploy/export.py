@@ -186,7 +186,7 @@ def training_of(model: Model) -> dict[str, Any] | None:
     found = model.manifest.get("training")
     if model.kind == "assembly":
         found = Pool.open(model.path / "parts").manifest["training"]
-    return None if found is None else {key: found[key] for key in ("epochs", "images") if key in found}
+    return None if found is None else {key: found[key] for key in ("epochs", "images", "models") if key in found}
 
 
 def _ladder(

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kfdeploy import __version__
+from kfdeploy import __version__, report
 from kfdeploy._page import charts, curves, tables, words
 from kfdeploy._page.words import Row, esc
 from kfdeploy.errors import DataError, UsageError, require
@@ -15,7 +15,8 @@ from kfdeploy.files import check_place, read_manifest, write_file
 _PARTS = Path(__file__).parent / "_page"
 _KINDS = ("assembly", "student", "teacher")  # that `report.plot` has a mark for
 # Pieces of the file that have a section of their own.
-_SHOWN = {"schema", "kind", "quick", "answer", "answers", "rows", "comparisons", "machine", "protocol", "break_even"}
+_SHOWN = {"schema", "kind", "quick", "answer", "answers", "rows", "comparisons", "machine", "machines", "protocol",
+          "break_even"}  # fmt: skip
 
 
 def read_result(path: str | Path) -> dict[str, Any]:
@@ -71,8 +72,6 @@ def write_report(
     if markdown_to is not None:
         write_file(Path(markdown_to), markdown(result))
     if png is not None:
-        from kfdeploy import report
-
         report.plot(picture, Path(png))
     return places
 
@@ -212,9 +211,10 @@ def _environment(result: Mapping[str, Any]) -> str:
     machine = {key: value for key, value in words.inner(result, "machine").items() if key != "versions"}
     versions = words.inner(words.inner(result, "machine"), "versions")
     rest = {key: value for key, value in result.items() if key not in _SHOWN}
+    several = words.inner(result, "machines") if report.merged(_rows(result)) else {}
     found = (
-        ("Machine", machine),
-        ("Versions", versions),
+        *((("Machine", machine), ("Versions", versions)) if not several else ()),
+        *((f"Machine: {name}", about) for name, about in several.items() if isinstance(about, Mapping)),
         ("Protocol", words.inner(result, "protocol")),
         ("Also", rest),
     )

@@ -47,6 +47,52 @@ def test_without_a_pool_the_teacher_is_trained(toy, tmp_path):
     assert distill(short, out=tmp_path / "students", resume=True) == {tmp_path / "students" / "small": None}
 
 
+def test_separate_students_stand_side_by_side(toy, tmp_path):
+    """One network a task, each against all the others, calibrated, in one graph: what is done without a pool."""
+    recipe = toy.recipe.model_copy(update={"train": toy.recipe.train.model_copy(update={"epochs": 2})})
+    done = distill(recipe, tasks=["élan", "pets"], separate=True, pool=toy.pool, out=tmp_path)
+    (folder,) = done
+    assert folder.name == "small-separate-%C3%A9lan-pets"
+    found = Model.open(folder)
+    found.check()
+    assert (found.kind, found.classes) == ("student", ("élan", "cat", "dog"))
+    assert found.manifest["net"].startswith("2 × ")
+    assert found.manifest["training"]["models"] == 2
+    assert found.manifest["training"]["images"] == Model.open(toy.students / "small").manifest["training"]["images"]
+    alone = distill(recipe, tasks=["élan", "pets"], pool=toy.pool, out=tmp_path)
+    assert found.manifest["parameters"] > 1.9 * Model.open(next(iter(alone))).manifest["parameters"]
+    assert distill(recipe, tasks=["élan", "pets"], separate=True, out=tmp_path, resume=True) == {folder: None}
+    with pytest.raises(RecipeError, match="there is one task, 'pets': nothing to separate"):
+        distill(recipe, tasks=["pets"], separate=True, out=tmp_path)
+
+
+def test_against_the_rest_is_what_an_independent_task_learns():
+    """The same losses as a pool of one task against "other" has, whatever the columns' order."""
+    from torch import nn
+
+    from kfdeploy import objectives
+    from kfdeploy.separate import AgainstRest
+
+    logits, teacher = torch.randn(6, 2), torch.randn(6, 5)
+    labels = torch.tensor([0, 1, 2, 3, 4, 3])
+
+    class Fixed(nn.Module):
+        def forward(self, image):
+            return (logits,)
+
+    learner = AgainstRest(Fixed(), SoftTargets(weight=0.5, temperature=3.0), [3, 1], 5)
+    terms = learner(torch.zeros(6), labels, Taught(teacher, ()), 0)
+    odds = torch.cat([torch.zeros(6, 1), logits], 1)
+    targets = torch.tensor([0, 2, 0, 1, 0, 1])
+    torch.testing.assert_close(terms["sup"].value, torch.nn.functional.cross_entropy(odds, targets))
+    share = (teacher / 3).softmax(1)
+    merged = torch.stack([share[:, [0, 2, 4]].sum(1), share[:, 3], share[:, 1]], 1).log()
+    expected = objectives.soft_targets(odds, merged * 3, 3.0)
+    torch.testing.assert_close(terms["kt"].value, expected)
+    torch.testing.assert_close(learner.evaluate(torch.zeros(6)), odds)
+    assert learner.answers(labels.numpy()).tolist() == targets.tolist()
+
+
 def test_what_cannot_be_distilled(toy, tmp_path):
     with pytest.raises(RecipeError, match="has no student 'smal'") as caught:
         distill(toy.recipe, students=["smal"], out=tmp_path)

@@ -188,7 +188,38 @@ def test_what_reads_a_result_reads_a_merged_one(tmp_path):
     console = Console(width=200, record=True, file=io.StringIO())
     console.print(report.table(found))
     assert "not measured" in console.export_text()
-    assert report.markdown(found).count("\n| ") == 4
+    table = report.markdown(found)
+    assert table.count("\n| ") == 4
+    assert table.startswith("| machine | model |")
+    assert "| pi:2222 | assembly b |" in table
+    assert report.sentences(found)[0].startswith("Big CPU, onnx fp32")
     pytest.importorskip("matplotlib")
     report.plot(found, tmp_path / "picture.png")
     assert (tmp_path / "picture.png").stat().st_size > 1000
+
+
+def test_each_machine_has_its_own_answer_and_the_page_says_which():
+    from kfdeploy.decide import answer
+    from kfdeploy.page import page
+
+    ours = result(*(row(n, ms, a, accuracies={"cat, dog": {"accuracy": a, "images": 40}}) for n, ms, a in
+                    (("a", 1.0, 0.9), ("s", 2.0, 0.8))))  # fmt: skip
+    theirs = result(*(row(n, ms, a, accuracies={"cat, dog": {"accuracy": a, "images": 40}}) for n, ms, a in
+                      (("a", 30.0, 0.9), ("s", 20.0, 0.8))), cpu="Small CPU", device="ssh://pi")  # fmt: skip
+    found = import_result(ours, theirs)
+    found |= answer(found, min_accuracy=0.7)
+    assert {subject: each["winner"]["name"] for subject, each in found["answers"].items()} == {
+        "cat, dog (on Big CPU)": "a", "cat, dog (on pi)": "s",
+    }  # fmt: skip
+    assert found["answers"]["cat, dog (on pi)"]["sentence"].startswith("On pi: For cat, dog, at least 70 % accuracy")
+    html = page(found)
+    assert "Machine: pi" in html
+    assert ">machine</th>" in html
+
+
+def test_what_training_cost_stands_beside(tmp_path):
+    one = {"epochs": 8, "images": 45000}
+    assert report.training(row(training=one)) == "0.36 M (its pool)"
+    assert report.training(row(kind="student", training=one | {"models": 2})) == "0.72 M"
+    assert report.training(row(kind="student", training={"epochs": 2, "images": 100})) == "200"
+    assert report.training(row(kind="teacher")) == "–"

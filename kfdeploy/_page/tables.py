@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kfdeploy import report
 from kfdeploy._page.words import (
     MISSING,
     NONE,
@@ -73,6 +74,7 @@ def plain(cell: str) -> str:
 def results(rows: Sequence[Row]) -> Table:
     """Return what was measured, a row each; a row that could not be measured says why."""
     columns: dict[str, Callable[[Row], str]] = {
+        **({"machine": lambda row: str(row.get("machine") or NONE)} if report.merged(rows) else {}),
         "model": model,
         **({"tasks": _tasks} if len({_tasks(row) for row in rows}) > 1 else {}),
         "target": how,
@@ -113,10 +115,14 @@ def costs(rows: Sequence[Row]) -> Table:
         return cell
 
     columns: dict[str, Callable[[Row], str]] = {
+        **({"machine": lambda row: str(row.get("machine") or NONE)} if report.merged(rows) else {}),
         "model": model,
         "target": how,
         "scenario": lambda row: str(row.get("scenario") or NONE),
     }
+    words = len(columns)
+    if any(row.get("training") for row in rows):
+        columns["trained on, images"] = report.training
     known = {
         "file, kB": ("bytes", 1e-3, 0),
         "parameters": ("parameters", 1, 0),
@@ -135,7 +141,7 @@ def costs(rows: Sequence[Row]) -> Table:
         "Files, memory, energy and starting times",
         list(columns),
         [[cell(row) for cell in columns.values()] for row in measured],
-        3,
+        words,
     )
 
 

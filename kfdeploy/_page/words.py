@@ -74,6 +74,7 @@ def setting(row: Row) -> str:
         str(row.get("scenario") or "unnamed scenario"),
         f"batch {row['batch']}" if row.get("batch") else "",
         f"{threads:g} thread{'s' if threads != 1 else ''}" if threads is not None else "",
+        f"on {row['machine']}" if row.get("machine") else "",
     ]
     return ", ".join(part for part in parts if part)
 

@@ -45,6 +45,7 @@ def command(
 
     from kfdeploy import gates, report
     from kfdeploy.benchmark import benchmark, find_artifacts
+    from kfdeploy.decide import answer
     from kfdeploy.errors import MissingDependencyError, RemoteError
     from kfdeploy.files import check_place, dump_line_json, write_file
     from kfdeploy.merge import import_result
@@ -81,6 +82,7 @@ def command(
         )  # fmt: skip
     if imported:
         result = import_result(result, imported)
+        result |= answer(result, max_ms=max_ms, max_mb=max_mb, min_accuracy=min_accuracy)
     if json is not None and finished is not None:
         write_file(json, dump_line_json(result))
         finished.unlink(missing_ok=True)

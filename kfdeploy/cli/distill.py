@@ -27,6 +27,7 @@ def command(
     recipe: str = typer.Argument("", metavar="[RECIPE]", help="A file, or a shipped name. Default: the pool's recipe."),
     students: list[str] = typer.Option([], "--student", metavar="NAME…", help="Only these of the recipe's students."),
     tasks: list[str] = typer.Option([], "--tasks", metavar="TASK…", help="Distil for just these tasks."),
+    separate: bool = typer.Option(False, "--separate", help="One network a task, against all others, side by side."),
     pool: Path = typer.Option(Path("pool"), help="A pool whose recipe and teacher to use."),
     out: Path = typer.Option(Path("students"), help="Where the students go, a folder each."),
     settings: list[str] = SET,
@@ -40,7 +41,7 @@ def command(
     resume: bool = RESUME,
     force: bool = FORCE,
 ) -> None:
-    """Distil full students, the alternative to an assembly; with --tasks, one for just those tasks."""
+    """Distil full students, the alternative to an assembly; one for just some tasks, or one a task, if asked."""
     from kfdeploy.errors import require_training
     from kfdeploy.pool import MANIFEST, Pool
     from kfdeploy.recipe import DEFAULT, apply_settings, load_recipe, parse_recipe
@@ -68,6 +69,7 @@ def command(
         loaded,
         students=students,
         tasks=tasks,
+        separate=separate,
         pool=pool if has_pool else None,
         out=out,
         force=force,
