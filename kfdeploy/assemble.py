@@ -7,7 +7,10 @@ from typing import Literal
 from kfdeploy.errors import ComposeError
 from kfdeploy.files import output_folder
 from kfdeploy.model import Model, write_model
+from kfdeploy.openset import add_known
+from kfdeploy.openset import open_set as choose_threshold
 from kfdeploy.pool import Pool
+from kfdeploy.spec import class_names
 
 Fuse = Literal["auto", "bank", "branches"]
 FORMS: tuple[Fuse, ...] = ("auto", "bank", "branches")
@@ -19,16 +22,18 @@ def assemble(
     out: str | Path = "assembly",
     *,
     fuse: Fuse = "auto",
+    open_set: float | None = None,
     force: bool = False,
 ) -> Model:
     """Assemble `tasks`, in that order, into the folder `out`, proved right on the pool's golden samples.
 
     `fuse` is how the task-specific networks stand in the graph: as one `bank` of grouped convolutions, as `branches`,
-    or `auto`: a bank where the template's operators allow it.
+    or `auto`: a bank where the template's operators allow it. With `open_set`, a rate of false accepts, the graph has a
+    second output `known` (N,), at least 0 for an image that is of these tasks; see `kfdeploy.openset`.
 
     Raises:
-        TaskError: a task is unknown or there twice.
-        PoolError: a file of the pool is missing, truncated or altered.
+        TaskError: a task is unknown or there twice; or `open_set`, and no class is left out to be told from.
+        PoolError: a file of the pool is missing, truncated or altered; or `open_set`, without validation logits.
         ComposeError: `fuse` is `bank`, and an operator cannot be banked.
         ParityError: the graph's numbers are not the torch network's.
         OutputError: `out` is there and `force` is not set, or cannot be written.
@@ -47,6 +52,11 @@ def assemble(
             raise
         form = "branches"
         graph = compose(common, template, parts, form)
+    evidence, fields = pool.evidence(chosen), {}
+    if open_set is not None:
+        found = choose_threshold(evidence, class_names(chosen), open_set)
+        add_known(graph, found.threshold)
+        fields["open_set"] = found.to_json() | {"threshold": found.threshold}
     out = Path(out)
     with output_folder(out, force=force) as work:
         pool.write_part(chosen, work / "parts")
@@ -58,7 +68,7 @@ def assemble(
             out.name,
             pool.image,
             chosen,
-            pool.evidence(chosen),
-            {"provenance": provenance, "fuse": form, "data": pool.manifest["recipe"]["data"]},
+            evidence,
+            {"provenance": provenance | fields, "fuse": form, "data": pool.manifest["recipe"]["data"], **fields},
         )
     return Model.open(out)

@@ -15,6 +15,7 @@ from kfdeploy.errors import UnsupportedError, nearest
 from kfdeploy.files import SCHEMA, describe_files, dump_json, output_folder, sha256
 from kfdeploy.kits import write_kit
 from kfdeploy.model import Model
+from kfdeploy.openset import KNOWN, threshold_of
 from kfdeploy.pool import Pool, tolerance, versions
 from kfdeploy.precisions import Prepared, prepare, write
 from kfdeploy.targets.base import Device, Target
@@ -139,7 +140,9 @@ def _write(
         "image": model.image.to_json(),
         "tasks": [task.to_json() for task in model.tasks],
         "inputs": {"image": ["uint8", setting.batch or "N", *model.image.shape]},
-        "outputs": {"logits": ["float32", setting.batch or "N", len(model.classes)]},
+        "outputs": {"logits": ["float32", setting.batch or "N", len(model.classes)]}
+        | ({KNOWN: ["float32", setting.batch or "N"]} if model.manifest.get("open_set") else {}),
+        "open_set": model.manifest.get("open_set"),
         "parameters": model.manifest["parameters"],
         "model_files": files,
         "versions": versions("onnx", module.PACKAGE),
@@ -160,8 +163,9 @@ def _write(
         build(work, setting)
     if not unable:
         with module.open(work, setting, Device()) as session:
-            found = compare(session, evidence.images, expected, model.tasks, batch=setting.batch, allowed=allowed)
-            total = compare(session, evidence.images, evidence.golden, model.tasks, batch=setting.batch, allowed=np.inf)
+            held = {"batch": setting.batch, "threshold": threshold_of(model.manifest)}
+            found = compare(session, evidence.images, expected, model.tasks, allowed=allowed, **held)
+            total = compare(session, evidence.images, evidence.golden, model.tasks, allowed=np.inf, **held)
         require(found, name)
         steps.append(found)
     else:

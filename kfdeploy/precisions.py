@@ -10,6 +10,7 @@ from kfdeploy.errors import ComposeError, UnsupportedError
 from kfdeploy.half import halve
 from kfdeploy.heads import separate
 from kfdeploy.model import Model
+from kfdeploy.openset import add_known, threshold_of
 from kfdeploy.pool import Pool
 from kfdeploy.quantize import Kind, Ranges, equalise, quantise
 from kfdeploy.targets.base import Graph
@@ -58,6 +59,14 @@ def _composed(model: Model, whole: "ModelProto", form: Form | None) -> "ModelPro
     pool = Pool.open(model.path / "parts")
     common, template = pool.graphs()
     graph = compose(common, template, [pool.part(task) for task in model.tasks], form or "branches")
+    return _finished(graph, model, whole)
+
+
+def _finished(graph: "ModelProto", model: Model, whole: "ModelProto") -> "ModelProto":
+    """Give a graph that was composed anew what the assembly's own has: `known` where it was asked for, and metadata."""
+    threshold = threshold_of(model.manifest)
+    if threshold is not None:
+        add_known(graph, threshold)
     graph.metadata_props.extend(whole.metadata_props)
     return graph
 
@@ -69,7 +78,7 @@ def _quantised(model: Model, whole: "ModelProto", wanted: Graph, form: Form, *, 
     parts, each = [pool.part(task) for task in model.tasks], [pool.ranges(task) for task in model.tasks]
     prepared = quantised(common, template, parts, pool.ranges(), each, kind, form, fixed=fixed)
     for graph in (prepared.float32, prepared.graph):
-        graph.metadata_props.extend(whole.metadata_props)
+        _finished(graph, model, whole)
     return prepared
 
 

@@ -10,6 +10,7 @@ from kfdeploy.artifact import MANIFEST, Artifact
 from kfdeploy.data.images import EXTENSIONS, read_images
 from kfdeploy.errors import DataError
 from kfdeploy.model import Model
+from kfdeploy.openset import KNOWN
 from kfdeploy.plan import shares
 from kfdeploy.targets import onnx
 from kfdeploy.targets.base import Device
@@ -22,12 +23,14 @@ class Prediction:
 
     path: Path
     classes: tuple[tuple[str, float], ...]
+    known: float | None = None  # of an open-set model: below 0 it is none of these
 
 
 def predict(model: str | Path, images: Sequence[str | Path], *, top: int = 3, threads: int = 1) -> list[Prediction]:
     """Classify image files (or every image of a folder) with an artifact, an assembly or a student.
 
-    Probabilities are the softmax over the model's classes: conditional on "one of these".
+    Probabilities are the softmax over the model's classes: conditional on "one of these", which a model assembled with
+    `open_set` judges too.
 
     Raises:
         PoolError: there is no such model, or it is not whole.
@@ -47,10 +50,12 @@ def predict(model: str | Path, images: Sequence[str | Path], *, top: int = 3, th
     with session:
         for start in range(0, len(paths), 256):  # a folder may be larger than memory
             piece = paths[start : start + 256]
-            logits = run_in_batches(session, read_images(piece, opened.image), batch)["logits"]
-            for path, row in zip(piece, shares(logits), strict=True):
+            outputs = run_in_batches(session, read_images(piece, opened.image), batch)
+            margins = outputs.get(KNOWN)
+            for i, (path, row) in enumerate(zip(piece, shares(outputs["logits"]), strict=True)):
                 order = np.argsort(-row, kind="stable")[:top]
-                found.append(Prediction(path, tuple((opened.classes[i], float(row[i])) for i in order)))
+                best = tuple((opened.classes[j], float(row[j])) for j in order)
+                found.append(Prediction(path, best, None if margins is None else float(margins[i])))
     return found
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kfdeploy.errors import ParityError, PoolError
+from kfdeploy.openset import KNOWN, scores, threshold_of
 from kfdeploy.pool import tolerance
 from kfdeploy.spec import TaskSpec
 from kfdeploy.targets.base import Arrays, Session
@@ -79,19 +80,41 @@ def compare(
     batch: int = 0,
     allowed: float | None = None,
     step: str = "engine",
+    threshold: float | None = None,
 ) -> Verdict:
     """Run golden images (G, H, W, C) and compare the logits with the expected ones (G, C): names, shapes, values.
 
+    With a `threshold` the model also says whether an image is of its tasks at all (`known`), which must fit its logits.
+
     Raises:
-        ParityError: an output is missing or has another shape.
+        ParityError: an output is missing or has another shape, or `known` does not fit.
     """
     outputs = run_in_batches(session, images, batch)
-    if list(outputs) != ["logits"]:
-        raise ParityError(f"the model's outputs are {list(outputs)}", allowed=["logits"])
+    wanted = ["logits"] if threshold is None else ["logits", KNOWN]
+    if sorted(outputs) != sorted(wanted):
+        raise ParityError(f"the model's outputs are {list(outputs)}", allowed=wanted)
     logits = outputs["logits"]
     if logits.shape != expected.shape:
         raise ParityError(f"the model's logits have shape {logits.shape}, the golden samples' have {expected.shape}")
+    if threshold is not None:
+        _fits(outputs[KNOWN], logits, threshold, step)
     return judge(logits, expected, tasks, tolerance(expected) if allowed is None else allowed, step)
+
+
+def _fits(known: np.ndarray[Any, Any], logits: np.ndarray[Any, Any], threshold: float, step: str) -> None:
+    """Refuse an output `known` that is not what its own logits give."""
+    score = scores(logits)
+    if known.shape != score.shape:
+        raise ParityError(f"the model's output 'known' has shape {known.shape}, and not {score.shape}")
+    # Bfloat16, the coarsest that any target computes in, has 8 bits; the float32 graph is held to float32.
+    least = TOLERANCE["fp32"] if step == "onnx" else 2**-7
+    size = max(1.0, abs(threshold), float(np.abs(score).max(initial=0)))
+    worst = float(np.nan_to_num(np.abs(known - (score - threshold)), nan=np.inf).max(initial=0))
+    if not worst <= least * size:
+        raise ParityError(
+            f"the model's output 'known' differs by {worst:.3g} from what its logits give, "
+            f"and {least * size:.3g} is allowed"
+        )
 
 
 def judge(
@@ -203,7 +226,10 @@ def verify(path: str | Path, *, atol: float | None = None, threads: int = 1) -> 
         images, _, expected = exported.golden()
         allowed = exported.manifest["verify"]["engine_tolerance"] if atol is None else atol
         with exported.session(Device(threads=threads)) as session:
-            verdict = compare(session, images, expected, exported.tasks, batch=exported.batch, allowed=allowed)
+            verdict = compare(
+                session, images, expected, exported.tasks, batch=exported.batch, allowed=allowed,
+                threshold=threshold_of(exported.manifest),
+            )  # fmt: skip
     elif (path / pool.MANIFEST).is_file():
         verdict = _verify_pool(pool.Pool.open(path), atol, threads)
     else:
@@ -213,7 +239,10 @@ def verify(path: str | Path, *, atol: float | None = None, threads: int = 1) -> 
         network.check()
         evidence = network.evidence()
         with onnx.open(network.path, onnx.Options(), Device(threads=threads)) as session:
-            verdict = compare(session, evidence.images, evidence.golden, network.tasks, allowed=atol, step="onnx")
+            verdict = compare(
+                session, evidence.images, evidence.golden, network.tasks, allowed=atol, step="onnx",
+                threshold=threshold_of(network.manifest),
+            )  # fmt: skip
     require(verdict, f"'{path}'")
     return verdict
 

@@ -55,14 +55,20 @@ def files(names):
 
 
 def run(session, images, batch):
-    """Return logits (N, C) of uint8 images (N, H, W, C), `batch` at a time (0: up to 32), a last batch filled up."""
+    """Return logits (N, C) of uint8 images (N, H, W, C); see `outputs`."""
+    return outputs(session, images, batch)["logits"]
+
+
+def outputs(session, images, batch):
+    """Return all outputs of uint8 images (N, H, W, C), `batch` at a time (0: up to 32), a last batch filled up."""
     # An engine may take fewer images than that (a TensorRT profile).
     size, found = batch or min(32, getattr(session, "largest", 32)), []
     for start in range(0, len(images), size):
         piece = images[start : start + size]
         filled = np.concatenate([piece, np.repeat(piece[-1:], size - len(piece), axis=0)]) if batch else piece
-        found.append(session.run(np.ascontiguousarray(filled))[: len(piece)])
-    return np.concatenate(found)
+        arrays = session.outputs(np.ascontiguousarray(filled))
+        found.append({name: array[: len(piece)] for name, array in arrays.items()})
+    return {name: np.concatenate([arrays[name] for arrays in found]) for name in found[0]}
 
 
 def versions(*names):

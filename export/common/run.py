@@ -21,13 +21,17 @@ def main():
     for start in range(0, len(paths), 256):
         piece = paths[start : start + 256]
         images = np.stack([kit.read(path, about["image"]) for path in piece])
-        logits = kit.run(session, images, about["options"]["batch"]).astype(np.float64)
+        outputs = kit.outputs(session, images, about["options"]["batch"])
+        logits = outputs["logits"].astype(np.float64)
         shares = np.exp(logits - logits.max(1, keepdims=True))
         shares /= shares.sum(1, keepdims=True)
-        for path, row in zip(piece, shares, strict=True):
+        for number, (path, row) in enumerate(zip(piece, shares, strict=True)):
             best = np.argsort(-row, kind="stable")[: asked.top]
             found = [{"class": names[i], "probability": round(float(row[i]), 6)} for i in best]
-            print(json.dumps({"image": str(path), "classes": found}, ensure_ascii=False))
+            line = {"image": str(path), "classes": found}
+            if "known" in outputs:  # below 0: none of these
+                line["known"] = round(float(outputs["known"][number]), 6)
+            print(json.dumps(line, ensure_ascii=False))
 
 
 if __name__ == "__main__":

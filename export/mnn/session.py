@@ -34,6 +34,10 @@ class Session:
 
     def run(self, images):
         """Return logits (N, C)."""
+        return self.outputs(images)["logits"]
+
+    def outputs(self, images):
+        """Return every output by its name."""
         if images.shape != self.shape:
             self.net.resizeTensor(self.image, images.shape)
             self.net.resizeSession(self.session)
@@ -45,7 +49,8 @@ class Session:
         self.image.copyFrom(host)
         self.net.runSession(self.session)
         # A copy: MNN's own memory would be overwritten by the next call.
-        return np.array(self.net.getSessionOutput(self.session, "logits").getNumpyData())
+        found = self.net.getSessionOutputAll(self.session)
+        return {name: np.array(tensor.getNumpyData()) for name, tensor in found.items()}
 
 
 @contextmanager

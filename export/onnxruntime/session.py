@@ -29,3 +29,8 @@ class Session:
     def run(self, images):
         """Return logits (N, C)."""
         return self.session.run(None, {"image": images})[0]
+
+    def outputs(self, images):
+        """Return every output by its name."""
+        names = [output.name for output in self.session.get_outputs()]
+        return dict(zip(names, self.session.run(None, {"image": images}), strict=True))

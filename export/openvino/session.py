@@ -25,8 +25,16 @@ class Session:
             },
         )
         self.request = compiled.create_infer_request()
+        # A tensor may have several names: these are ours.
+        self.names = [next(iter(output.names & {"logits", "known"}), "logits") for output in compiled.outputs]
+        self.logits = self.names.index("logits")
 
     def run(self, images):
         """Return logits (N, C)."""
         # Shared outputs would be overwritten by the next call.
-        return self.request.infer({"image": images}, share_inputs=True, share_outputs=False)[0]
+        return self.request.infer({"image": images}, share_inputs=True, share_outputs=False)[self.logits]
+
+    def outputs(self, images):
+        """Return every output by its name."""
+        found = self.request.infer({"image": images}, share_inputs=True, share_outputs=False)
+        return {name: found[i] for i, name in enumerate(self.names)}

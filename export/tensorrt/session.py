@@ -68,7 +68,7 @@ class Session:
 
     def run(self, images):
         """Return logits (N, C)."""
-        return next(iter(self.outputs(images).values()))
+        return self.outputs(images)["logits"]
 
     def outputs(self, images):
         """Return every output by its name, float32, for uint8 images (N, H, W, C)."""

@@ -12,16 +12,22 @@ def command(
     pool: Path = typer.Option(Path("pool"), help="The pool to take them from."),
     out: Path = typer.Option(Path("assembly"), help="Where the assembly goes."),
     fuse: str = typer.Option("auto", metavar="auto|bank|branches", help="One grouped network, or one a task."),
+    open_set: bool = typer.Option(False, "--open-set", help="Add an output that tells images of none of these tasks."),
+    false_accept: float | None = typer.Option(None, help="With --open-set: the share of others let in (default 0.05)."),
     force: bool = FORCE,
 ) -> None:
     """Assemble any subset of a pool's tasks into one ONNX graph, without torch."""
     from kfdeploy.assemble import FORMS, assemble
     from kfdeploy.errors import UnsupportedError, nearest
+    from kfdeploy.openset import FALSE_ACCEPT
 
     form = next((form for form in FORMS if form == fuse), None)
     if form is None:
         raise UnsupportedError(f"--fuse is '{fuse}'", allowed=FORMS, hint=nearest(fuse, FORMS))
-    model = assemble(pool, tasks, out, fuse=form, force=force)
+    if false_accept is not None and not open_set:
+        raise UnsupportedError("--false-accept has no meaning without --open-set", hint="add --open-set")
+    rate = (FALSE_ACCEPT if false_accept is None else false_accept) if open_set else None
+    model = assemble(pool, tasks, out, fuse=form, open_set=rate, force=force)
     found = model.manifest
     accuracy, golden = found["accuracy"], found["golden"]
     say(f"tasks:      {tasks_text([task.name for task in model.tasks])}  (from {pool})")
@@ -39,6 +45,12 @@ def command(
         f"checked:    differs from the torch network by {golden['difference']:.1e} on {golden['samples']} golden "
         f"samples ({golden['tolerance']:.1e} allowed)"
     )
+    if opened := found.get("open_set"):
+        say(
+            f"open set:   lets in {100 * opened['accepted']:.1f} % of {opened['known_images']} validation images of "
+            f"these tasks, at most {100 * opened['false_accept']:g} % of {opened['other_images']} others; "
+            f"AUROC {opened['auroc']:.3f}"
+        )
     say(f"wrote {out}")
     say(
         "next:  kfdeploy export --target onnx"

@@ -1,6 +1,7 @@
 """`kfdeploy plan`: what a subset will be worth before it is built, and which subset a budget allows."""
 
 import shlex
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,6 +64,7 @@ def command(
 
 def _subset(pool: "Pool", tasks: list[str], students: "list[Model]") -> None:
     """Print what some tasks are worth together: the assembly, and each student masked to them."""
+    from kfdeploy.openset import separation
     from kfdeploy.plan import calibration_error, confusion, masked, subset_accuracy
     from kfdeploy.spec import class_names
 
@@ -88,6 +90,14 @@ def _subset(pool: "Pool", tasks: list[str], students: "list[Model]") -> None:
                 f"{model.name + ':':11} {100 * value:.2f} % masked to them; "
                 f"calibration error {calibration_error(theirs, classes):.3f}"
             )
+    told = separation(evidence, classes)
+    if not isnan(told["score"]):
+        line = f"strangers:  --open-set tells them with AUROC {told['score']:.3f}"
+        for model in students:
+            if set(classes) <= set(model.classes):
+                theirs = separation(masked(model.evidence(), model.classes, classes), classes)
+                line += f"; {model.name} {theirs['softmax']:.3f} by softmax, {theirs['score']:.3f} by the same score"
+        say(line)
     width = max(len(name) for name in classes)
     say("confusion of the assembly, each row a class:")
     for name, row in zip(classes, confusion(evidence, classes), strict=True):

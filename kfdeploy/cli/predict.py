@@ -14,13 +14,17 @@ def command(
     threads: int = typer.Option(1, min=1, help="Threads of the runtime."),
     json: bool = typer.Option(False, "--json", help="One JSON object a line."),
 ) -> None:
-    """Print the likeliest classes of images, given that each shows one of the model's."""
+    """Print the likeliest classes of images, given that each shows one of the model's; or none of these."""
     import json as library
 
     from kfdeploy.predict import predict
 
     for found in predict(model, images, top=top, threads=threads):
         if json:
-            say(library.dumps({"image": str(found.path), "classes": dict(found.classes)}, ensure_ascii=False))
+            own = {} if found.known is None else {"known": found.known}
+            line = {"image": str(found.path), "classes": dict(found.classes), **own}
+            say(library.dumps(line, ensure_ascii=False))
         else:
-            say(f"{found.path}: " + ", ".join(f"{name} {100 * share:.1f} %" for name, share in found.classes))
+            likely = ", ".join(f"{name} {100 * share:.1f} %" for name, share in found.classes)
+            stranger = found.known is not None and found.known < 0
+            say(f"{found.path}: " + (f"none of these (else {likely})" if stranger else likely))

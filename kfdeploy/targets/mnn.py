@@ -166,7 +166,8 @@ class _Session:
         self.image.copyFrom(host)
         self.net.runSession(self.session)
         # a view of MNN's own memory, which the next run overwrites
-        return {"logits": np.array(self.net.getSessionOutput(self.session, "logits").getNumpyData())}
+        outputs = self.net.getSessionOutputAll(self.session)
+        return {name: np.array(tensor.getNumpyData()) for name, tensor in sorted(outputs.items(), reverse=True)}
 
     def synchronize(self) -> None:
         """Do nothing: `run` returns when its outputs are there."""

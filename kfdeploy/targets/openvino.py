@@ -112,7 +112,8 @@ class _Session:
     def __enter__(self) -> "_Session":
         compiled = _compile(self.path, self.precision, self.device)
         # A tensor may have several names (an exporter's own beside ours), and `any_name` is any of them.
-        self.names = [next(iter(output.names & {"logits"}), output.any_name) for output in compiled.outputs]
+        ours = {"logits", "known"}
+        self.names = [next(iter(output.names & ours), output.any_name) for output in compiled.outputs]
         self.request = compiled.create_infer_request()
         return self
 

@@ -70,6 +70,17 @@ def test_a_fixed_batch_is_filled_up(program, assembly, tmp_path):
     assert np.abs(np.array([line["logits"] for line in found]) - evidence.golden[:6]).max() <= 1e-4
 
 
+def test_it_says_what_is_none_of_these(program, toy, tmp_path):
+    from kfdeploy.assemble import assemble
+
+    model = assemble(toy.pool, ["pets"], tmp_path / "open", open_set=0.25)
+    evidence = model.evidence()
+    evidence.images.tofile(tmp_path / "golden.raw")
+    found = lines(run(program, str(model.graph), str(tmp_path / "golden.raw")))
+    known = onnxruntime.InferenceSession(model.graph).run(["known"], {"image": evidence.images})[0]
+    np.testing.assert_allclose([line["known"] for line in found], known, atol=1e-4)
+
+
 def test_it_reads_ppm_and_names_with_escapes(program, assembly, tmp_path):
     evidence, names = assembly.evidence(), ['sea "horse"\\\n\t/', "élan 🐎", "dog\u2028\x01"]
     for ascii_only in (True, False):

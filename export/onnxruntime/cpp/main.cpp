@@ -218,32 +218,41 @@ class Classifier {
     names = Names(list).list();
   }
 
-  // Logits of so many images, one row after another.
+  // Logits of so many images, one row after another; and in `known` whether each is of these classes at all (below 0: it
+  // is not), where the model tells.
   std::vector<float> run(std::uint8_t* pixels, std::int64_t count) {
     const std::int64_t sides[] = {count, shape.height, shape.width, shape.channels};
     const Ort::MemoryInfo memory = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);
     const auto bytes = static_cast<std::size_t>(count) * shape.image();
     const Ort::Value image = Ort::Value::CreateTensor<std::uint8_t>(memory, pixels, bytes, sides, 4);
     const char* const inputs[] = {"image"};
-    const char* const outputs[] = {"logits"};
-    const auto results = session_.Run(Ort::RunOptions{nullptr}, inputs, &image, 1, outputs, 1);
+    const char* const outputs[] = {"logits", "known"};
+    const std::size_t several = session_.GetOutputCount();
+    const auto results = session_.Run(Ort::RunOptions{nullptr}, inputs, &image, 1, outputs, several);
     const std::size_t found = results[0].GetTensorTypeAndShapeInfo().GetElementCount();
     if (found != static_cast<std::size_t>(count) * names.size())
       fail("the model has " + std::to_string(found / static_cast<std::size_t>(count)) + " logits for " +
            std::to_string(names.size()) + " class names");
+    known.clear();
+    if (several > 1) {
+      const float* margins = results[1].GetTensorData<float>();
+      known.assign(margins, margins + count);
+    }
     const float* logits = results[0].GetTensorData<float>();
     return std::vector<float>(logits, logits + found);
   }
 
   Shape shape{};
   std::vector<std::string> names;
+  std::vector<float> known;
 
  private:
   Ort::Env env_;
   Ort::Session session_{nullptr};
 };
 
-void print_line(const std::string& path, std::size_t index, const std::vector<std::string>& names, const float* logits) {
+void print_line(const std::string& path, std::size_t index, const std::vector<std::string>& names, const float* logits,
+                const float* known) {
   const auto best = static_cast<std::size_t>(std::max_element(logits, logits + names.size()) - logits);
   std::string line = "{\"image\": " + quoted(path) + ", \"index\": " + std::to_string(index) +
                      ", \"class\": " + quoted(names[best]) + ", \"logits\": [";
@@ -252,7 +261,13 @@ void print_line(const std::string& path, std::size_t index, const std::vector<st
     std::snprintf(number, sizeof number, "%.9g", static_cast<double>(logits[i]));
     line += (i ? ", " : "") + std::string(std::isfinite(logits[i]) ? number : "null");
   }
-  std::printf("%s]}\n", line.c_str());
+  line += "]";
+  if (known) {
+    char number[32];
+    std::snprintf(number, sizeof number, "%.9g", static_cast<double>(*known));
+    line += std::string(", \"known\": ") + (std::isfinite(*known) ? number : "null");
+  }
+  std::printf("%s}\n", line.c_str());
 }
 
 void classify(Classifier& model, const std::string& path) {
@@ -265,7 +280,8 @@ void classify(Classifier& model, const std::string& path) {
     const std::size_t there = fixed ? batch : std::min(batch, count - start);
     const auto logits = model.run(pixels.data() + start * each, static_cast<std::int64_t>(there));
     for (std::size_t i = 0; i < std::min(there, count - start); ++i)
-      print_line(path, start + i, model.names, logits.data() + i * model.names.size());
+      print_line(path, start + i, model.names, logits.data() + i * model.names.size(),
+                 model.known.empty() ? nullptr : model.known.data() + i);
   }
 }
 
