@@ -95,8 +95,8 @@ def _subset(pool: "Pool", tasks: list[str], students: "list[Model]") -> None:
         line = f"strangers:  --open-set tells them with AUROC {told['score']:.3f}"
         for model in students:
             if set(classes) <= set(model.classes):
-                theirs = separation(masked(model.evidence(), model.classes, classes), classes)
-                line += f"; {model.name} {theirs['softmax']:.3f} by softmax, {theirs['score']:.3f} by the same score"
+                other = separation(masked(model.evidence(), model.classes, classes), classes)
+                line += f"; {model.name} {other['softmax']:.3f} by softmax, {other['score']:.3f} by the same score"
         say(line)
     width = max(len(name) for name in classes)
     say("confusion of the assembly, each row a class:")
