@@ -215,8 +215,8 @@ def openset(result):
     return "\n".join(lines) + "\n"
 
 
-KINDS = {"bank": bank, "study": study, "speed": speed, "pareto": pareto, "precisions": precisions, "clock": clock, "openset": openset,
-         "benchmark": report.markdown}  # fmt: skip
+KINDS = {"bank": bank, "study": study, "speed": speed, "pareto": pareto, "precisions": precisions, "clock": clock,
+         "openset": openset, "benchmark": report.markdown}  # fmt: skip
 
 
 def filled(text):

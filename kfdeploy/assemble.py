@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from kfdeploy.errors import ComposeError
 from kfdeploy.files import output_folder
@@ -10,7 +10,12 @@ from kfdeploy.model import Model, write_model
 from kfdeploy.openset import add_known
 from kfdeploy.openset import open_set as choose_threshold
 from kfdeploy.pool import Pool
-from kfdeploy.spec import class_names
+from kfdeploy.spec import TaskSpec, class_names
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from kfdeploy.compose import Form
 
 Fuse = Literal["auto", "bank", "branches"]
 FORMS: tuple[Fuse, ...] = ("auto", "bank", "branches")
@@ -38,20 +43,9 @@ def assemble(
         ParityError: the graph's numbers are not the torch network's.
         OutputError: `out` is there and `force` is not set, or cannot be written.
     """
-    from kfdeploy.compose import Form, compose
-
     pool = pool if isinstance(pool, Pool) else Pool.open(pool)
     chosen = pool.choose(tasks)
-    common, template = pool.graphs()
-    parts = [pool.part(task) for task in chosen]
-    form: Form = "branches" if fuse == "branches" else "bank"
-    try:
-        graph = compose(common, template, parts, form)
-    except ComposeError:
-        if fuse == "bank":
-            raise
-        form = "branches"
-        graph = compose(common, template, parts, form)
+    graph, form = graph_of(pool, chosen, fuse)
     evidence, fields = pool.evidence(chosen), {}
     if open_set is not None:
         found = choose_threshold(evidence, class_names(chosen), open_set)
@@ -72,3 +66,24 @@ def assemble(
             {"provenance": provenance | fields, "fuse": form, "data": pool.manifest["recipe"]["data"], **fields},
         )
     return Model.open(out)
+
+
+def graph_of(pool: Pool, tasks: Sequence[TaskSpec], fuse: Fuse = "auto") -> "tuple[ModelProto, Form]":
+    """Return the graph image → logits of some tasks, and the form it has.
+
+    Raises:
+        PoolError: a file of the pool is missing, truncated or altered.
+        ComposeError: `fuse` is `bank`, and an operator cannot be banked.
+    """
+    from kfdeploy.compose import compose
+
+    common, template = pool.graphs()
+    parts = [pool.part(task) for task in tasks]
+    if fuse == "branches":
+        return compose(common, template, parts, "branches"), "branches"
+    try:
+        return compose(common, template, parts, "bank"), "bank"
+    except ComposeError:
+        if fuse == "bank":
+            raise
+        return compose(common, template, parts, "branches"), "branches"

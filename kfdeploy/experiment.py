@@ -263,8 +263,10 @@ def write_classifier(
 
 
 @contextmanager
-def unfinished(out: Path, recipe: Recipe, *, force: bool, resume: bool) -> Iterator[Path]:
+def unfinished(out: Path, recipe: Recipe, *, force: bool, resume: bool, replace: bool = False) -> Iterator[Path]:
     """Give the folder beside `out` for training in; it becomes `out` when the block ends well.
+
+    With `replace`, what is at `out` gives way to it, `force` or not.
 
     It stays for `--resume` when the block fails after a first checkpoint, and vanishes when it fails before.
 
@@ -277,7 +279,7 @@ def unfinished(out: Path, recipe: Recipe, *, force: bool, resume: bool) -> Itera
         dist.barrier()
         yield work
         return
-    check_output(out, force=force)
+    check_output(out, force=force or replace)
     noted = work / _NOTED
     begun = any(work.rglob(CHECKPOINTS))
     if begun and resume and noted.is_file():

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -33,8 +33,11 @@ from kfdeploy.progress import Progress, is_main
 from kfdeploy.recipe import Recipe
 from kfdeploy.replay import Taught
 from kfdeploy.sections import Objective, Timm
-from kfdeploy.spec import ImageSpec
+from kfdeploy.spec import ImageSpec, TaskSpec
 from kfdeploy.train import Fitted, Learner, Term
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 
 class FactorLearner(Learner):
@@ -284,3 +287,27 @@ def graphs_of(
     )
     template = export(_Template(single).eval(), tap, ["tap"], ["u"])
     return common, template, states
+
+
+def template_of(
+    net: FactorNet, recipe: Recipe, image: ImageSpec, template: "ModelProto"
+) -> "tuple[ModelProto, dict[str, np.ndarray[Any, Any]]]":
+    """Return a pool's template and, folded as its tasks' are, the weights of a network with one task.
+
+    Raises:
+        ComposeError: they are not the template's.
+    """
+    from kfdeploy.graphs import check_template, export
+
+    with torch.no_grad():
+        probe = FactorNet(recipe.ckn, recipe.tsn, image, [TaskSpec("", ("",))]).eval()
+        example = torch.zeros(2, *image.shape, dtype=torch.uint8)
+        tap = _Common(probe.normalise, probe.ckn, probe.tap)(example)[1]
+    single = build(recipe.tsn.net, net.tap_channels)
+    bank = {key: value for key, value in net.bank.state_dict().items() if not key.endswith("num_batches_tracked")}
+    single.load_state_dict(bank, strict=False)
+    made = export(_Template(single).eval(), tap, ["tap"], ["u"])
+    weights = made.fold({f"tsn.{key}": value.numpy() for key, value in bank.items()})
+    made.model.CopyFrom(template)  # the pool's own, whatever this torch would export
+    check_template(made, [weights])
+    return template, weights

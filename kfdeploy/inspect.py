@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kfdeploy.calibrate import validation_set
 from kfdeploy.data.source import ImageSet, load_split
 from kfdeploy.errors import MissingDependencyError
 from kfdeploy.files import SCHEMA
@@ -37,8 +38,8 @@ def inspect(pool: str | Path | Pool, *, data: str | Path | None = None, subsets:
     about = pool.manifest["recipe"]["data"]
     source, root = ("folder", str(data)) if data is not None else (about["source"], about["root"])
     evidence = pool.evidence()
-    whole = load_split(source, root, "train", pool.image)
-    fitted = whole.take(evidence.rows).only(classes)
+    _, rows = pool.validation()
+    fitted = validation_set({"source": source, "root": root}, rows, pool.image).only(classes)
     test = load_split(source, root, "test", pool.image).only(classes)
     owner = np.repeat(np.arange(len(pool.tasks)), [len(task.classes) for task in pool.tasks])
     here, there = features(pool, fitted), features(pool, test)

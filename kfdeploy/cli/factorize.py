@@ -27,7 +27,18 @@ from kfdeploy.progress import is_main
 
 def command(
     recipe: str = typer.Argument("", metavar="[RECIPE]", help="A file, or a shipped name. Default: digits."),
-    out: Path = typer.Option(Path("pool"), help="Where the pool goes."),
+    out: Path | None = typer.Option(None, help="Where the pool goes. Default: pool, or the pool that grows."),
+    pool: Path = typer.Option(Path("pool"), help="With --add-task: the pool that grows."),
+    add_task: str = typer.Option(
+        "", "--add-task", metavar="NAME", help="Add one task to a pool; nothing else changes."
+    ),
+    data: Path | None = typer.Option(None, help="With --add-task: a folder with train/<class>/."),
+    classes: list[str] = typer.Option(
+        [], "--classes", metavar="CLASS…", help="Of the new task. Default: all new ones."
+    ),
+    instead_of: list[str] = typer.Option(
+        [], "--instead-of", metavar="CLASS…", help="Classes of the pool that the new ones divide more finely."
+    ),
     settings: list[str] = SET,
     device: str = DEVICE,
     devices: int | None = DEVICES,
@@ -40,17 +51,29 @@ def command(
     force: bool = FORCE,
 ) -> None:
     """Factorize a teacher into a pool: one common network, and one small network per task."""
-    from kfdeploy.errors import require_training
+    from kfdeploy.errors import UnsupportedError, require_training
     from kfdeploy.pool import Pool
     from kfdeploy.recipe import DEFAULT, load_recipe
 
+    for name, given in (("--data", data), ("--classes", classes), ("--instead-of", instead_of)):
+        if given and not add_task:
+            raise UnsupportedError(f"{name} has no meaning without --add-task", hint="--add-task NAME, or a recipe")
     require_training("factorizing")
-    if not recipe:
+    if not recipe and not add_task:
         say(f"no recipe was named: taking the embedded default, '{DEFAULT}'")
     options = run_settings(
         device=device, devices=devices, precision=precision, threads=threads, compile=compile, replay=replay,
         tensorboard=tensorboard,
     )  # fmt: skip
+    if add_task:
+        if recipe:
+            raise UnsupportedError(f"--add-task takes the pool's recipe, not '{recipe}'", hint="change it with --set")
+        if data is None:
+            raise UnsupportedError("--add-task needs --data, a folder with train/<class>/", hint="--data DIR")
+        settings = [*settings, *options]
+        _add(add_task, pool, out, data, classes, instead_of, settings, force=force, resume=resume)
+        return
+    out = out or Path("pool")
     loaded = load_recipe(recipe or DEFAULT, [*settings, *options])
     finished = resume and out.exists()
     if started := start_processes(loaded.run):
@@ -60,23 +83,64 @@ def command(
     fitted = factorize(loaded, out, force=force, resume=resume, report=TrainingProgress())
     if not is_main():
         return
-    pool = Pool.open(out)
+    opened = Pool.open(out)
     if finished:
         say(f"'{out}' is finished, and every file of it is as it should be")
         return
     from kfdeploy.plan import subset_accuracy
     from kfdeploy.spec import class_names
 
-    accuracy = subset_accuracy(pool.evidence(), class_names(pool.tasks))
-    teacher = pool.manifest["teacher"]["accuracy"]
-    seen = " (a published teacher may have seen these images)" if pool.manifest["teacher"]["seen_validation"] else ""
+    accuracy = subset_accuracy(opened.evidence(), class_names(opened.tasks))
+    teacher = opened.manifest["teacher"]["accuracy"]
+    seen = " (a published teacher may have seen these images)" if opened.manifest["teacher"]["seen_validation"] else ""
     say(f"teacher: {100 * teacher['validation']:.2f} % on validation{seen}, {100 * teacher['test']:.2f} % on test")
     say(
-        f"pool:    {100 * accuracy.value:.2f} % on {accuracy.images} validation images, {len(pool.tasks)} tasks: "
-        f"{tasks_text([task.name for task in pool.tasks])}"
+        f"pool:    {100 * accuracy.value:.2f} % on {accuracy.images} validation images, {len(opened.tasks)} tasks: "
+        f"{tasks_text([task.name for task in opened.tasks])}"
     )
     say(f"trained in {fitted.seconds:.0f} s; log: {out / 'train' / 'log.csv'}")
     say(f"wrote {out}")
-    named = [pool.tasks[0].name, *([pool.tasks[-1].name] if len(pool.tasks) > 1 else [])]
+    named = [opened.tasks[0].name, *([opened.tasks[-1].name] if len(opened.tasks) > 1 else [])]
     where = [] if out == Path("pool") else ["--pool", str(out)]
     say(f"next:  {shlex.join(['kfdeploy', 'assemble', '--tasks', *named, *where])}")
+
+
+def _add(
+    name: str, pool: Path, out: Path | None, data: Path, classes: list[str], instead_of: list[str], settings: list[str],
+    *, force: bool, resume: bool,
+) -> None:  # fmt: skip
+    """Add a task to a pool, and say what it is worth."""
+    from kfdeploy.plan import subset_accuracy
+    from kfdeploy.pool import MANIFEST, Pool
+    from kfdeploy.recipe import apply_settings, parse_recipe
+    from kfdeploy.spec import class_names
+
+    changed = parse_recipe(apply_settings(Pool.open(pool).manifest["recipe"], settings), str(pool / MANIFEST))
+    if started := start_processes(changed.run):
+        raise typer.Exit(started - 1)
+    from kfdeploy.grow import add_task
+
+    fitted = add_task(
+        pool, name, data=data, classes=classes, instead_of=instead_of, out=out, settings=settings, force=force,
+        resume=resume, report=TrainingProgress(),
+    )  # fmt: skip
+    if not is_main():
+        return
+    place = out or pool
+    grown = Pool.open(place)
+    entry, about = grown.manifest["tasks"][-1], grown.manifest["added"][-1]
+    taught = "the teacher and labels" if about["teacher"] else "labels"
+    say(f"task:    {name}, {len(entry['classes'])} classes, learned from {taught} in {fitted.seconds:.0f} s")
+    beside = [task for task in grown.tasks if not set(task.classes) & set(about["instead_of"])]
+    evidence = grown.evidence(beside)
+    names = class_names(tuple(beside))
+    if set(names) <= set(evidence.labels):
+        accuracy = subset_accuracy(evidence, names)
+        say(f"pool:    {100 * accuracy.value:.2f} % on {accuracy.images} validation images, {len(beside)} tasks")
+    else:
+        say("pool:    what the new task is worth beside all others cannot be known: their images are gone")
+    files = {key: grown.manifest["files"][entry[key]]["bytes"] for key in ("file", "evidence")}
+    say(f"size:    {files['file']:,} bytes; every file of the other tasks is what it was")
+    say(f"wrote {place}")
+    where = [] if place == Path("pool") else ["--pool", str(place)]
+    say(f"next:  {shlex.join(['kfdeploy', 'assemble', '--tasks', grown.tasks[0].name, name, *where])}")

@@ -71,8 +71,11 @@ class FactorNet(nn.Module):
     def features(self, x: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
         """Return the CKN's stages and u (N, K, D), from normalised images (N, C, H, W)."""
         stages = self.ckn(x)
-        maps = self.bank(x if self.tap < 0 else stages[self.tap])[-1]  # (N, K·D, h, w)
-        return stages, pooled(maps).view(len(x), self.K, self.D)
+        return stages, self.read(x if self.tap < 0 else stages[self.tap])
+
+    def read(self, tap: Tensor) -> Tensor:
+        """Return u (N, K, D) from what the tasks read, (N, c, h, w)."""
+        return pooled(self.bank(tap)[-1]).view(len(tap), self.K, self.D)
 
     def forward(self, image: Tensor, noise: Tensor | None = None) -> Factors:
         """Return everything the objective needs, from uint8 (N, H, W, C).
@@ -80,9 +83,13 @@ class FactorNet(nn.Module):
         `noise` (N, K, d) is the standard normal ε of t = μ + σ ε; without it t is the mean.
         """
         stages, u = self.features(self.normalise(image))
+        return self.answer(stages, pooled(stages[-1].float()), u, noise)
+
+    def answer(self, stages: tuple[Tensor, ...], z: Tensor, u: Tensor, noise: Tensor | None = None) -> Factors:
+        """Return everything the objective needs, from z (N, d) and u (N, K, D)."""
         # Autocast would run the heads in bfloat16; they are small, and the information terms need float32.
-        with torch.autocast(image.device.type, enabled=False):
-            u, z = u.float(), pooled(stages[-1].float())  # (N, K, D), (N, d)
+        with torch.autocast(z.device.type, enabled=False):
+            u, z = u.float(), z.float()
             mu = torch.einsum("nkD,kDd->nkd", u, self.project)
             logvar = (torch.einsum("nkD,kDd->nkd", u, self.spread) + self.spread_bias).clamp(-10, 10)
             t = mu if noise is None else mu + (0.5 * logvar).exp() * noise
