@@ -2,15 +2,34 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from kfdeploy.errors import ComposeError
 from kfdeploy.files import output_folder
 from kfdeploy.model import Model, write_model
 from kfdeploy.pool import Pool
+from kfdeploy.spec import TaskSpec
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from kfdeploy.compose import Form
 
 Fuse = Literal["auto", "bank", "branches"]
 FORMS: tuple[Fuse, ...] = ("auto", "bank", "branches")
+
+
+def compose_tasks(pool: Pool, tasks: Sequence[TaskSpec], form: "Form") -> "ModelProto":
+    """Return the graph of some tasks of a pool: what `assemble` writes, and what a device makes of an update.
+
+    Raises:
+        PoolError: a file of the pool is missing, truncated or altered.
+        ComposeError: the form is `bank`, and an operator cannot be banked.
+    """
+    from kfdeploy.compose import compose
+
+    common, template = pool.graphs()
+    return compose(common, template, [pool.part(task) for task in tasks], form)
 
 
 def assemble(
@@ -33,20 +52,16 @@ def assemble(
         ParityError: the graph's numbers are not the torch network's.
         OutputError: `out` is there and `force` is not set, or cannot be written.
     """
-    from kfdeploy.compose import Form, compose
-
     pool = pool if isinstance(pool, Pool) else Pool.open(pool)
     chosen = pool.choose(tasks)
-    common, template = pool.graphs()
-    parts = [pool.part(task) for task in chosen]
     form: Form = "branches" if fuse == "branches" else "bank"
     try:
-        graph = compose(common, template, parts, form)
+        graph = compose_tasks(pool, chosen, form)
     except ComposeError:
         if fuse == "bank":
             raise
         form = "branches"
-        graph = compose(common, template, parts, form)
+        graph = compose_tasks(pool, chosen, form)
     out = Path(out)
     with output_folder(out, force=force) as work:
         pool.write_part(chosen, work / "parts")
