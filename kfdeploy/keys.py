@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kfdeploy.errors import OutputError, UpdateError, require
-from kfdeploy.files import place_errors, write_file
+from kfdeploy.files import check_place, place_errors, write_file
 from kfdeploy.updatefile import Update
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ def keygen(name: str | Path = "update") -> tuple[Path, Path]:
                 f"'{path}' is already there, and a key that is lost cannot be made again",
                 hint="choose another name: kfdeploy keygen NAME",
             )
+        check_place(path, force=True)
     key = Ed25519PrivateKey.generate()
     secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     with place_errors(private, "choose another place"):
@@ -51,7 +52,14 @@ def keygen(name: str | Path = "update") -> tuple[Path, Path]:
     return private, public
 
 
-def sign(update: str | Path, key: str | Path, *, counter: int | None = None, out: str | Path | None = None) -> Update:
+def sign(
+    update: str | Path,
+    key: str | Path,
+    *,
+    counter: int | None = None,
+    out: str | Path | None = None,
+    force: bool = False,
+) -> Update:
     """Sign an update, in place or as `out`; a signature that it has is replaced.
 
     `counter` must grow from one update to the next, as a device refuses one that is older than its last; the default
@@ -59,13 +67,15 @@ def sign(update: str | Path, key: str | Path, *, counter: int | None = None, out
 
     Raises:
         UpdateError: it is no update, the key is no private ed25519 key, or the counter is not a count.
-        OutputError: the place cannot be written to.
+        OutputError: `out` is there and `force` is not set, or cannot be written to.
         MissingDependencyError: `cryptography` is not installed.
     """
     counter = time.time_ns() if counter is None else counter
     if not 0 <= counter <= LARGEST:
         raise UpdateError(f"the counter is {counter}", allowed=[f"0 … {LARGEST}"], hint="leave it out to use the time")
     private = load_private(Path(key))
+    if out is not None:
+        check_place(Path(out), force=force)
     found = Update.read(update)
     found.check()
     signed = Update(found.path, found.manifest | {"counter": counter}, found.payloads)

@@ -46,8 +46,11 @@ def exclusive(root: Path) -> Iterator[None]:
 
     Raises:
         UpdateError: another process is swapping it.
+        PoolError: there is none.
         OutputError: this process may not write there.
     """
+    if not root.is_dir():
+        read_manifest(root / MANIFEST, "assembly", "name an assembly")  # says that there is none
     with _lock(root, wait=False):
         _settle(root)
         yield
