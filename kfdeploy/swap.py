@@ -10,6 +10,7 @@ rest of the folder is brought in line by renames, each of which may be the last 
 the assembly next goes on from there. Files that both have are hard links, so that keeping the old one costs little.
 """
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -89,7 +90,7 @@ def swap(root: Path, *, keep: bool) -> Iterator[Path]:
             _sync(root)
             _finish(root, keep=keep)
     except BaseException:
-        with suppress(OSError):
+        with suppress(OSError, KfdeployError):  # what went wrong first is what is told
             _settle(root)
         raise
 
@@ -185,6 +186,9 @@ def _sync(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a file system that has no such thing for folders
+            raise
     finally:
         os.close(descriptor)
 
