@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from kfdeploy.errors import ComposeError
 from kfdeploy.files import output_folder
@@ -19,6 +19,22 @@ if TYPE_CHECKING:
 
 Fuse = Literal["auto", "bank", "branches"]
 FORMS: tuple[Fuse, ...] = ("auto", "bank", "branches")
+
+
+def compose_tasks(pool: Pool, tasks: Sequence[TaskSpec], form: "Form", threshold: float | None = None) -> "ModelProto":
+    """Return the graph of some tasks of a pool: what `assemble` writes, and what a device makes of an update.
+
+    With a `threshold` it has the output `known` of `kfdeploy.openset`.
+
+    Raises:
+        PoolError: a file of the pool is missing, truncated or altered.
+        ComposeError: the form is `bank`, and an operator cannot be banked.
+    """
+    from kfdeploy.compose import compose
+
+    common, template = pool.graphs()
+    graph = compose(common, template, [pool.part(task) for task in tasks], form)
+    return graph if threshold is None else add_known(graph, threshold)
 
 
 def assemble(
@@ -45,12 +61,13 @@ def assemble(
     """
     pool = pool if isinstance(pool, Pool) else Pool.open(pool)
     chosen = pool.choose(tasks)
-    graph, form = graph_of(pool, chosen, fuse)
-    evidence, fields = pool.evidence(chosen), {}
+    evidence, threshold = pool.evidence(chosen), None
+    fields: dict[str, Any] = {}
     if open_set is not None:
         found = choose_threshold(evidence, class_names(chosen), open_set)
-        add_known(graph, found.threshold)
-        fields["open_set"] = found.to_json() | {"threshold": found.threshold}
+        threshold = found.threshold
+        fields["open_set"] = found.to_json() | {"threshold": threshold}
+    graph, form = graph_of(pool, chosen, fuse, threshold)
     out = Path(out)
     with output_folder(out, force=force) as work:
         pool.write_part(chosen, work / "parts")
@@ -68,22 +85,20 @@ def assemble(
     return Model.open(out)
 
 
-def graph_of(pool: Pool, tasks: Sequence[TaskSpec], fuse: Fuse = "auto") -> "tuple[ModelProto, Form]":
-    """Return the graph image → logits of some tasks, and the form it has.
+def graph_of(
+    pool: Pool, tasks: Sequence[TaskSpec], fuse: Fuse = "auto", threshold: float | None = None
+) -> "tuple[ModelProto, Form]":
+    """Return `compose_tasks` and the form it has: a bank where that was asked for, or can be.
 
     Raises:
         PoolError: a file of the pool is missing, truncated or altered.
         ComposeError: `fuse` is `bank`, and an operator cannot be banked.
     """
-    from kfdeploy.compose import compose
-
-    common, template = pool.graphs()
-    parts = [pool.part(task) for task in tasks]
     if fuse == "branches":
-        return compose(common, template, parts, "branches"), "branches"
+        return compose_tasks(pool, tasks, "branches", threshold), "branches"
     try:
-        return compose(common, template, parts, "bank"), "bank"
+        return compose_tasks(pool, tasks, "bank", threshold), "bank"
     except ComposeError:
         if fuse == "bank":
             raise
-        return compose(common, template, parts, "branches"), "branches"
+        return compose_tasks(pool, tasks, "branches", threshold), "branches"

@@ -10,6 +10,7 @@ KfdeployError                exit 1; what happened, the value seen, the values a
 ├── TrainingError            a loss that is not finite, a checkpoint of another recipe
 │   └── Interrupted          exit 130; Ctrl-C, with a checkpoint to go on from
 ├── PoolError                a missing, truncated, altered or foreign file in a pool, an assembly or an artifact
+├── UpdateError              an update that is not whole, not trusted, or not for this assembly
 ├── TaskError                a task that is not there, or is there twice
 ├── ComposeError             an operator that cannot be put into a bank
 ├── ParityError              two graphs that should agree and do not
@@ -77,6 +78,10 @@ class Interrupted(TrainingError):  # noqa: N818 - it is no mistake of anybody's
 
 class PoolError(KfdeployError):
     """A pool, an assembly or an artifact that is not whole."""
+
+
+class UpdateError(KfdeployError):
+    """An update that is not whole, not trusted, or not for this assembly; or a key that is none."""
 
 
 class TaskError(KfdeployError):

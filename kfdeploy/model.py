@@ -41,12 +41,16 @@ class Model:
 
     @classmethod
     def open(cls, path: str | Path) -> "Model":
-        """Open an assembly, a student or a teacher.
+        """Open an assembly, a student or a teacher; an update of it that was interrupted is finished or dropped first.
 
         Raises:
             PoolError: there is none, its schema is unknown, or it names a file outside itself.
+            OutputError: an update was interrupted, and this process may not write there.
         """
+        from kfdeploy.swap import settle
+
         root = Path(path)
+        settle(root)
         model = cls(root, read_manifest(root / MANIFEST, KINDS, "kfdeploy assemble --tasks … or kfdeploy distill"))
         try:
             _ = model.image, model.tasks, model.manifest["name"]
@@ -159,6 +163,17 @@ def annotate(model: "ModelProto", about: dict[str, Any]) -> None:
         entry.key, entry.value = key, json.dumps(value, sort_keys=True, ensure_ascii=False)
 
 
+def serialize(model: "ModelProto", manifest: dict[str, Any]) -> bytes:
+    """Return the bytes of `model.onnx`, annotated in place with what `assembly.json` says of it.
+
+    They follow from the graph and the manifest alone, so that a device that has both makes the same file.
+    """
+    keys = ("schema", "version", "kind", "name", "image", "tasks")
+    annotate(model, {key: manifest[key] for key in keys} | manifest.get("provenance", {}))
+    data: bytes = model.SerializeToString(deterministic=True)
+    return data
+
+
 def write_model(
     out: Path,
     model: "ModelProto",
@@ -181,13 +196,20 @@ def write_model(
     from kfdeploy import __version__
     from kfdeploy.compose import parameter_count
 
-    about = {"kind": kind, "name": name, "image": image.to_json(), "tasks": [task.to_json() for task in tasks]}
-    annotate(model, {"schema": SCHEMA, "version": __version__, **about, **fields.get("provenance", {})})
+    about = {
+        "schema": SCHEMA,
+        "version": __version__,
+        "kind": kind,
+        "name": name,
+        "image": image.to_json(),
+        "tasks": [task.to_json() for task in tasks],
+    }
+    data = serialize(model, about | fields)
     onnx.checker.check_model(model, full_check=True)
     parameters = parameter_count(model)
     graph = out / GRAPH
     out.mkdir(parents=True, exist_ok=True)
-    graph.write_bytes(model.SerializeToString(deterministic=True))
+    graph.write_bytes(data)
     if kind != "assembly":
         labels = {label: i for i, label in enumerate(class_names(tuple(tasks)))}
         arrays: dict[str, np.ndarray[Any, Any]] = {
@@ -202,8 +224,6 @@ def write_model(
     accuracy = subset_accuracy(evidence, class_names(tuple(tasks)))
     files = [path for path in (graph, out / _EVIDENCE) if path.is_file()]
     manifest = {
-        "schema": SCHEMA,
-        "version": __version__,
         **about,
         "parameters": parameters,
         "golden": {"difference": difference, "tolerance": allowed, "samples": len(evidence.images)},

@@ -7,19 +7,24 @@ import typer
 
 from kfdeploy import __version__
 from kfdeploy.cli import (
+    apply,
     assemble,
     benchmark,
     calibrate,
     demo,
+    diff,
     distill,
     doctor,
     export,
     factorize,
     inspect,
+    keygen,
     plan,
     predict,
     recipes,
     report,
+    rollback,
+    sign,
     verify,
 )
 from kfdeploy.cli.words import WordsCommand
@@ -46,6 +51,11 @@ for verb in (
     report,
     predict,
     inspect,
+    diff,
+    keygen,
+    sign,
+    apply,
+    rollback,
     doctor,
     demo,
 ):
