@@ -23,12 +23,14 @@ def assemble(
 ) -> Model:
     """Assemble `tasks`, in that order, into the folder `out`, proved right on the pool's golden samples.
 
+    Of a pool on a server, `pool.json` travels, and of the graphs and these tasks' files those that the cache has not.
     `fuse` is how the task-specific networks stand in the graph: as one `bank` of grouped convolutions, as `branches`,
     or `auto`: a bank where the template's operators allow it.
 
     Raises:
         TaskError: a task is unknown or there twice.
         PoolError: a file of the pool is missing, truncated or altered.
+        StoreError: the pool's server cannot be reached, refuses, or breaks off.
         ComposeError: `fuse` is `bank`, and an operator cannot be banked.
         ParityError: the graph's numbers are not the torch network's.
         OutputError: `out` is there and `force` is not set, or cannot be written.
@@ -37,6 +39,7 @@ def assemble(
 
     pool = pool if isinstance(pool, Pool) else Pool.open(pool)
     chosen = pool.choose(tasks)
+    pool.fetch(pool.needs(chosen))
     common, template = pool.graphs()
     parts = [pool.part(task) for task in chosen]
     form: Form = "branches" if fuse == "branches" else "bank"

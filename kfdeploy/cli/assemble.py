@@ -4,12 +4,12 @@ from pathlib import Path
 
 import typer
 
-from kfdeploy.cli.console import FORCE, megabytes, say, tasks_text
+from kfdeploy.cli.console import FORCE, POOL, megabytes, say, tasks_text
 
 
 def command(
     tasks: list[str] = typer.Option(..., "--tasks", metavar="TASK…", help="The tasks, in the order of the outputs."),
-    pool: Path = typer.Option(Path("pool"), help="The pool to take them from."),
+    pool: str = typer.Option("pool", metavar=POOL, help="The pool to take them from."),
     out: Path = typer.Option(Path("assembly"), help="Where the assembly goes."),
     fuse: str = typer.Option("auto", metavar="auto|bank|branches", help="One grouped network, or one a task."),
     force: bool = FORCE,
@@ -17,14 +17,18 @@ def command(
     """Assemble any subset of a pool's tasks into one ONNX graph, without torch."""
     from kfdeploy.assemble import FORMS, assemble
     from kfdeploy.errors import UnsupportedError, nearest
+    from kfdeploy.pool import Pool
 
     form = next((form for form in FORMS if form == fuse), None)
     if form is None:
         raise UnsupportedError(f"--fuse is '{fuse}'", allowed=FORMS, hint=nearest(fuse, FORMS))
-    model = assemble(pool, tasks, out, fuse=form, force=force)
+    opened = Pool.open(pool)
+    model = assemble(opened, tasks, out, fuse=form, force=force)
     found = model.manifest
     accuracy, golden = found["accuracy"], found["golden"]
-    say(f"tasks:      {tasks_text([task.name for task in model.tasks])}  (from {pool})")
+    say(f"tasks:      {tasks_text([task.name for task in model.tasks])}  (from {opened.where})")
+    if not isinstance(opened.place, Path):
+        say(f"fetched:    {opened.place.summary()}")
     if len(model.classes) == 1:
         say(f"accuracy:   one class ('{model.classes[0]}') leaves nothing to tell apart")
     elif not accuracy["images"]:
