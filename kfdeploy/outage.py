@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 _MANIFEST = "pool.json"  # pool.py has this name, and needs us to be loaded first
 _KEYS = {
-    "s3": "check AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; a public bucket needs FSSPEC_S3_ANON=true",
+    "s3": "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; FSSPEC_S3_ANON=true for a public bucket",
     "gs": "gcloud auth application-default login",
     "hf": "hf auth login",
 }

@@ -185,39 +185,34 @@ class Store:
 
 def _file_system(protocol: str, url: str, where: str) -> tuple[Any, str]:
     """Return the file system of a URL and the folder's path in it."""
-    known = f"a pool at '{where}'"
     try:
+        from fsspec import available_protocols
         from fsspec.core import url_to_fs
-        from fsspec.registry import get_filesystem_class, known_implementations
     except ImportError:
-        raise _missing("fsspec", known) from None
-    try:
-        get_filesystem_class(protocol)
-    except ValueError:
+        raise _missing("fsspec", where, "") from None
+    if protocol not in available_protocols():
         raise UnsupportedError(
             f"'{where}' has the protocol '{protocol}', which is not known",
             allowed=_COMMON,
-            hint=nearest(protocol, sorted(known_implementations)) or "a folder of this machine is named by its path",
-        ) from None
-    except ImportError as error:
-        package = _PACKAGES.get(protocol)
-        if package is None:
-            raise MissingDependencyError(f"{known} needs another package", hint=first_line(error)) from None
-        raise _missing(package, known) from None
+            hint=nearest(protocol, available_protocols()) or "a folder of this machine is named by its path",
+        )
     try:
         fs, root = url_to_fs(url, **_options(protocol))
     except ImportError as error:
-        raise _missing(_PACKAGES.get(protocol, "another package"), f"{known} ({first_line(error)})") from None
+        raise _missing(_PACKAGES.get(protocol, ""), where, first_line(error)) from None
     except (ValueError, TypeError) as error:
-        raise StoreError(f"'{where}' cannot be opened: {first_line(error)}", hint="check the URL") from error
+        raise StoreError(
+            f"'{where}' cannot be opened: {first_line(error)}", hint="check the URL, and your settings of fsspec"
+        ) from error
     return fs, str(root)
 
 
-def _missing(package: str, what: str) -> MissingDependencyError:
-    ours = package in _OURS
+def _missing(package: str, where: str, said: str) -> MissingDependencyError:
+    if not package:
+        return MissingDependencyError(f"a pool at '{where}' needs another package", hint=said)
     return MissingDependencyError(
-        f"{what} needs {package}, which is not installed",
-        hint='pip install "kfdeploy[remote]"' if ours else f"pip install {package}",
+        f"a pool at '{where}' needs {package}, which is not installed",
+        hint='pip install "kfdeploy[remote]"' if package in _OURS else f"pip install {package}",
     )
 
 
