@@ -109,24 +109,23 @@ class Mirror:
             self._fetch(name, partial, size, digest)  # what was there may have been the wrong half
 
     def _continue(self, name: str, partial: Path, size: int) -> None:
-        with partial.open("ab") as stream:
-            while (have := stream.tell()) < size:
-                asked = min(PIECE, size - have)
-                data = self.store.read(name, have, have + asked)
-                if len(data) == size > asked:  # a server that knows no ranges sends everything
-                    stream.truncate(0)
-                    stream.write(data)
-                    self.fetched[name] = size
-                    return
-                if len(data) != asked:
-                    there = len(data) if len(data) > asked else have + len(data)
-                    raise PoolError(
-                        f"'{self.store.at(name)}' has {there} bytes on the server, its manifest says {size}",
-                        hint="try again if it is being pushed just now, else push the pool again",
-                    )
+        have = partial.stat().st_size if partial.exists() else 0
+        if not size:
+            partial.touch()
+        while have < size:
+            asked = min(PIECE, size - have)
+            data = self.store.read(name, have, have + asked)
+            everything = len(data) == size > asked  # what a server sends that knows no ranges
+            if len(data) != asked and not everything:
+                there = len(data) if len(data) > asked else have + len(data)
+                raise PoolError(
+                    f"'{self.store.at(name)}' has {there} bytes on the server, its manifest says {size}",
+                    hint="try again if it is being pushed just now, else push the pool again",
+                )
+            with partial.open("wb" if everything else "ab") as stream:
                 stream.write(data)
-                stream.flush()
-                self.fetched[name] = self.fetched.get(name, 0) + asked
+            have = size if everything else have + asked
+            self.fetched[name] = self.fetched.get(name, 0) + len(data)
 
 
 def _whole(blob: Path, size: int, digest: str) -> bool:

@@ -169,18 +169,19 @@ class Store:
 
     def _ask(self, name: str, doing: str, call: Callable[..., T], *words: Any, **more: Any) -> T:
         """Call fsspec, more than once where the trouble may pass, and turn what it raises into an error of ours."""
-        for wait in (*WAITS, None):
+        waits = iter(WAITS)
+        while True:
             try:
                 answer = call(*words, **more)
             # Each file system raises errors of its own libraries, so there is no narrower class to catch.
             except Exception as error:
-                if wait is None or not may_pass(error):
+                wait = next(waits, None) if may_pass(error) else None
+                if wait is None:
                     raise explain(error, self, name, doing) from error
                 time.sleep(wait)
             else:
                 self.answered = True
                 return answer
-        raise AssertionError("unreachable")
 
 
 def _file_system(protocol: str, url: str, where: str) -> tuple[Any, str]:

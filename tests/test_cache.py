@@ -1,5 +1,7 @@
 """The cache of pools on servers: several processes at once, broken downloads, and folders that cannot be written."""
 
+import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -79,6 +81,7 @@ def test_a_server_that_disappears_half_way_is_gone_on_with(web, cache, tmp_path,
     assert len(kept) == 3
     assert all(sha256(path) == path.name for path in kept)
     assert not list(tmp_path.glob("a*"))
+    assert not list((cache / "partial").iterdir())
     web.dead_after = None
     before = web.asked()
     assemble(web.url, TASKS, tmp_path / "a")
@@ -93,7 +96,7 @@ def test_a_file_broken_off_goes_on_where_it_stopped(web, pool, cache, monkeypatc
     opened = Pool.open(web.url)
     web.dead_after = len(web.log) + 3
     fails(StoreError, opened.file, "common.onnx", match=r"stopped answering at 'common\.onnx'")
-    assert not list((cache / "sha256").rglob("*.*"))
+    assert not list((cache / "sha256").glob("*/*"))
     web.dead_after = None
     web.log.clear()
     assert opened.file("common.onnx").read_bytes() == (pool / "common.onnx").read_bytes()
@@ -113,6 +116,14 @@ def test_a_file_broken_off_goes_on_where_it_stopped(web, pool, cache, monkeypatc
     web.ranges = False
     (cache / "partial" / whole.name).write_bytes((pool / "common.onnx").read_bytes()[:5000])
     assert Pool.open(web.url).file("common.onnx") == whole
+
+
+def test_an_empty_file_needs_no_request(web, pool, cache):
+    manifest = json.loads((pool / "pool.json").read_text(encoding="utf-8"))
+    manifest["files"]["empty"] = {"bytes": 0, "sha256": hashlib.sha256(b"").hexdigest()}
+    (pool / "pool.json").write_text(json.dumps(manifest), encoding="utf-8")
+    assert Pool.open(web.url).file("empty").read_bytes() == b""
+    assert list(web.asked()) == ["pool.json"]
 
 
 def test_an_answer_that_breaks_off_is_no_file(web, cache):

@@ -104,8 +104,10 @@ def absent(*_, **__):
     raise FileNotFoundError("no bucket")
 
 
-def test_a_pool_pushed_to_a_folder_is_a_copy(toy, tmp_path):
+def test_a_pool_pushed_to_a_folder_is_a_copy(toy, memory, tmp_path):
     push(toy.pool, tmp_path / "copy", train=True)
     Pool.open(tmp_path / "copy").check()
     shutil.rmtree(tmp_path / "copy" / "train")
     assert push(tmp_path / "copy", f"file://{tmp_path}/copy").sent == 0
+    push("memory://pool", tmp_path / "back")  # from a server to anywhere else
+    Pool.open(tmp_path / "back").check()
