@@ -48,6 +48,7 @@ def assemble(
 ) -> Model:
     """Assemble `tasks`, in that order, into the folder `out`, proved right on the pool's golden samples.
 
+    Of a pool on a server, `pool.json` travels, and of the graphs and these tasks' files those that the cache has not.
     `fuse` is how the task-specific networks stand in the graph: as one `bank` of grouped convolutions, as `branches`,
     or `auto`: a bank where the template's operators allow it. With `open_set`, a rate of false accepts, the graph has a
     second output `known` (N,), at least 0 for an image that is of these tasks; see `kfdeploy.openset`.
@@ -55,12 +56,14 @@ def assemble(
     Raises:
         TaskError: a task is unknown or there twice; or `open_set`, and no class is left out to be told from.
         PoolError: a file of the pool is missing, truncated or altered; or `open_set`, without validation logits.
+        StoreError: the pool's server cannot be reached, refuses, or breaks off.
         ComposeError: `fuse` is `bank`, and an operator cannot be banked.
         ParityError: the graph's numbers are not the torch network's.
         OutputError: `out` is there and `force` is not set, or cannot be written.
     """
     pool = pool if isinstance(pool, Pool) else Pool.open(pool)
     chosen = pool.choose(tasks)
+    pool.fetch(pool.needs(chosen))
     evidence, threshold = pool.evidence(chosen), None
     fields: dict[str, Any] = {}
     if open_set is not None:

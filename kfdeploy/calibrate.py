@@ -22,6 +22,7 @@ from kfdeploy.model import Model
 from kfdeploy.pool import MANIFEST, Pool
 from kfdeploy.quantize import Range, observed, with_outputs
 from kfdeploy.spec import ImageSpec
+from kfdeploy.store import local_folder
 
 IMAGES = 512
 FOLDER = "calibration"
@@ -43,9 +44,10 @@ def calibrate(
 
     Raises:
         PoolError: there is none, or it is not whole.
+        UnsupportedError: it is on a server.
         DataError: its validation images are not there.
     """
-    root = Path(path)
+    root = local_folder(path, "calibrating")
     if (root / MANIFEST).is_file():
         pool = Pool.open(root)
         _, rows = pool.validation()

@@ -69,7 +69,7 @@ def profile(
     names = [task.name for task in pool.tasks]
     sizes = sorted({k for k in (1, 2, 3, 4, 6, 8, 10, 16, 32, 64, 100) if k < len(names)} | {min(len(names), 100)})
     if len(sizes) < 2:
-        raise UnsupportedError(f"'{pool.path}' has one task, and a line needs two points")
+        raise UnsupportedError(f"'{pool.where}' has one task, and a line needs two points")
     protocol = QUICK if quick else Protocol()
     with tempfile.TemporaryDirectory() as place:
         jobs: dict[str, Job] = {}
@@ -110,7 +110,7 @@ def read_costs(path: Path, pool: Pool) -> Costs:
     Raises:
         PoolError: there are none, or they are of another schema or pool.
     """
-    hint = f"kfdeploy benchmark --profile {path} --pool {pool.path}"
+    hint = f"kfdeploy benchmark --profile {path} --pool {pool.where}"
     try:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -120,5 +120,5 @@ def read_costs(path: Path, pool: Pool) -> Costs:
     if not isinstance(found, dict) or (found.pop("schema", None), found.pop("kind", None)) != (SCHEMA, "costs"):
         raise PoolError(f"'{path}' holds no costs of schema {SCHEMA}", hint=hint)
     if found.get("pool") != pool.sha256:
-        raise PoolError(f"'{path}' holds the costs of another pool than '{pool.path}'", hint=hint)
+        raise PoolError(f"'{path}' holds the costs of another pool than '{pool.where}'", hint=hint)
     return Costs(**found)

@@ -57,7 +57,7 @@ def distill(
     students: Sequence[str] = (),
     tasks: Sequence[str] = (),
     separate: bool = False,
-    pool: Path | None = None,
+    pool: str | Path | None = None,
     out: Path = Path("students"),
     force: bool = False,
     resume: bool = False,
@@ -125,7 +125,7 @@ def distill(
     return done
 
 
-def _known_teacher(pool: Path | None, recipe: Recipe, experiment: Experiment) -> Path | None:
+def _known_teacher(pool: str | Path | None, recipe: Recipe, experiment: Experiment) -> Path | None:
     """Return the weights of a pool's trained teacher, if it is the one that this recipe would train."""
     if pool is None or recipe.teacher.source != "train":
         return None
@@ -138,14 +138,12 @@ def _known_teacher(pool: Path | None, recipe: Recipe, experiment: Experiment) ->
     keys = changed_keys({key: before.get(key) for key in matters}, {key: after[key] for key in matters})
     if different := [key for key in keys if key not in ("data.root", "teacher.min_accuracy")]:
         experiment.report.note(
-            f"the teacher of '{pool}' is another recipe's ({', '.join(different)} differ): training this recipe's own"
+            f"the teacher of '{found.where}' is another recipe's ({', '.join(different)} differ): training this "
+            "recipe's own"
         )
         return None
     name = (TEACHER / WEIGHTS).as_posix()
-    if not (pool / name).is_file():
-        return None
-    found.check([name])
-    return pool / name
+    return found.file(name) if found.has(name) else None
 
 
 def _distill(

@@ -16,6 +16,7 @@ KfdeployError                exit 1; what happened, the value seen, the values a
 ├── ParityError              two graphs that should agree and do not
 ├── OutputError              a place that cannot be written to, or is taken
 ├── RemoteError              a device that cannot be reached, or what went wrong on it, with the rows finished there
+├── StoreError               a server with pools that cannot be reached, refuses, or breaks off
 └── MissingDependencyError   an extra that is not installed
 """
 
@@ -109,6 +110,10 @@ class RemoteError(KfdeployError):
     def __init__(self, what: str, *, hint: str = "", result: dict[str, Any] | None = None) -> None:
         self.result = result
         super().__init__(what, hint=hint)
+
+
+class StoreError(KfdeployError):
+    """A server with pools that cannot be reached, refuses, or breaks off."""
 
 
 class MissingDependencyError(KfdeployError):

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -47,8 +48,6 @@ def dump_json(value: Any) -> str:
 
 def dump_line_json(value: dict[str, Any]) -> str:
     """Return JSON with indented keys and every list of numbers on one line: raw samples would fill pages."""
-    import re
-
     text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False)
     return (
         re.sub(r"\[\s+([-0-9.eE,\s]+?)\s+\]", lambda found: f"[{re.sub(chr(92) + 's+', ' ', found[1])}]", text) + "\n"
@@ -63,10 +62,23 @@ def read_manifest(path: Path, kind: str | tuple[str, ...], hint: str) -> dict[st
     """
     kinds = (kind,) if isinstance(kind, str) else kind
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        data = path.read_bytes()
     except FileNotFoundError:
         raise PoolError(f"there is no {kinds[0]} at '{path.parent}' ('{path.name}' is missing)", hint=hint) from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise PoolError(f"'{path}' cannot be read: {error}", hint=hint) from None
+    return parse_manifest(data, str(path), kinds, hint)
+
+
+def parse_manifest(data: bytes, path: str, kinds: tuple[str, ...], hint: str) -> dict[str, Any]:
+    """Read the bytes of a manifest that came from `path`, and check its schema and kind.
+
+    Raises:
+        PoolError: they are not JSON, or of another schema or kind.
+    """
+    try:
+        manifest = json.loads(data.decode())
+    except ValueError as error:
         raise PoolError(f"'{path}' cannot be read: {error}", hint=hint) from None
     if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
         seen = manifest.get("schema") if isinstance(manifest, dict) else type(manifest).__name__
@@ -89,7 +101,7 @@ def inside(root: Path, name: str) -> Path:
     return root / name
 
 
-def check_inside(root: Path, names: Iterable[str]) -> None:
+def check_inside(root: Path | str, names: Iterable[str]) -> None:
     """Refuse names that lead outside `root`; quick, because a pool may have ten thousand tasks.
 
     Raises:
@@ -181,6 +193,11 @@ def check_output(out: Path, *, force: bool) -> None:
     Raises:
         OutputError: as above.
     """
+    if out.parts and re.fullmatch("[a-z][a-z0-9+.-]+:", out.parts[0]):  # what a path makes of s3://
+        raise OutputError(
+            f"'{out}' is a URL, and outputs are folders of this machine",
+            hint="choose another --out; a pool gets to a server by: kfdeploy pool push <pool> <url>",
+        )
     if not out.name or out.name == "..":
         raise OutputError(f"'{out}' has no name of its own", hint="choose another --out")
     if out.exists() and not force:

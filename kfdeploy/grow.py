@@ -36,6 +36,7 @@ from kfdeploy.recipe import Recipe, apply_settings, parse_recipe
 from kfdeploy.replay import Live, Taught
 from kfdeploy.sections import Objective
 from kfdeploy.spec import TaskSpec
+from kfdeploy.store import local_folder
 from kfdeploy.train import Fitted, Learner, Term, fit
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
@@ -164,7 +165,7 @@ def add_task(
         OutputError: `out` is there and `force` is not set.
         TrainingError, Interrupted: see `kfdeploy.train.fit`.
     """
-    pool = pool if isinstance(pool, Pool) else Pool.open(pool)
+    pool = pool if isinstance(pool, Pool) else Pool.open(local_folder(pool, "adding a task"))
     report = report or Progress()
     pool.check([name for name in pool.manifest["files"] if not name.startswith("train/")])
     place = pool.path if out is None else Path(out)
@@ -220,22 +221,24 @@ def _new_task(
     if not name.strip():
         raise TaskError("the task has no name", hint="--add-task fish")
     if name in {task.name for task in pool.tasks}:
-        raise TaskError(f"task '{name}' is already in pool '{pool.path}'", hint="kfdeploy pool remove, or another name")
+        raise TaskError(
+            f"task '{name}' is already in pool '{pool.where}'", hint="kfdeploy pool remove, or another name"
+        )
     for each in instead_of:
         if each not in owner:
             raise TaskError(
-                f"--instead-of names '{each}', which pool '{pool.path}' does not have",
+                f"--instead-of names '{each}', which pool '{pool.where}' does not have",
                 allowed=owner, hint=nearest(each, list(owner)),
             )  # fmt: skip
     chosen = list(classes) or [c for c in there if c not in owner]
     if not chosen:
-        raise TaskError(f"every class in the data is one of pool '{pool.path}' already: {', '.join(there)}")
+        raise TaskError(f"every class in the data is one of pool '{pool.where}' already: {', '.join(there)}")
     for i, each in enumerate(chosen):
         if each not in there:
             raise DataError(f"the data have no class '{each}'", allowed=there, hint=nearest(each, there))
         if each in owner:
             raise TaskError(
-                f"class '{each}' is task '{owner[each]}' of pool '{pool.path}' already",
+                f"class '{each}' is task '{owner[each]}' of pool '{pool.where}' already",
                 hint="give a finer class a name of its own",
             )
         if each in chosen[:i]:

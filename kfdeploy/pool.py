@@ -1,5 +1,6 @@
 """The pool: one teacher's knowledge as files. Read without torch, and only what is asked for."""
 
+import hashlib
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kfdeploy.errors import PoolError, TaskError, nearest
+from kfdeploy.errors import PoolError, TaskError, UnsupportedError, nearest
 from kfdeploy.files import (
     SCHEMA,
     check_files,
@@ -19,15 +20,17 @@ from kfdeploy.files import (
     file_name,
     inside,
     load_tensors,
+    parse_manifest,
     read_manifest,
     save_tensors,
-    sha256,
 )
 from kfdeploy.spec import ImageSpec, TaskSpec
+from kfdeploy.store import locate
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
+    from kfdeploy.cache import Mirror
     from kfdeploy.compose import Part
 
 MANIFEST = "pool.json"
@@ -52,27 +55,50 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Pool:
-    """A folder `pool.json, common.onnx, task.onnx, tasks/, evidence/`, opened by `Pool.open`."""
+    """A folder `pool.json, common.onnx, task.onnx, tasks/, evidence/`, here or on a server, opened by `Pool.open`."""
 
-    path: Path
+    place: "Path | Mirror"
     manifest: dict[str, Any]
 
     @classmethod
     def open(cls, path: str | Path) -> "Pool":
-        """Open a pool; its files are checked when they are read.
+        """Open a pool in a folder or at a URL of fsspec; its files are checked, and fetched, when they are read.
 
         Raises:
             PoolError: there is none, its schema is unknown, or it names a file outside itself.
+            StoreError: its server cannot be reached, or refuses.
         """
-        root = Path(path)
-        pool = cls(root, read_manifest(root / MANIFEST, "pool", _AGAIN))
+        root = locate(path)
+        if isinstance(root, Path):
+            pool = cls(root, read_manifest(root / MANIFEST, "pool", _AGAIN))
+        else:
+            from kfdeploy.cache import Mirror
+
+            mirror = Mirror(root)
+            pool = cls(mirror, parse_manifest(mirror.text, mirror.store.at(MANIFEST), ("pool",), "push the pool again"))
         try:
             _ = pool.image, pool.tasks, pool.manifest["classes"], pool.manifest["files"]
             named = [entry[key] for entry in pool.manifest["tasks"] for key in ("file", "evidence")]
         except (KeyError, TypeError, AttributeError) as error:
-            raise PoolError(f"'{root / MANIFEST}' is incomplete: {error}", hint=_AGAIN) from None
-        check_inside(root, [*pool.manifest["files"], *named])
+            raise PoolError(f"'{pool.where}/{MANIFEST}' is incomplete: {error}", hint=_AGAIN) from None
+        check_inside(pool.where, [*pool.manifest["files"], *named])
         return pool
+
+    @property
+    def where(self) -> str:
+        """Where it is, for messages: its folder or its URL."""
+        return str(self.place)
+
+    @property
+    def path(self) -> Path:
+        """The folder it is in.
+
+        Raises:
+            UnsupportedError: it is on a server, where only `file` reaches.
+        """
+        if isinstance(self.place, Path):
+            return self.place
+        raise UnsupportedError(f"'{self.where}' is on a server, and this needs its folder", hint="name the folder")
 
     @cached_property
     def image(self) -> ImageSpec:
@@ -86,15 +112,18 @@ class Pool:
 
     def choose(self, names: Sequence[str]) -> tuple[TaskSpec, ...]:
         """Return the named tasks in the order asked for; see `choose`."""
-        return choose(self.tasks, names, f"pool '{self.path}'")
+        return choose(self.tasks, names, f"pool '{self.where}'")
 
     def check(self, names: Sequence[str] | None = None) -> None:
-        """Check files against their hashes: the named ones, or every one (those in `train/` if they are there).
+        """Check files against their hashes: the named ones, or every one (those in `train/` if they are in its folder).
 
         Raises:
             PoolError: a file is missing, truncated or altered.
         """
         files = self.manifest["files"]
+        if not isinstance(self.place, Path):
+            self.fetch([name for name in files if not name.startswith("train/")] if names is None else names)
+            return
         if names is None:
             names = [name for name in files if not name.startswith("train/") or inside(self.path, name).exists()]
         check_files(self.path, files, list(names))
@@ -105,13 +134,48 @@ class Pool:
         Raises:
             PoolError: it is missing, truncated or altered, or not one of the pool's.
         """
+        if not isinstance(self.place, Path):
+            return self.place.file(name, self.manifest["files"])
         self.check([name])
         return inside(self.path, name)
+
+    def fetch(self, names: Sequence[str]) -> None:
+        """Bring files of a pool on a server into the cache, several at a time; of a folder, nothing is needed.
+
+        Raises:
+            PoolError: one is missing, truncated or altered, or not one of the pool's.
+            StoreError: the server cannot be reached, refuses, or breaks off.
+            OutputError: the cache cannot be written to.
+        """
+        if not isinstance(self.place, Path):
+            self.place.fetch(names, self.manifest["files"])
+
+    def has(self, name: str) -> bool:
+        """Return whether one of its files is there: those in `train/` may have been left behind.
+
+        Raises:
+            StoreError: the server cannot be reached, or refuses.
+        """
+        if isinstance(self.place, Path):
+            return inside(self.place, name).is_file()
+        return name in self.manifest["files"] and self.place.store.there(name)
+
+    def needs(self, tasks: Sequence[TaskSpec]) -> list[str]:
+        """Return the names of the files that an assembly of these tasks is made from."""
+        entries = [self.entry(task) for task in tasks]
+        names = ["common.onnx", "task.onnx", SHARED]
+        if "calibration" in self.manifest:
+            names += [self.manifest["calibration"], *(entry["calibration"] for entry in entries)]
+        return [*names, *(entry[key] for entry in entries for key in ("file", "evidence"))]
+
+    def manifest_bytes(self) -> bytes:
+        """Return `pool.json` as it is."""
+        return (self.place / MANIFEST).read_bytes() if isinstance(self.place, Path) else self.place.text
 
     @cached_property
     def sha256(self) -> str:
         """The hash of its manifest, and so of everything in it."""
-        return sha256(self.path / MANIFEST)
+        return hashlib.sha256(self.manifest_bytes()).hexdigest()
 
     def graphs(self) -> "tuple[ModelProto, ModelProto]":
         """Return the common graph and the task template.
@@ -145,6 +209,7 @@ class Pool:
             PoolError: a file is missing or altered.
         """
         chosen = self.tasks if tasks is None else tasks
+        self.fetch([SHARED, *(self.entry(task)["evidence"] for task in chosen), *self._blocks()])
         shared = load_tensors(self.file(SHARED))
         each = [load_tensors(self.file(self.entry(task)["evidence"])) for task in chosen]
         golden = np.concatenate([arrays["golden.logits"] for arrays in each], axis=1)
@@ -182,7 +247,7 @@ class Pool:
         name = (self.manifest if task is None else self.entry(task)).get("calibration")
         if name is None:
             raise PoolError(
-                f"'{self.path}' has no ranges of activations, which int8 needs",
+                f"'{self.where}' has no ranges of activations, which int8 needs",
                 hint="kfdeploy calibrate <pool>, then assemble again",
             )
         return read_ranges(self.file(name))
@@ -193,9 +258,8 @@ class Pool:
         That is without `train/` and without validation logits, which outweigh a task's weights on a small device.
         """
         entries = [self.entry(task) for task in tasks]
-        names = ["common.onnx", "task.onnx", SHARED, *(entry["file"] for entry in entries)]
-        if "calibration" in self.manifest:
-            names += [self.manifest["calibration"], *(entry["calibration"] for entry in entries)]
+        evidence = {entry["evidence"] for entry in entries}
+        names = [name for name in self.needs(tasks) if name not in evidence]
         for name in names:
             target = out / name
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -215,6 +279,10 @@ class Pool:
         """Return what the manifest says of a task: its classes and the names of its files."""
         entry: dict[str, Any] = self._entries[task.name]
         return entry
+
+    def _blocks(self) -> list[str]:
+        """Return the files of validation images that came with added tasks."""
+        return [block["file"] for block in self.manifest.get("blocks", ())]
 
     @cached_property
     def _entries(self) -> dict[str, dict[str, Any]]:

@@ -15,6 +15,7 @@ from kfdeploy.errors import ParityError, PoolError
 from kfdeploy.openset import KNOWN, scores, threshold_of
 from kfdeploy.pool import tolerance
 from kfdeploy.spec import TaskSpec
+from kfdeploy.store import locate
 from kfdeploy.targets.base import Arrays, Session
 
 if TYPE_CHECKING:
@@ -219,8 +220,10 @@ def verify(path: str | Path, *, atol: float | None = None, threads: int = 1) -> 
     from kfdeploy import artifact, model, pool
     from kfdeploy.targets.base import Device
 
-    path = Path(path)
-    if (path / artifact.MANIFEST).is_file():
+    path = locate(path)
+    if isinstance(path, str):  # only pools are read from servers
+        verdict = _verify_pool(pool.Pool.open(path), atol, threads)
+    elif (path / artifact.MANIFEST).is_file():
         exported = artifact.Artifact.open(path)
         exported.check()
         images, _, expected = exported.golden()
@@ -247,19 +250,19 @@ def verify(path: str | Path, *, atol: float | None = None, threads: int = 1) -> 
     return verdict
 
 
-def find(paths: Sequence[str | Path]) -> list[Path]:
+def find(paths: Sequence[str | Path]) -> list[Path | str]:
     """Return what to verify: the named folders, or all artifacts here, else the assembly, else the pool.
 
     Raises:
         PoolError: none was named and there is none here.
     """
     if paths:
-        return [Path(path) for path in paths]
+        return [locate(path) for path in paths]
     artifacts = sorted(path.parent for path in Path("artifacts").glob("*/manifest.json"))
     found = artifacts or [path for path in (Path("assembly"), Path("pool")) if path.is_dir()][:1]
     if not found:
         raise PoolError("there is nothing to verify here", hint="kfdeploy verify <artifact, assembly, student or pool>")
-    return found
+    return [*found]
 
 
 def _verify_pool(whole: "Pool", atol: float | None, threads: int) -> Verdict:

@@ -12,6 +12,8 @@ from PIL import Image
 # Two test processes share two cores, and toy networks gain nothing from a second thread. Before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from servers import S3, Web, forget
+
 from kfdeploy.artifact import Artifact
 from kfdeploy.assemble import assemble
 from kfdeploy.export import export
@@ -160,3 +162,56 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     empty.mkdir()
     monkeypatch.chdir(empty)
     return empty
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """The cache of pools on servers, for one test, and connections that no other test has made."""
+    pytest.importorskip("fsspec", reason="pools on servers need fsspec")
+    monkeypatch.setenv("KFDEPLOY_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr("kfdeploy.store.WAITS", (0.01, 0.01))
+    forget()
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="session")
+def moto():
+    pytest.importorskip("s3fs", reason="S3 needs s3fs")
+    pytest.importorskip("moto.server", reason="the S3 server of these tests is moto's")
+    server = S3()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def s3(moto, cache, monkeypatch):
+    """An S3 server with an empty bucket."""
+    for key, value in moto.environment.items():
+        monkeypatch.setenv(key, value)
+    files = moto.files()
+    if files.exists("bucket"):
+        files.call_s3("delete_bucket_policy", Bucket="bucket")
+        files.rm("bucket", recursive=True)
+    files.mkdir("bucket")
+    moto.log.clear()
+    return moto
+
+
+@pytest.fixture
+def web(pool, cache):
+    """A copy of the toy pool over HTTP."""
+    pytest.importorskip("aiohttp", reason="http needs aiohttp")
+    server = Web(pool)
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def memory(toy, cache):
+    """fsspec's memory, with the toy pool as memory://pool."""
+    fsspec = pytest.importorskip("fsspec", reason="pools on servers need fsspec")
+    files = fsspec.filesystem("memory")
+    files.put(str(toy.pool) + "/", "/pool", recursive=True)
+    yield files
+    files.rm("/pool", recursive=True)

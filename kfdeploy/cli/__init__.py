@@ -20,6 +20,7 @@ from kfdeploy.cli import (
     inspect,
     keygen,
     plan,
+    pool,
     predict,
     recipes,
     report,
@@ -62,6 +63,7 @@ for verb in (
     app.command(cls=WordsCommand)(verb.command)
     app.registered_commands[-1].name = verb.__name__.rpartition(".")[2]
 app.add_typer(recipes.app, name="recipes")
+app.add_typer(pool.app, name="pool")
 
 
 def _version(asked: bool) -> None:

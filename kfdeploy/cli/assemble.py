@@ -4,12 +4,12 @@ from pathlib import Path
 
 import typer
 
-from kfdeploy.cli.console import FORCE, megabytes, say, tasks_text
+from kfdeploy.cli.console import FORCE, POOL, megabytes, say, tasks_text
 
 
 def command(
     tasks: list[str] = typer.Option(..., "--tasks", metavar="TASK…", help="The tasks, in the order of the outputs."),
-    pool: Path = typer.Option(Path("pool"), help="The pool to take them from."),
+    pool: str = typer.Option("pool", metavar=POOL, help="The pool to take them from."),
     out: Path = typer.Option(Path("assembly"), help="Where the assembly goes."),
     fuse: str = typer.Option("auto", metavar="auto|bank|branches", help="One grouped network, or one a task."),
     open_set: bool = typer.Option(False, "--open-set", help="Add an output that tells images of none of these tasks."),
@@ -20,6 +20,7 @@ def command(
     from kfdeploy.assemble import FORMS, assemble
     from kfdeploy.errors import UnsupportedError, nearest
     from kfdeploy.openset import FALSE_ACCEPT
+    from kfdeploy.pool import Pool
 
     form = next((form for form in FORMS if form == fuse), None)
     if form is None:
@@ -27,10 +28,13 @@ def command(
     if false_accept is not None and not open_set:
         raise UnsupportedError("--false-accept has no meaning without --open-set", hint="add --open-set")
     rate = (FALSE_ACCEPT if false_accept is None else false_accept) if open_set else None
-    model = assemble(pool, tasks, out, fuse=form, open_set=rate, force=force)
+    opened = Pool.open(pool)
+    model = assemble(opened, tasks, out, fuse=form, open_set=rate, force=force)
     found = model.manifest
     accuracy, golden = found["accuracy"], found["golden"]
-    say(f"tasks:      {tasks_text([task.name for task in model.tasks])}  (from {pool})")
+    say(f"tasks:      {tasks_text([task.name for task in model.tasks])}  (from {opened.where})")
+    if not isinstance(opened.place, Path):
+        say(f"fetched:    {opened.place.summary()}")
     if len(model.classes) == 1:
         say(f"accuracy:   one class ('{model.classes[0]}') leaves nothing to tell apart")
     elif not accuracy["images"]:
@@ -45,11 +49,11 @@ def command(
         f"checked:    differs from the torch network by {golden['difference']:.1e} on {golden['samples']} golden "
         f"samples ({golden['tolerance']:.1e} allowed)"
     )
-    if opened := found.get("open_set"):
+    if told := found.get("open_set"):
         say(
-            f"open set:   lets in {100 * opened['accepted']:.1f} % of {opened['known_images']} validation images of "
-            f"these tasks, at most {100 * opened['false_accept']:g} % of {opened['other_images']} others; "
-            f"AUROC {opened['auroc']:.3f}"
+            f"open set:   lets in {100 * told['accepted']:.1f} % of {told['known_images']} validation images of "
+            f"these tasks, at most {100 * told['false_accept']:g} % of {told['other_images']} others; "
+            f"AUROC {told['auroc']:.3f}"
         )
     say(f"wrote {out}")
     say(

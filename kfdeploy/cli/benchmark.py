@@ -4,7 +4,7 @@ from pathlib import Path
 
 import typer
 
-from kfdeploy.cli.console import FORCE, say
+from kfdeploy.cli.console import FORCE, POOL, say
 
 
 def command(
@@ -33,7 +33,7 @@ def command(
     profile: Path | None = typer.Option(
         None, help="Measure what a pool's tasks cost here, for kfdeploy plan, and write it to this file."
     ),
-    pool: Path = typer.Option(Path("pool"), help="With --profile: the pool."),
+    pool: str = typer.Option("pool", metavar=POOL, help="With --profile: the pool."),
     json: Path | None = typer.Option(None, help="Where every number goes; an interrupted run goes on beside it."),
     plot: Path | None = typer.Option(None, help="Where the picture goes. Default: beside --json, else benchmark.png."),
     force: bool = FORCE,
@@ -109,7 +109,7 @@ def command(
         raise gates.GateError("; ".join(failed))
 
 
-def _profile(place: Path, pool: Path, threads: int, quick: bool, force: bool) -> None:
+def _profile(place: Path, pool: str, threads: int, quick: bool, force: bool) -> None:
     """Measure the costs of a pool's tasks, and of the students here."""
     import sys
 

@@ -14,6 +14,7 @@ from kfdeploy.progress import Progress, is_main
 if TYPE_CHECKING:
     from kfdeploy.sections import Run
 
+POOL = "PATH|URL"  # a folder, or what fsspec opens; text, because a path makes one slash of two
 FORCE = typer.Option(False, "--force", help="Replace what is there.")
 SET = typer.Option([], "--set", metavar="KEY=VALUE…", help="Recipe keys to change, such as train.epochs=5.")
 RESUME = typer.Option(False, "--resume", help="Go on from a checkpoint; afresh where there is none.")

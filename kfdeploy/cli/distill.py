@@ -9,6 +9,7 @@ from kfdeploy.cli.console import (
     DEVICE,
     DEVICES,
     FORCE,
+    POOL,
     PRECISION,
     REPLAY,
     RESUME,
@@ -28,7 +29,7 @@ def command(
     students: list[str] = typer.Option([], "--student", metavar="NAME…", help="Only these of the recipe's students."),
     tasks: list[str] = typer.Option([], "--tasks", metavar="TASK…", help="Distil for just these tasks."),
     separate: bool = typer.Option(False, "--separate", help="One network a task, against all others, side by side."),
-    pool: Path = typer.Option(Path("pool"), help="A pool whose recipe and teacher to use."),
+    pool: str = typer.Option("pool", metavar=POOL, help="A pool whose recipe and teacher to use."),
     out: Path = typer.Option(Path("students"), help="Where the students go, a folder each."),
     settings: list[str] = SET,
     device: str = DEVICE,
@@ -45,18 +46,20 @@ def command(
     from kfdeploy.errors import require_training
     from kfdeploy.pool import MANIFEST, Pool
     from kfdeploy.recipe import DEFAULT, apply_settings, load_recipe, parse_recipe
+    from kfdeploy.store import locate
 
     options = run_settings(
         device=device, devices=devices, precision=precision, threads=threads, compile=compile, replay=replay,
         tensorboard=tensorboard,
     )  # fmt: skip
     chosen = [*settings, *options]
-    has_pool = (pool / MANIFEST).is_file()
+    place = locate(pool)
+    has_pool = isinstance(place, str) or (place / MANIFEST).is_file()
     require_training("distilling")
     if not recipe and has_pool:
-        say(f"no recipe was named: taking that of '{pool}'")
-        fields = Pool.open(pool).manifest["recipe"]
-        loaded = parse_recipe(apply_settings(fields, chosen), str(pool / MANIFEST))
+        opened = Pool.open(pool)
+        say(f"no recipe was named: taking that of '{opened.where}'")
+        loaded = parse_recipe(apply_settings(opened.manifest["recipe"], chosen), f"{opened.where}/{MANIFEST}")
     else:
         if not recipe:
             say(f"no recipe was named: taking the embedded default, '{DEFAULT}'")
@@ -70,7 +73,7 @@ def command(
         students=students,
         tasks=tasks,
         separate=separate,
-        pool=pool if has_pool else None,
+        pool=place if has_pool else None,
         out=out,
         force=force,
         resume=resume,

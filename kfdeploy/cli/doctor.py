@@ -41,7 +41,7 @@ def command() -> None:
     for name in targets.TARGETS:
         state = targets.state(name)
         say(f"target     {name}: {state}")
-    for extra, package in (("plot", "matplotlib"), ("tensorboard", "tensorboard")):
+    for extra, package in (("plot", "matplotlib"), ("tensorboard", "tensorboard"), ("remote", "s3fs")):
         if importlib.util.find_spec(package) is None:
             say(f'extra      {package} is not installed:  pip install "kfdeploy[{extra}]"')
     say(f"recipes    {', '.join(shipped()) or 'none are installed'}")

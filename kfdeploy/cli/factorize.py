@@ -28,7 +28,7 @@ from kfdeploy.progress import is_main
 def command(
     recipe: str = typer.Argument("", metavar="[RECIPE]", help="A file, or a shipped name. Default: digits."),
     out: Path | None = typer.Option(None, help="Where the pool goes. Default: pool, or the pool that grows."),
-    pool: Path = typer.Option(Path("pool"), help="With --add-task: the pool that grows."),
+    pool: str = typer.Option("pool", metavar="POOL", help="With --add-task: the pool that grows."),
     add_task: str = typer.Option(
         "", "--add-task", metavar="NAME", help="Add one task to a pool; nothing else changes."
     ),
@@ -54,6 +54,7 @@ def command(
     from kfdeploy.errors import UnsupportedError, require_training
     from kfdeploy.pool import Pool
     from kfdeploy.recipe import DEFAULT, load_recipe
+    from kfdeploy.store import local_folder
 
     for name, given in (("--data", data), ("--classes", classes), ("--instead-of", instead_of)):
         if given and not add_task:
@@ -71,7 +72,17 @@ def command(
         if data is None:
             raise UnsupportedError("--add-task needs --data, a folder with train/<class>/", hint="--data DIR")
         settings = [*settings, *options]
-        _add(add_task, pool, out, data, classes, instead_of, settings, force=force, resume=resume)
+        _add(
+            add_task,
+            local_folder(pool, "adding a task"),
+            out,
+            data,
+            classes,
+            instead_of,
+            settings,
+            force=force,
+            resume=resume,
+        )
         return
     out = out or Path("pool")
     loaded = load_recipe(recipe or DEFAULT, [*settings, *options])

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import typer
 
-from kfdeploy.cli.console import FORCE, say
+from kfdeploy.cli.console import FORCE, POOL, say
 
 
 def command(
-    pool: Path = typer.Argument(Path("pool"), help="The pool."),
+    pool: str = typer.Argument("pool", metavar=f"[{POOL}]", help="The pool."),
     data: Path | None = typer.Option(None, help="A folder with train/ and test/ in place of the pool's own data."),
     subsets: int = typer.Option(100, min=1, help="How many random subsets the calibration error is of."),
     json: Path | None = typer.Option(None, help="Where every number goes."),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from kfdeploy.cli.console import say
+from kfdeploy.cli.console import POOL, say
 
 if TYPE_CHECKING:
     from kfdeploy.model import Model
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def command(
     tasks: list[str] = typer.Option([], "--tasks", metavar="TASK…", help="Tell what these are worth together."),
-    pool: Path = typer.Option(Path("pool"), help="The pool to plan for."),
+    pool: str = typer.Option("pool", metavar=POOL, help="The pool to plan for."),
     student: list[Path] = typer.Option([], "--student", metavar="STUDENT…", help="Default: all in students/."),
     size: int | None = typer.Option(None, min=1, help="Choose the most accurate subset of so many tasks."),
     budget_ms: float | None = typer.Option(None, min=0, help="Choose as many tasks as fit, single-stream."),
@@ -46,7 +46,7 @@ def command(
             f"choose:     {' '.join(names)}  ({len(names)} tasks, {100 * found.accuracy:.2f} %{cost}"
             f"{'' if found.all else '; tasks were left out one by one, not all subsets looked at'})"
         )
-        say(f"next:  kfdeploy assemble --pool {pool} --tasks {' '.join(shlex.quote(name) for name in names)}")
+        say(f"next:  kfdeploy assemble --pool {opened.where} --tasks {' '.join(shlex.quote(name) for name in names)}")
     elif not tasks and known is None:
         raise UnsupportedError(
             "there is nothing to plan", hint="kfdeploy plan --tasks cat dog, --size 3 or --min-accuracy 0.9"

@@ -1,14 +1,14 @@
 """`kfdeploy verify`: hashes and golden samples, again."""
 
-from pathlib import Path
-
 import typer
 
 from kfdeploy.cli.console import say
 
 
 def command(
-    paths: list[Path] | None = typer.Argument(None, metavar="[PATH]…", help="Artifacts, assemblies, students, pools."),
+    paths: list[str] | None = typer.Argument(
+        None, metavar="[PATH|URL]…", help="Artifacts, assemblies, students, pools."
+    ),
     atol: float | None = typer.Option(
         None, min=0, help="Largest difference allowed. Default: 1e-4 × max(1, largest logit)."
     ),
