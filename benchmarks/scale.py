@@ -27,8 +27,16 @@ import numpy as np
 from bank import compare
 
 from kfdeploy.export import export
-from kfdeploy.files import SCHEMA, describe_files, dump_json, dump_line_json, file_name, load_tensors, save_tensors
-from kfdeploy.files import write_file
+from kfdeploy.files import (
+    SCHEMA,
+    describe_files,
+    dump_json,
+    dump_line_json,
+    file_name,
+    load_tensors,
+    save_tensors,
+    write_file,
+)
 from kfdeploy.measure import QUICK, Protocol, describe_machine
 from kfdeploy.model import Model
 from kfdeploy.pool import MANIFEST, SHARED, Pool
