@@ -57,6 +57,12 @@ def unknown_classes(evidence: Evidence, classes: Sequence[str]) -> list[str]:
     return [name for name in classes if name not in there]
 
 
+def known_accuracy(evidence: Evidence, tasks: Sequence[TaskSpec]) -> Accuracy | None:
+    """Return the accuracy of tasks together, or None where there is a class without images to tell it by."""
+    classes = class_names(tuple(tasks))
+    return None if unknown_classes(evidence, classes) else subset_accuracy(evidence, classes)
+
+
 def require_known(evidence: Evidence, tasks: Sequence[TaskSpec], where: str) -> None:
     """Refuse to tell an accuracy that leaves out some of the classes.
 

@@ -252,7 +252,8 @@ class Pool:
         chosen, recipe = {task.name for task in tasks}, self.manifest["recipe"]
         manifest = self.manifest | {"tasks": entries, "files": files}
         manifest["temperatures"] = {k: v for k, v in self.manifest["temperatures"].items() if k in chosen}
-        manifest["recipe"] = recipe | {"tasks": {k: v for k, v in recipe["tasks"].items() if k in chosen}}
+        if isinstance(recipe["tasks"], dict):
+            manifest["recipe"] = recipe | {"tasks": {k: v for k, v in recipe["tasks"].items() if k in chosen}}
         manifest.pop("blocks", None)
         (out / MANIFEST).write_text(dump_json(manifest), encoding="utf-8")
         Pool.open(out).check()

@@ -123,6 +123,7 @@ class Subsets:
 
         Raises:
             UnsupportedError: there are more than `MOST` tasks.
+            PoolError: not one accuracy is known.
         """
         K = len(self.names)
         if K > MOST:
@@ -133,7 +134,10 @@ class Subsets:
         codes = np.arange(1, 2**K)
         masks = (codes[:, None] >> np.arange(K) & 1).astype(np.bool_)
         masks = masks[np.argsort(masks.sum(1), kind="stable")]
-        return masks, *self.accuracies(masks)
+        values, images = self.accuracies(masks)
+        if np.isnan(values).all():
+            raise _unknown()
+        return masks, values, images
 
     def best(self, size: int, most: int = 20_000) -> tuple[list[int], float, bool]:
         """Return the most accurate subset of `size` tasks, its accuracy, and whether all of them were looked at.
@@ -211,7 +215,11 @@ def choose_subset(
             "a single class is right always, and no subset of two fits",
             hint="plan without --min-accuracy, or with a larger budget",
         )
-    raise PoolError(
+    raise _unknown()
+
+
+def _unknown() -> PoolError:
+    return PoolError(
         "what subsets are worth cannot be known: there are no validation images for which all their tasks have logits",
         hint="plan from the pool that they were made in (an assembly's parts have no validation logits)",
     )

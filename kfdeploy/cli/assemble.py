@@ -17,6 +17,7 @@ def command(
     """Assemble any subset of a pool's tasks into one ONNX graph, without torch."""
     from kfdeploy.assemble import FORMS, assemble
     from kfdeploy.errors import UnsupportedError, nearest
+    from kfdeploy.pool import Pool
 
     form = next((form for form in FORMS if form == fuse), None)
     if form is None:
@@ -34,9 +35,11 @@ def command(
             f"accuracy:   {100 * accuracy['validation']:.2f} %, exactly, on {accuracy['images']} validation images "
             "of these classes"
         )
+    rounded = any("weights" in entry for entry in Pool.open(out / "parts").manifest["tasks"])
+    network = "pool's rounded networks" if rounded else "torch network"
     say(f"size:       {megabytes(model.graph.stat().st_size)}, {found['parameters']:,} parameters, as {found['fuse']}")
     say(
-        f"checked:    differs from the torch network by {golden['difference']:.1e} on {golden['samples']} golden "
+        f"checked:    differs from the {network} by {golden['difference']:.1e} on {golden['samples']} golden "
         f"samples ({golden['tolerance']:.1e} allowed)"
     )
     say(f"wrote {out}")
