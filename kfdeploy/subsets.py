@@ -139,17 +139,15 @@ class Subsets:
             raise _unknown()
         return masks, values, images
 
-    def best(self, size: int, most: int = 20_000) -> tuple[list[int], float, bool]:
+    def best(self, size: int, most: int = 20_000, among: Sequence[int] | None = None) -> tuple[list[int], float, bool]:
         """Return the most accurate subset of `size` tasks, its accuracy, and whether all of them were looked at.
 
         Where there are more than `most`, tasks are left out one after another, each time the one whose going helps
-        most.
+        most. The tasks are `among` these (indices, default: all).
         """
-        if comb(len(self.names), size) <= most:
-            masks = self._masks(list(combinations(range(len(self.names)), size)))
-            found, value = self._highest(masks)
-            return found, value, True
-        left, value = list(range(len(self.names))), float("nan")
+        left, value = list(range(len(self.names)) if among is None else among), float("nan")
+        if comb(len(left), size) <= most:
+            return *self._highest(self._masks(list(combinations(left, size)))), True
         while len(left) > size:
             left, value = self._highest(self._masks([[i for i in left if i != gone] for gone in left]))
         return left, value, False
@@ -193,9 +191,11 @@ def choose_subset(
         raise TaskError(f"{size} tasks do not fit into the budget; the nearest is {largest}", hint=f"--size {largest}")
     nearest: Choice | None = None
     for k in [size] if size else range(largest, 0, -1):
-        if min_accuracy is not None and k < 2 and len(subsets.owner) == count:
-            break  # a single class is right always, and tells nothing
-        tasks, accuracy, whole = subsets.best(k)
+        # A single class is right always, and tells nothing.
+        among = [i for i in range(count) if k > 1 or min_accuracy is None or (subsets.owner == i).sum() > 1]
+        if not among:
+            break
+        tasks, accuracy, whole = subsets.best(k, among=among)
         found = Choice(tuple(tasks), accuracy, whole)
         if np.isnan(accuracy):
             continue

@@ -36,7 +36,7 @@ def show(pool: str = POOL) -> None:
     say(f"networks:  {nets['ckn']} in common ({ckn}); each task's {nets['tsn']} on {nets['tap']['name']}")
     say(f"images:    {'×'.join(map(str, opened.image.shape))}")
     teacher = found["teacher"]
-    say(f"teacher:   {teacher['name']}, {100 * teacher['accuracy']['test']:.2f} % on test")
+    say(f"teacher:   {teacher.get('name', 'trained by the recipe')}, {100 * teacher['accuracy']['test']:.2f} % on test")
     say(f"accuracy:  {_told(_worth(opened))}")
     say("int8:      " + ("calibrated" if "calibration" in found else f"not calibrated: kfdeploy calibrate {pool}"))
     if found.get("blocks"):
