@@ -221,10 +221,10 @@ def scale(result):
     lines += [
         "",
         f"Above, ten tasks assembled: `kfdeploy assemble` as a process, median of {result['rounds']} rounds. "
-        f"The bank's latency over the branches': {found['latency']['ratio']:.3f} [{low:.3f}, {high:.3f}] (ONNX Runtime, "
-        f"one thread, batch 1). `kfdeploy plan --all` tells the {subsets['subsets']:,} subsets of {subsets['tasks']} tasks "
-        f"on {subsets['images']:,} images in {subsets['seconds']:.2f} s, as a process. {machine['cpu']}, "
-        f"{machine['cores']} cores; {nets(result['nets'])}; files in the cache.",
+        f"The bank's latency over the branches': {found['latency']['ratio']:.3f} [{low:.3f}, {high:.3f}] "
+        f"(ONNX Runtime, one thread, batch 1). `kfdeploy plan --all` tells the {subsets['subsets']:,} subsets of "
+        f"{subsets['tasks']} tasks on {subsets['images']:,} images in {subsets['seconds']:.2f} s, as a process. "
+        f"{machine['cpu']}, {machine['cores']} cores; {nets(result['nets'])}; files in the cache.",
     ]
     return "\n".join(lines) + "\n"
 

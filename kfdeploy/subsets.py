@@ -126,11 +126,7 @@ class Subsets:
             PoolError: not one accuracy is known.
         """
         K = len(self.names)
-        if K > MOST:
-            raise UnsupportedError(
-                f"{K:,} tasks have too many subsets to tell each: at most {MOST} tasks ({2**MOST:,} subsets)",
-                hint=f"name up to {MOST} with --tasks, or look for the best of a size: --size 3",
-            )
+        check_count(K)
         codes = np.arange(1, 2**K)
         masks = (codes[:, None] >> np.arange(K) & 1).astype(np.bool_)
         masks = masks[np.argsort(masks.sum(1), kind="stable")]
@@ -216,6 +212,19 @@ def choose_subset(
             hint="plan without --min-accuracy, or with a larger budget",
         )
     raise _unknown()
+
+
+def check_count(tasks: int) -> None:
+    """Refuse to tell every subset of too many tasks.
+
+    Raises:
+        UnsupportedError: there are more than `MOST`.
+    """
+    if tasks > MOST:
+        raise UnsupportedError(
+            f"{tasks:,} tasks have too many subsets to tell each: at most {MOST} tasks ({2**MOST - 1:,} subsets)",
+            hint=f"name up to {MOST} with --tasks, or look for the best of a size: --size 3",
+        )
 
 
 def _unknown() -> PoolError:

@@ -42,7 +42,7 @@ def test_every_subset_at_once_is_each_by_itself():
 def test_many_tasks_are_not_told_one_by_one():
     specs, evidence = made_up(17, 10)
     with pytest.raises(
-        UnsupportedError, match=r"17 tasks have too many subsets to tell each: at most 16 tasks \(65,536"
+        UnsupportedError, match=r"17 tasks have too many subsets to tell each: at most 16 tasks \(65,535"
     ) as caught:
         Subsets.of(evidence, specs).every()
     assert "--tasks" in caught.value.hint

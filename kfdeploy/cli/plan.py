@@ -33,7 +33,7 @@ def command(
     from kfdeploy.errors import TaskError, UnsupportedError
     from kfdeploy.model import Model
     from kfdeploy.pool import Pool
-    from kfdeploy.subsets import Subsets, choose_subset
+    from kfdeploy.subsets import Subsets, check_count, choose_subset
 
     _check_out(every, out, force)
     opened = Pool.open(pool)
@@ -41,6 +41,7 @@ def command(
     paths = student or [path for path in sorted(Path("students").glob("*")) if (path / "assembly.json").is_file()]
     students = [Model.open(path) for path in paths]
     if every:
+        check_count(len(opened.choose(tasks) if tasks else opened.manifest["tasks"]))  # before all of it is read
         _every(Subsets.of_pool(opened, opened.choose(tasks) if tasks else None), opened, known, out)
     elif tasks:
         _subset(opened, tasks, students)

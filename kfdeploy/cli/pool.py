@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from kfdeploy.pool import Pool
 
 app = typer.Typer(help="Show, check, edit or convert a pool.", no_args_is_help=True)
-POOL = typer.Argument("pool", metavar="[POOL]", help="The pool.", show_default=True)
+POOL = typer.Argument("pool", metavar="POOL", help="The pool.", show_default=True)
 
 
 @app.command("show")
