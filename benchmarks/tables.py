@@ -215,8 +215,40 @@ def openset(result):
     return "\n".join(lines) + "\n"
 
 
+def scale(result):
+    """Return the tables of `benchmarks/scale.py`."""
+    lines = ["| tasks in the pool | its pool.json | seconds (slowest) | peak of memory |", "|--:|--:|--:|--:|"]
+    lines += [
+        f"| {row['pool']:,} | {row['manifest_bytes'] / 1e6:.2f} MB | {row['seconds']:.2f} ({row['slowest_s']:.2f}) "
+        f"| {row['peak_mb']:.0f} MB |"
+        for row in result["assemble"]
+    ]
+    lines += [
+        "",
+        "| 100 tasks as | seconds | peak of memory | file | parameters | latency |",
+        "|---|--:|--:|--:|--:|--:|",
+    ]
+    found, subsets = result["hundred"], result["subsets"]
+    lines += [
+        f"| {form} | {row['seconds']:.2f} | {row['peak_mb']:.0f} MB | {row['bytes'] / 1e6:.2f} MB "
+        f"| {row['parameters']:,} | {found['latency'][form + '_ms']:.3f} ms |"
+        for form, row in found["forms"].items()
+    ]
+    low, high = found["latency"]["interval"]
+    machine = result["machine"]
+    lines += [
+        "",
+        f"Above, ten tasks assembled: `kfdeploy assemble` as a process, median of {result['rounds']} rounds. "
+        f"The bank's latency over the branches': {found['latency']['ratio']:.3f} [{low:.3f}, {high:.3f}] "
+        f"(ONNX Runtime, one thread, batch 1). `kfdeploy plan --all` tells the {subsets['subsets']:,} subsets of "
+        f"{subsets['tasks']} tasks on {subsets['images']:,} images in {subsets['seconds']:.2f} s, as a process. "
+        f"{machine['cpu']}, {machine['cores']} cores; {nets(result['nets'])}; files in the cache.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
 KINDS = {"bank": bank, "study": study, "speed": speed, "pareto": pareto, "precisions": precisions, "clock": clock,
-         "openset": openset, "benchmark": report.markdown}  # fmt: skip
+         "openset": openset, "scale": scale, "benchmark": report.markdown}  # fmt: skip
 
 
 def filled(text):

@@ -152,6 +152,12 @@ def require(package: str, extra: str, what: str) -> None:
         )
 
 
+def listed(names: Iterable[str], most: int = 30) -> list[str]:
+    """Return names for a message: of ten thousand, the first and how many more there are."""
+    found = list(names)
+    return found if len(found) <= most else [*found[: most - 10], f"and {len(found) - most + 10:,} more"]
+
+
 def nearest(name: str, names: Sequence[str]) -> str:
     """Return "did you mean 'x'?" for the closest of `names`, or an empty string."""
     lowered = {candidate.lower(): candidate for candidate in names}

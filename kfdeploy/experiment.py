@@ -30,6 +30,7 @@ from kfdeploy.files import (
     sha256,
     write_file,
 )
+from kfdeploy.neighbours import SPLIT_SEED
 from kfdeploy.nets import Classifier
 from kfdeploy.nets.teacher import Teacher, class_columns, fill, pretrained, read_weights
 from kfdeploy.pool import Evidence, versions
@@ -40,7 +41,6 @@ from kfdeploy.sections import Train
 from kfdeploy.spec import TaskSpec, class_names
 from kfdeploy.train import Fitted, Learner, fit
 
-SPLIT_SEED = 0  # the validation images are the same whatever the seed of the run
 TEACHER = Path("train") / "teacher"  # in a pool: the teacher, in the form of an assembly, and its weights
 WEIGHTS = "state.safetensors"
 _NOTED = "recipe.json"  # in an unfinished folder: what it is being made from

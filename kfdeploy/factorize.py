@@ -23,12 +23,21 @@ from kfdeploy.experiment import (
     unfinished,
     write_classifier,
 )
-from kfdeploy.files import SCHEMA, check_output, file_name, save_tensors
+from kfdeploy.files import (
+    CHECKPOINTS,
+    SCHEMA,
+    TIMING,
+    check_output,
+    describe_files,
+    dump_json,
+    file_name,
+    save_tensors,
+)
 from kfdeploy.nets import Normalise, build, describe
 from kfdeploy.nets.factor import FactorNet
 from kfdeploy.nets.layers import pooled
 from kfdeploy.plan import calibrate
-from kfdeploy.pool import SHARED, Pool, versions, write_manifest
+from kfdeploy.pool import MANIFEST, SHARED, Pool, versions
 from kfdeploy.progress import Progress, is_main
 from kfdeploy.recipe import Recipe
 from kfdeploy.replay import Taught
@@ -265,6 +274,38 @@ def write_pool(
         golden_difference(proof, pool.evidence())
     finally:
         proof.unlink()
+
+
+def write_manifest(root: Path, fields: dict[str, Any], tasks: Sequence[TaskSpec], calibration: dict[str, str]) -> None:
+    """Write `pool.json` for the files that lie in `root`, which is the last thing that makes it a pool.
+
+    `calibration` names the files with the ranges of the CKN ("") and of each task.
+    """
+    from kfdeploy import __version__
+
+    left_out = (MANIFEST, "recipe.json", TIMING)
+    files = [
+        path for path in root.rglob("*") if path.is_file() and path.name not in left_out and not path.match(CHECKPOINTS)
+    ]
+    entries = [
+        task.to_json()
+        | {
+            "file": f"tasks/{file_name(task.name)}.safetensors",
+            "evidence": f"evidence/{file_name(task.name)}.safetensors",
+            "calibration": calibration[task.name],
+        }
+        for task in tasks
+    ]
+    manifest = {
+        "schema": SCHEMA,
+        "kind": "pool",
+        "version": __version__,
+        "tasks": entries,
+        "classes": [name for task in tasks for name in task.classes],
+        "calibration": calibration[""],
+        "files": describe_files(root, files),
+    } | fields
+    (root / MANIFEST).write_text(dump_json(manifest), encoding="utf-8")
 
 
 def graphs_of(

@@ -2,13 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
-from math import comb
 from typing import Any
 
 import numpy as np
 
-from kfdeploy.errors import TaskError
+from kfdeploy.errors import PoolError, listed
 from kfdeploy.pool import Evidence
 from kfdeploy.spec import TaskSpec, class_names, columns
 
@@ -53,89 +51,34 @@ def masked(evidence: Evidence, known: Sequence[str], wanted: Sequence[str]) -> E
     return replace(evidence, golden=evidence.golden[:, chosen], logits=evidence.logits[:, chosen])
 
 
-@dataclass(frozen=True)
-class Subsets:
-    """Every task's validation logits, ready for the accuracy of any subset of tasks: arithmetic, and nothing is run."""
-
-    names: tuple[str, ...]
-    owner: np.ndarray[Any, np.dtype[np.int64]]  # (C,) the task of each column
-    labels: np.ndarray[Any, np.dtype[np.int64]]  # (V,) the column of each image, -1: of no task
-    logits: np.ndarray[Any, np.dtype[np.float32]]  # (V, C)
-
-    @classmethod
-    def of(cls, evidence: Evidence, tasks: Sequence[TaskSpec]) -> "Subsets":
-        """Return the subsets of these tasks, whose classes are the evidence's columns."""
-        classes = class_names(tuple(tasks))
-        column = {name: i for i, name in enumerate(classes)}
-        owner = np.repeat(np.arange(len(tasks)), [len(task.classes) for task in tasks])
-        labels = np.array([column.get(name, -1) for name in evidence.labels], dtype=np.int64)
-        return cls(tuple(task.name for task in tasks), owner, labels, evidence.logits)
-
-    def accuracy(self, chosen: Sequence[int]) -> float:
-        """Return the share of images of these tasks (indices) that are classified right among their classes."""
-        own = np.flatnonzero(np.isin(self.owner, list(chosen)))
-        inside = np.isin(self.labels, own)
-        right = own[self.logits[inside][:, own].argmax(1)] == self.labels[inside]
-        return float(right.mean()) if len(right) else float("nan")
-
-    def best(self, size: int, most: int = 5000) -> tuple[list[int], float, bool]:
-        """Return the most accurate subset of `size` tasks, its accuracy, and whether all of them were looked at.
-
-        Where there are more than `most`, tasks are left out one after another, each time the one whose going helps
-        most.
-        """
-        if comb(len(self.names), size) <= most:
-            found = max(combinations(range(len(self.names)), size), key=self.accuracy)
-            return list(found), self.accuracy(found), True
-        left = list(range(len(self.names)))
-        while len(left) > size:
-            left = max(([i for i in left if i != gone] for gone in left), key=self.accuracy)
-        return left, self.accuracy(left), False
+def unknown_classes(evidence: Evidence, classes: Sequence[str]) -> list[str]:
+    """Return the classes without a single validation image with these columns' logits: of them nothing is known."""
+    there = set(evidence.labels)
+    return [name for name in classes if name not in there]
 
 
-@dataclass(frozen=True)
-class Choice:
-    """A chosen subset: indices of tasks, its accuracy, and whether every subset of that size was looked at."""
-
-    tasks: tuple[int, ...]
-    accuracy: float
-    all: bool
+def known_accuracy(evidence: Evidence, tasks: Sequence[TaskSpec]) -> Accuracy | None:
+    """Return the accuracy of tasks together, or None where there is a class without images to tell it by."""
+    classes = class_names(tuple(tasks))
+    return None if unknown_classes(evidence, classes) else subset_accuracy(evidence, classes)
 
 
-def choose_subset(
-    subsets: Subsets, *, size: int | None = None, within: int | None = None, min_accuracy: float | None = None
-) -> Choice:
-    """Return the most accurate subset of `size` tasks, or the largest of at most `within` that is accurate enough.
+def require_known(evidence: Evidence, tasks: Sequence[TaskSpec], where: str) -> None:
+    """Refuse to tell an accuracy that leaves out some of the classes.
 
     Raises:
-        TaskError: nothing meets what is asked; it names the nearest that there is.
+        PoolError: for a class there is no validation image for which every task has logits.
     """
-    count = len(subsets.names)
-    if size is not None and size > count:
-        raise TaskError(f"{size} tasks were asked for, and there are {count}", hint=f"--size {count}")
-    if within is not None and within < 1:
-        raise TaskError("not one task fits into the budget", hint="a larger --budget-ms: see the costs of one task")
-    largest = min(size or count, within or count)
-    if size is not None and largest < size:
-        raise TaskError(f"{size} tasks do not fit into the budget; the nearest is {largest}", hint=f"--size {largest}")
-    nearest: Choice | None = None
-    for k in [size] if size else range(largest, 0, -1):
-        if min_accuracy is not None and k < 2 and len(subsets.owner) == count:
-            break  # a single class is right always, and tells nothing
-        tasks, accuracy, whole = subsets.best(k)
-        found = Choice(tuple(tasks), accuracy, whole)
-        if min_accuracy is None or accuracy >= min_accuracy:
-            return found
-        if nearest is None or accuracy > nearest.accuracy:
-            nearest = found
-    best = (
-        ""
-        if nearest is None
-        else (
-            f"; the nearest is {', '.join(subsets.names[i] for i in nearest.tasks)} with {100 * nearest.accuracy:.2f} %"
+    lacking = unknown_classes(evidence, class_names(tuple(tasks)))
+    if lacking:
+        together = ", ".join(listed(task.name for task in tasks))
+        worth, whose = ("are worth together", "them all") if len(tasks) > 1 else ("is worth", "it")
+        raise PoolError(
+            f"what {together} {worth} cannot be known: '{where}' has no validation logits of {whose} on images of "
+            f"{', '.join(listed(lacking))}",
+            hint="plan from the pool that has them (an assembly's parts have none, nor do tasks that were added apart "
+            "and merged for each other's images), or assemble them and measure: kfdeploy benchmark",
         )
-    )
-    raise TaskError(f"no subset reaches {100 * (min_accuracy or 0):g} %{best}")
 
 
 def shares(logits: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.float64]]:  # (N, C) → (N, C)

@@ -2,7 +2,7 @@
 
 import hashlib
 import shlex
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kfdeploy.errors import PoolError, TaskError, UnsupportedError, nearest
+from kfdeploy.errors import PoolError, TaskError, UnsupportedError, listed, nearest
 from kfdeploy.files import (
     SCHEMA,
     check_files,
     check_inside,
     describe_files,
     dump_json,
-    file_name,
     inside,
     load_tensors,
     parse_manifest,
@@ -54,6 +53,16 @@ class Evidence:
 
 
 @dataclass(frozen=True)
+class Block:
+    """Validation images that came together: those the pool was made with (None), or those of a task that was added."""
+
+    task: str | None
+    labels: tuple[str, ...]  # (V,) class names
+    rows: np.ndarray[Any, np.dtype[np.int64]]  # (V,)
+    logits: tuple[np.ndarray[Any, np.dtype[np.float32]] | None, ...]  # of each task asked for (V, c), None: not known
+
+
+@dataclass(frozen=True)
 class Pool:
     """A folder `pool.json, common.onnx, task.onnx, tasks/, evidence/`, here or on a server, opened by `Pool.open`."""
 
@@ -77,8 +86,9 @@ class Pool:
             mirror = Mirror(root)
             pool = cls(mirror, parse_manifest(mirror.text, mirror.store.at(MANIFEST), ("pool",), "push the pool again"))
         try:
-            _ = pool.image, pool.tasks, pool.manifest["classes"], pool.manifest["files"]
+            _ = pool.image, pool.manifest["classes"], pool.manifest["files"]
             named = [entry[key] for entry in pool.manifest["tasks"] for key in ("file", "evidence")]
+            _ = [(entry["name"], entry["classes"], entry["kind"]) for entry in pool.manifest["tasks"]]
         except (KeyError, TypeError, AttributeError) as error:
             raise PoolError(f"'{pool.where}/{MANIFEST}' is incomplete: {error}", hint=_AGAIN) from None
         check_inside(pool.where, [*pool.manifest["files"], *named])
@@ -112,7 +122,9 @@ class Pool:
 
     def choose(self, names: Sequence[str]) -> tuple[TaskSpec, ...]:
         """Return the named tasks in the order asked for; see `choose`."""
-        return choose(self.tasks, names, f"pool '{self.where}'")
+        # By name alone: of ten thousand tasks, the ten that are asked for become a TaskSpec.
+        wanted = choose_names(self._entries, names, f"pool '{self.where}'")
+        return tuple(TaskSpec.from_json(self._entries[name]) for name in wanted)
 
     def check(self, names: Sequence[str] | None = None) -> None:
         """Check files against their hashes: the named ones, or every one (those in `train/` if they are in its folder).
@@ -195,7 +207,9 @@ class Pool:
         """
         from kfdeploy.compose import Part
 
-        arrays = load_tensors(self.file(self.entry(task)["file"]))
+        stored = load_tensors(self.file(self.entry(task)["file"]))
+        # `kfdeploy pool convert --half` stores float16; everything is computed in float32.
+        arrays = {key: v.astype(np.float32) if v.dtype == np.float16 else v for key, v in stored.items()}
         head = {key: arrays.pop(f"head.{key}") for key in ("z", "u", "bias")}
         return Part(task.name, arrays, head["z"], head["u"], head["bias"])
 
@@ -215,17 +229,44 @@ class Pool:
         golden = np.concatenate([arrays["golden.logits"] for arrays in each], axis=1)
         labels: list[str] = []
         rows, logits = [np.empty(0, np.int64)], [np.empty((0, golden.shape[1]), np.float32)]
-        for block in [None, *self.manifest.get("blocks", ())]:
-            key = "validation.logits" if block is None else f"validation.logits/{block['task']}"
-            images = shared if block is None else load_tensors(self.file(block["file"]))
-            found = [own.get(key, images.get(f"logits/{t.name}")) for t, own in zip(chosen, each, strict=True)]
-            if any(columns is None for columns in found):
-                continue
-            vocabulary = self.manifest["classes"] if block is None else block["classes"]
-            labels += [vocabulary[i] for i in images["validation.labels"]]
-            rows.append(images["validation.rows"])
-            logits.append(np.concatenate([columns for columns in found if columns is not None], axis=1))
+        for block in self.blocks(chosen, shared, each):
+            if all(columns is not None for columns in block.logits):
+                labels += block.labels
+                rows.append(block.rows)
+                logits.append(np.concatenate([columns for columns in block.logits if columns is not None], axis=1))
         return Evidence(shared["golden.images"], golden, tuple(labels), np.concatenate(rows), np.concatenate(logits))
+
+    def blocks(
+        self, tasks: Sequence[TaskSpec], shared: Mapping[str, Any] | None = None, each: Sequence[Any] | None = None
+    ) -> Iterator[Block]:
+        """Give the validation images block by block, with these tasks' logits where they are known.
+
+        `shared` and `each` are the arrays of evidence/shared and of the tasks' own evidence, where they are at hand.
+
+        Raises:
+            PoolError: a file is missing or altered.
+        """
+        shared = load_tensors(self.file(SHARED)) if shared is None else shared
+        each = [load_tensors(self.file(self.entry(t)["evidence"])) for t in tasks] if each is None else each
+        labels = tuple(self.manifest["classes"][i] for i in shared["validation.labels"])
+        yield Block(None, labels, shared["validation.rows"], tuple(own.get("validation.logits") for own in each))
+        added = self.manifest.get("blocks", ())
+        place = {name: i for i, name in enumerate(self._entries)} if added else {}
+        for about in added:
+            images, task = load_tensors(self.file(about["file"])), about["task"]
+            labels = tuple(about["classes"][i] for i in images["validation.labels"])
+            # A block's file has the logits of the tasks before it, and each later task has its own for it. What else
+            # goes by such a name is of a task that is gone, or of another pool's (`without`, after `pool merge`).
+            found: list[Any] = []
+            for t, own in zip(tasks, each, strict=True):
+                known, mine = images.get(f"logits/{t.name}"), own.get(f"validation.logits/{task}")
+                if t.name in about.get("without", ()):
+                    found.append(None)
+                elif t.name == task:
+                    found.append(known if mine is None else mine)
+                else:
+                    found.append(mine if place[t.name] > place[task] else known)
+            yield Block(task, labels, images["validation.rows"], tuple(found))
 
     def validation(self) -> tuple[tuple[str, ...], np.ndarray[Any, np.dtype[np.int64]]]:
         """Return the class names of the validation images the pool was made with, and their rows in the train split.
@@ -270,7 +311,12 @@ class Pool:
             about = {"schema": SCHEMA, "kind": "evidence", "task": entry["name"], "classes": entry["classes"]}
             save_tensors(out / entry["evidence"], golden, about)
         files |= describe_files(out, [out / entry["evidence"] for entry in entries])
+        # What concerns these tasks, however many there are. `classes` stays whole: the labels count in it.
+        chosen, recipe = {task.name for task in tasks}, self.manifest["recipe"]
         manifest = self.manifest | {"tasks": entries, "files": files}
+        manifest["temperatures"] = {k: v for k, v in self.manifest["temperatures"].items() if k in chosen}
+        if isinstance(recipe["tasks"], dict):
+            manifest["recipe"] = recipe | {"tasks": {k: v for k, v in recipe["tasks"].items() if k in chosen}}
         manifest.pop("blocks", None)
         (out / MANIFEST).write_text(dump_json(manifest), encoding="utf-8")
         Pool.open(out).check()
@@ -296,56 +342,35 @@ def choose(tasks: Sequence[TaskSpec], names: Sequence[str], where: str) -> tuple
         TaskError: none was named, or one is unknown or there twice.
     """
     known = {task.name: task for task in tasks}
+    return tuple(known[name] for name in choose_names(known, names, where))
+
+
+def choose_names(known: Collection[str], names: Sequence[str], where: str) -> list[str]:
+    """Return `names`, all of them known, in their order; see `choose`.
+
+    Raises:
+        TaskError: none was named, or one is unknown or there twice.
+    """
     wanted = [piece for name in names for piece in ([name] if name in known else split_words([name]))]
     if not wanted:
-        raise TaskError("no task was named", allowed=known, hint="kfdeploy assemble --tasks cat dog")
-    for i, name in enumerate(wanted):
+        raise TaskError("no task was named", allowed=listed(known), hint="kfdeploy assemble --tasks cat dog")
+    seen = set()
+    for name in wanted:
         if name not in known:
             close = nearest(name, list(known))
             fixed = [close.split("'")[1] if n == name and close else n for n in wanted if n == name or n in known]
             command = f"  --tasks {shlex.join(fixed)}" if close else ""
-            raise TaskError(f"task '{name}' is not in {where} (it has: {', '.join(known)})", hint=close + command)
-        if name in wanted[:i]:
+            has = ", ".join(listed(known))
+            raise TaskError(f"task '{name}' is not in {where} (it has: {has})", hint=close + command)
+        if name in seen:
             raise TaskError(f"task '{name}' is asked for twice", hint="name each task once")
-    return tuple(known[name] for name in wanted)
+        seen.add(name)
+    return wanted
 
 
 def split_words(names: Sequence[str]) -> list[str]:
     """Return the names, those with commas split at them."""
     return [piece.strip() for name in names for piece in name.split(",") if piece.strip()]
-
-
-def write_manifest(root: Path, fields: dict[str, Any], tasks: Sequence[TaskSpec], calibration: dict[str, str]) -> None:
-    """Write `pool.json` for the files that lie in `root`, which is the last thing that makes it a pool.
-
-    `calibration` names the files with the ranges of the CKN ("") and of each task.
-    """
-    from kfdeploy import __version__
-    from kfdeploy.files import CHECKPOINTS, TIMING
-
-    left_out = (MANIFEST, "recipe.json", TIMING)
-    files = [
-        path for path in root.rglob("*") if path.is_file() and path.name not in left_out and not path.match(CHECKPOINTS)
-    ]
-    entries = [
-        task.to_json()
-        | {
-            "file": f"tasks/{file_name(task.name)}.safetensors",
-            "evidence": f"evidence/{file_name(task.name)}.safetensors",
-            "calibration": calibration[task.name],
-        }
-        for task in tasks
-    ]
-    manifest = {
-        "schema": SCHEMA,
-        "kind": "pool",
-        "version": __version__,
-        "tasks": entries,
-        "classes": [name for task in tasks for name in task.classes],
-        "calibration": calibration[""],
-        "files": describe_files(root, files),
-    } | fields
-    (root / MANIFEST).write_text(dump_json(manifest), encoding="utf-8")
 
 
 def tolerance(logits: np.ndarray[Any, Any]) -> float:

@@ -9,9 +9,10 @@ from kfdeploy.assemble import assemble
 from kfdeploy.errors import DataError, OutputError, TaskError
 from kfdeploy.files import load_tensors, sha256
 from kfdeploy.grow import add_task
-from kfdeploy.plan import Subsets, subset_accuracy
+from kfdeploy.plan import subset_accuracy
 from kfdeploy.pool import Pool
 from kfdeploy.spec import class_names
+from kfdeploy.subsets import Subsets
 from kfdeploy.targets.onnx import session
 
 SHORT = ["train.epochs=3"]
@@ -35,7 +36,7 @@ def grown(toy, tmp_path_factory):
 def test_everything_else_is_what_it_was(toy, grown):
     before, after = files(toy.pool), files(grown)
     assert {name for name, digest in before.items() if after.get(name) != digest} == {"pool.json"}
-    new = {"tasks/junk.safetensors", "evidence/junk.safetensors", "evidence/added-junk.safetensors",
+    new = {"tasks/junk.safetensors", "evidence/junk.safetensors", "evidence/added/junk.safetensors",
            "train/added-junk/log.csv", "train/added-junk/timing.csv"}  # fmt: skip
     assert {name for name in set(after) - set(before) if not name.startswith("calibration/")} == new
     pool = Pool.open(grown)
@@ -67,7 +68,7 @@ def test_what_it_is_worth_is_known_exactly(toy, grown, tmp_path):
     assert len(evidence.labels) > len(rows)
     assert set(evidence.labels) == {*class_names(Pool.open(toy.pool).tasks), "junk"}
     graph = assemble(grown, [task.name for task in pool.tasks], tmp_path / "all").graph
-    block = load_tensors(pool.file("evidence/added-junk.safetensors"))["validation.rows"]
+    block = load_tensors(pool.file("evidence/added/junk.safetensors"))["validation.rows"]
     images = [validation_set(about, part, pool.image).load() for part in (rows, block)]
     found = session(graph, 1).run(None, {"image": np.concatenate(images)})[0]
     np.testing.assert_allclose(found, evidence.logits, atol=2e-4)
@@ -173,7 +174,7 @@ def test_the_frozen_gradient_stops_at_the_new_task(toy):
     """Only the task's own weights move, and a step in their direction lowers its terms."""
     import torch
 
-    from kfdeploy.grow import AddedTask, Frozen
+    from kfdeploy.addedtask import AddedTask, Frozen
     from kfdeploy.nets.factor import FactorNet
     from kfdeploy.spec import TaskSpec
 

@@ -15,6 +15,7 @@ import kfdeploy
 
 ROOT = Path(__file__).parent.parent
 TORCH = ("kfdeploy.checkpoint", "kfdeploy.devices", "kfdeploy.replay", "kfdeploy.train", "kfdeploy.experiment", "kfdeploy.factorize", "kfdeploy.distill", "kfdeploy.graphs",
+         "kfdeploy.separate", "kfdeploy.addedtask", "kfdeploy.grow", "kfdeploy.grown",
          "kfdeploy.nets", "kfdeploy.objectives", "kfdeploy.data.loader", "kfdeploy.data.augment")  # fmt: skip
 MODULES = sorted(
     module.name for module in pkgutil.walk_packages(kfdeploy.__path__, "kfdeploy.") if "__main__" not in module.name

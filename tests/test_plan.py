@@ -66,7 +66,8 @@ def test_any_subset_is_arithmetic_and_equals_the_graph_that_is_run(toy, tmp_path
 
     from kfdeploy.assemble import assemble
     from kfdeploy.calibrate import validation_set
-    from kfdeploy.plan import Subsets, confusion
+    from kfdeploy.plan import confusion
+    from kfdeploy.subsets import Subsets
     from kfdeploy.targets.onnx import session
 
     pool = Pool.open(toy.pool)
@@ -85,7 +86,7 @@ def test_any_subset_is_arithmetic_and_equals_the_graph_that_is_run(toy, tmp_path
 
 
 def test_the_best_subset_is_looked_for_in_all_or_one_by_one():
-    from kfdeploy.plan import Subsets, choose_subset
+    from kfdeploy.subsets import Subsets, choose_subset
 
     labels = np.arange(6).repeat(10)
     logits = np.eye(6, dtype=np.float32)[labels]
@@ -103,7 +104,7 @@ def test_the_best_subset_is_looked_for_in_all_or_one_by_one():
 
 def test_what_nothing_meets_names_the_nearest():
     from kfdeploy.errors import TaskError
-    from kfdeploy.plan import Subsets, choose_subset
+    from kfdeploy.subsets import Subsets, choose_subset
 
     random = np.random.default_rng(0)
     subsets = Subsets(("a", "b", "c"), np.arange(3), np.arange(3).repeat(50), random.normal(size=(150, 3)).astype("f4"))

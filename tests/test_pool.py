@@ -108,6 +108,24 @@ def test_tasks_that_cannot_be_chosen():
         choose(TASKS, [","], "pool")
 
 
+def test_of_ten_thousand_tasks_a_message_names_some():
+    tasks = tuple(TaskSpec(f"t{i}", (f"t{i}",)) for i in range(10_000))
+    with pytest.raises(TaskError) as caught:
+        choose(tasks, ["t77x"], "pool")
+    assert len(str(caught.value)) < 300
+    assert "and 9,980 more" in str(caught.value)
+    assert caught.value.hint.startswith("did you mean 't77")
+
+
+def test_a_part_of_a_pool_holds_what_concerns_its_tasks(toy, tmp_path):
+    pool = Pool.open(toy.pool)
+    pool.write_part(pool.choose(["élan"]), tmp_path / "part")
+    part = Pool.open(tmp_path / "part")
+    assert list(part.manifest["recipe"]["tasks"]) == ["élan"]
+    assert len(part.manifest["files"]) == 7
+    assert part.validation()[0] == pool.validation()[0]
+
+
 def test_tolerance_grows_with_the_logits():
     assert tolerance(np.array([0.5])) == 1e-4
     assert tolerance(np.array([-20.0, 3.0])) == pytest.approx(2e-3)

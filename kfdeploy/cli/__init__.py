@@ -62,6 +62,7 @@ for verb in (
 ):
     app.command(cls=WordsCommand)(verb.command)
     app.registered_commands[-1].name = verb.__name__.rpartition(".")[2]
+app.add_typer(pool.app, name="pool")
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(pool.app, name="pool")
 

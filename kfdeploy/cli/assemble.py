@@ -44,9 +44,11 @@ def command(
             f"accuracy:   {100 * accuracy['validation']:.2f} %, exactly, on {accuracy['images']} validation images "
             "of these classes"
         )
+    rounded = any("weights" in entry for entry in Pool.open(out / "parts").manifest["tasks"])
+    network = "pool's rounded networks" if rounded else "torch network"
     say(f"size:       {megabytes(model.graph.stat().st_size)}, {found['parameters']:,} parameters, as {found['fuse']}")
     say(
-        f"checked:    differs from the torch network by {golden['difference']:.1e} on {golden['samples']} golden "
+        f"checked:    differs from the {network} by {golden['difference']:.1e} on {golden['samples']} golden "
         f"samples ({golden['tolerance']:.1e} allowed)"
     )
     if told := found.get("open_set"):

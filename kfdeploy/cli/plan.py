@@ -1,17 +1,19 @@
 """`kfdeploy plan`: what a subset will be worth before it is built, and which subset a budget allows."""
 
+import math
 import shlex
-from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
-from kfdeploy.cli.console import POOL, say
+from kfdeploy.cli.console import FORCE, POOL, say
 
 if TYPE_CHECKING:
+    from kfdeploy.costs import Costs
     from kfdeploy.model import Model
     from kfdeploy.pool import Pool
+    from kfdeploy.subsets import Subsets
 
 
 def command(
@@ -22,24 +24,37 @@ def command(
     budget_ms: float | None = typer.Option(None, min=0, help="Choose as many tasks as fit, single-stream."),
     min_accuracy: float | None = typer.Option(None, min=0, max=1, help="Choose as many tasks as reach this share."),
     costs: Path = typer.Option(Path("costs.json"), help="What kfdeploy benchmark --profile has measured."),
+    every: bool = typer.Option(False, "--all", help="Tell every subset of the pool, or of --tasks."),
+    out: Path | None = typer.Option(None, metavar="FILE.csv|.json", help="With --all: write them there."),
+    force: bool = FORCE,
 ) -> None:
     """Plan without building or running anything: exact validation accuracies, from stored logits."""
     from kfdeploy.costs import read_costs
-    from kfdeploy.errors import UnsupportedError
+    from kfdeploy.errors import TaskError, UnsupportedError
     from kfdeploy.model import Model
-    from kfdeploy.plan import Subsets, choose_subset
     from kfdeploy.pool import Pool
+    from kfdeploy.subsets import Subsets, check_count, choose_subset
 
+    _check_out(every, out, force)
     opened = Pool.open(pool)
     known = read_costs(costs, opened) if budget_ms is not None or costs.is_file() else None
     paths = student or [path for path in sorted(Path("students").glob("*")) if (path / "assembly.json").is_file()]
     students = [Model.open(path) for path in paths]
-    if tasks:
+    if every:
+        check_count(len(opened.choose(tasks) if tasks else opened.manifest["tasks"]))  # before all of it is read
+        _every(Subsets.of_pool(opened, opened.choose(tasks) if tasks else None), opened, known, out)
+    elif tasks:
         _subset(opened, tasks, students)
     if size is not None or budget_ms is not None or min_accuracy is not None:
-        subsets = Subsets.of(opened.evidence(), opened.tasks)
-        found = choose_subset(subsets, size=size, within=None if budget_ms is None or known is None else
-                              known.within(budget_ms), min_accuracy=min_accuracy)  # fmt: skip
+        within = None if budget_ms is None or known is None else known.within(budget_ms)
+        if within == 0 and known is not None:
+            raise TaskError(
+                f"not one task fits into {budget_ms:g} ms; the nearest is one task, which takes about "
+                f"{known.of(1):.3f} ms",
+                hint=f"--budget-ms {math.ceil(known.of(1) * 1000) / 1000:g}",
+            )
+        subsets = Subsets.of_pool(opened)
+        found = choose_subset(subsets, size=size, within=within, min_accuracy=min_accuracy)
         names = [subsets.names[i] for i in found.tasks]
         cost = f", about {known.of(len(names)):.3f} ms ± {100 * known.error:.0f} %" if known else ""
         say(
@@ -47,9 +62,9 @@ def command(
             f"{'' if found.all else '; tasks were left out one by one, not all subsets looked at'})"
         )
         say(f"next:  kfdeploy assemble --pool {opened.where} --tasks {' '.join(shlex.quote(name) for name in names)}")
-    elif not tasks and known is None:
+    elif not tasks and not every and known is None:
         raise UnsupportedError(
-            "there is nothing to plan", hint="kfdeploy plan --tasks cat dog, --size 3 or --min-accuracy 0.9"
+            "there is nothing to plan", hint="kfdeploy plan --tasks cat dog, --size 3, --min-accuracy 0.9 or --all"
         )
     if known is not None:
         say(
@@ -62,10 +77,67 @@ def command(
             say(f"break-even: {name} takes {known.students[name]:.3f} ms, as much as {even:.1f} tasks")
 
 
+def _check_out(every: bool, out: Path | None, force: bool) -> None:
+    from kfdeploy.errors import UnsupportedError
+    from kfdeploy.files import check_place
+
+    if out is None:
+        return
+    if not every:
+        raise UnsupportedError(f"--out {out} is for --all, and that was not asked for", hint="kfdeploy plan --all")
+    if out.suffix not in (".csv", ".json"):
+        raise UnsupportedError(f"--out is '{out}'", allowed=("a .csv file", "a .json file"), hint="--out subsets.csv")
+    check_place(out, force=force)
+
+
+def _every(subsets: "Subsets", pool: "Pool", known: "Costs | None", out: Path | None) -> None:
+    """Print every subset's accuracy and expected milliseconds, or write them to a file."""
+    import csv
+    import io
+
+    from kfdeploy.files import SCHEMA, dump_line_json, write_file
+
+    masks, accuracies, images = subsets.every()
+    rows = [
+        {
+            "tasks": [name for name, there in zip(subsets.names, mask, strict=True) if there],
+            "accuracy": None if math.isnan(accuracy) else accuracy,
+            "images": count,
+        }
+        | ({"ms": round(known.of(sum(mask)), 5)} if known else {})
+        for mask, accuracy, count in zip(masks.tolist(), accuracies.tolist(), images.tolist(), strict=True)
+    ]
+    lacking = sum(row["accuracy"] is None for row in rows)
+    if out is None:
+        for row in rows:
+            value = row["accuracy"]
+            ms = f"  {row['ms']:8.3f} ms" if known else ""
+            told = f"{100 * value:6.2f} %" if value is not None else "not known"
+            say(f"  {told:>9}  of {row['images']:5} images{ms}  {shlex.join(row['tasks'])}")
+    elif out.suffix == ".csv":
+        table = io.StringIO()
+        writer = csv.writer(table, lineterminator="\n")
+        writer.writerow(["tasks", "size", "accuracy", "images", *(["ms"] if known else [])])
+        for row in rows:
+            value = "" if row["accuracy"] is None else row["accuracy"]
+            cells = [shlex.join(row["tasks"]), len(row["tasks"]), value, row["images"]]
+            writer.writerow([*cells, row["ms"]] if known else cells)
+        write_file(out, table.getvalue())
+    else:
+        about = {"schema": SCHEMA, "kind": "subsets", "pool": pool.sha256, "rows": rows}
+        write_file(out, dump_line_json(about))
+    say(
+        f"subsets:    {len(rows):,} of {len(subsets.names)} tasks, exactly, on validation images"
+        + (f"; {lacking:,} are not known, for want of images with their tasks' logits" if lacking else "")
+    )
+    if out is not None:
+        say(f"wrote {out}")
+
+
 def _subset(pool: "Pool", tasks: list[str], students: "list[Model]") -> None:
     """Print what some tasks are worth together: the assembly, and each student masked to them."""
     from kfdeploy.openset import separation
-    from kfdeploy.plan import calibration_error, confusion, masked, subset_accuracy
+    from kfdeploy.plan import calibration_error, confusion, masked, require_known, subset_accuracy
     from kfdeploy.spec import class_names
 
     chosen = pool.choose(tasks)
@@ -75,6 +147,7 @@ def _subset(pool: "Pool", tasks: list[str], students: "list[Model]") -> None:
     if len(classes) == 1:
         say(f"{classes[0]}: one class leaves nothing to tell apart")
         return
+    require_known(evidence, chosen, str(pool.path))
     say(
         f"tasks:      {', '.join(task.name for task in chosen)}  ({accuracy.images} validation images of these classes)"
     )
@@ -91,7 +164,7 @@ def _subset(pool: "Pool", tasks: list[str], students: "list[Model]") -> None:
                 f"calibration error {calibration_error(theirs, classes):.3f}"
             )
     told = separation(evidence, classes)
-    if not isnan(told["score"]):
+    if not math.isnan(told["score"]):
         line = f"strangers:  --open-set tells them with AUROC {told['score']:.3f}"
         for model in students:
             if set(classes) <= set(model.classes):

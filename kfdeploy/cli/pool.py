@@ -1,10 +1,156 @@
-"""`kfdeploy pool`: what is done to pools as files."""
+"""`kfdeploy pool`: show, check, edit, convert and push a pool."""
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
-from kfdeploy.cli.console import FORCE, megabytes, say
+from kfdeploy.cli.console import FORCE, megabytes, say, tasks_text
+from kfdeploy.cli.words import WordsCommand
 
-app = typer.Typer(help="Push a pool to a server.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from kfdeploy.plan import Accuracy
+    from kfdeploy.pool import Pool
+
+app = typer.Typer(help="Show, check, edit, convert or push a pool.", no_args_is_help=True)
+POOL = typer.Argument("pool", metavar="POOL", help="The pool.", show_default=True)
+
+
+@app.command("show")
+def show(pool: str = POOL) -> None:
+    """Tell what a pool holds: its tasks, their bytes, and what they are worth together."""
+    from kfdeploy.pool import Pool
+
+    opened = Pool.open(pool)
+    found, files = opened.manifest, opened.manifest["files"]
+    entries, nets = found["tasks"], found["nets"]
+    sizes = [files[entry["file"]]["bytes"] for entry in entries]
+    half = sum("weights" in entry for entry in entries)
+    say(f"pool:      {pool}  ({found['name']}, made with kfdeploy {found['version']})")
+    classes = sum(len(entry["classes"]) for entry in entries)
+    say(f"tasks:     {len(entries):,} with {classes:,} classes, {found['coupling']}")
+    stored = {0: "float32", len(entries): "float16"}.get(half, f"{half:,} of them as float16")
+    say(f"weights:   {megabytes(sum(sizes))} of tasks, {megabytes(max(sizes))} at most each, stored as {stored}")
+    ckn = megabytes(files["common.onnx"]["bytes"])
+    say(f"networks:  {nets['ckn']} in common ({ckn}); each task's {nets['tsn']} on {nets['tap']['name']}")
+    say(f"images:    {'×'.join(map(str, opened.image.shape))}")
+    teacher = found["teacher"]
+    say(f"teacher:   {teacher.get('name', 'trained by the recipe')}, {100 * teacher['accuracy']['test']:.2f} % on test")
+    say(f"accuracy:  {_told(_worth(opened))}")
+    say("int8:      " + ("calibrated" if "calibration" in found else f"not calibrated: kfdeploy calibrate {pool}"))
+    if found.get("blocks"):
+        say(f"added:     {tasks_text([block['task'] for block in found['blocks']])}")
+    training = sum(about["bytes"] for name, about in files.items() if name.startswith("train/"))
+    say(
+        f"size:      {megabytes(sum(about['bytes'] for about in files.values()))} in {len(files):,} files"
+        + (f", {megabytes(training)} of them for training (train/)" if training else "; train/ was left out")
+    )
+    width = max(len(entry["name"]) for entry in entries)
+    for entry, size in zip(entries, sizes, strict=True):
+        say(f"  {entry['name']:{width}}  {megabytes(size):>9}  {', '.join(entry['classes'])}")
+
+
+@app.command("check")
+def check(pool: str = POOL) -> None:
+    """Compute every file's hash, and name all that is wrong."""
+    from kfdeploy.edit import faults, leftovers
+    from kfdeploy.errors import PoolError
+    from kfdeploy.pool import Pool
+
+    opened = Pool.open(pool)
+    files = opened.manifest["files"]
+    wrong, extra = faults(opened), leftovers(opened)
+    if extra:
+        say(f"note: it does not name {tasks_text(extra)}: of no use to it, and may be removed")
+    for fault in wrong[1:]:
+        say(f"also wrong: {fault}")
+    if wrong:
+        others = f" (and {len(wrong) - 1} more, above)" if len(wrong) > 1 else ""
+        raise PoolError(f"{wrong[0]}{others}", hint="copy the pool again, or make it again")
+    there = [about["bytes"] for name, about in files.items() if (opened.path / name).exists()]
+    left = f" ({len(files) - len(there)} of train/ were left out)" if len(there) < len(files) else ""
+    say(f"'{pool}': {len(there):,} files, {megabytes(sum(there))}, every one as it should be{left}")
+    say(f"next:  kfdeploy verify {pool}   (runs them on the golden samples)")
+
+
+@app.command("remove", cls=WordsCommand)
+def remove(
+    pool: Path = POOL,
+    tasks: list[str] = typer.Option(..., "--tasks", metavar="TASK…", help="The tasks to take out."),
+    out: Path | None = typer.Option(None, help="Write the smaller pool there, and leave this one as it is."),
+    force: bool = FORCE,
+) -> None:
+    """Take tasks out of a pool; the others' files stay as they are, byte for byte."""
+    from kfdeploy.edit import TRAINING, remove
+    from kfdeploy.errors import UnsupportedError
+    from kfdeploy.pool import Pool
+
+    if force and out is None:
+        raise UnsupportedError("--force replaces what is at --out, and that was not given", hint="leave out --force")
+    before = Pool.open(pool)
+    gone = before.choose(tasks)
+    done = remove(before, tasks, out, force=force)
+    files, left = before.manifest["files"], done.manifest["files"]
+    dropped = {name: about["bytes"] for name, about in files.items() if name not in left}
+    training = sum(size for name, size in dropped.items() if name.startswith(TRAINING))
+    say(f"removed:   {tasks_text([task.name for task in gone])}  ({megabytes(sum(dropped.values()) - training)})")
+    say(f"tasks:     {tasks_text([entry['name'] for entry in done.manifest['tasks']])}")
+    say(f"accuracy:  {_told(_worth(done))}")
+    if training:
+        say(
+            f"note: train/ ({megabytes(training)}) is left out; a task that is added to the smaller pool learns from "
+            "labels, or from the file of the recipe's teacher"
+        )
+    say(f"wrote {done.path}")
+
+
+@app.command("merge")
+def merge(
+    a: Path = typer.Argument(..., metavar="A", help="A pool."),
+    b: Path = typer.Argument(..., metavar="B", help="Another, with the same common network."),
+    out: Path = typer.Option(..., help="Where the merged pool goes."),
+    force: bool = FORCE,
+) -> None:
+    """Put two pools on one common network together; the tasks' files stay as they are, byte for byte."""
+    from kfdeploy.edit import TRAINING, merge
+    from kfdeploy.pool import Pool
+
+    first, second = Pool.open(a), Pool.open(b)
+    done = merge(first, second, out, force=force)
+    say(f"tasks:     {tasks_text([entry['name'] for entry in done.manifest['tasks']])}")
+    say(f"accuracy:  {_told(_worth(done))}")
+    if "calibration" not in done.manifest and "calibration" in first.manifest | second.manifest:
+        say(f"note: one of them has no ranges of activations; for int8: kfdeploy calibrate {out}")
+    if any(name.startswith(TRAINING) for name in [*first.manifest["files"], *second.manifest["files"]]):
+        say("note: train/ is left out; a task that is added learns from labels, or from the recipe's teacher's file")
+    say(f"wrote {out}")
+    say(f"next:  kfdeploy assemble --pool {out} --tasks {_two(done)}")
+
+
+@app.command("convert")
+def convert(
+    pool: Path = POOL,
+    half: bool = typer.Option(False, "--half", help="Store the tasks' weights as float16."),
+    out: Path = typer.Option(..., help="Where the converted pool goes."),
+    data: Path | None = typer.Option(None, help="A folder with train/<class>/ in place of the pool's own data."),
+    force: bool = FORCE,
+) -> None:
+    """Store the tasks' weights in fewer bytes, and measure what that does to them."""
+    from kfdeploy.convert import halve
+    from kfdeploy.errors import UnsupportedError
+
+    if not half:
+        raise UnsupportedError(
+            "nothing says into what", allowed=("--half",), hint="kfdeploy pool convert --half --out …"
+        )
+    done = halve(pool, out, data=data, force=force, report=say)
+    share = 100 * done.bytes_after / done.bytes_before
+    say(f"weights:   {megabytes(done.bytes_before)} → {megabytes(done.bytes_after)} ({share:.0f} %), stored as float16")
+    say(f"accuracy:  {_told(done.before)}")
+    say(f"rounded:   {_told(done.after)}")
+    say(f"wrote {out}")
+    say(f"next:  kfdeploy assemble --pool {out} --tasks {_two(done.pool)}")
 
 
 @app.command("push")
@@ -31,3 +177,19 @@ def push(
         say(f"removed: {done.removed} files of the pool that was there before")
     say(f"checked: '{done.where}' has every file, whole")
     say(f"next:  kfdeploy assemble --pool {done.where} --tasks …")
+
+
+def _two(pool: "Pool") -> str:
+    return shlex.join([entry["name"] for entry in pool.manifest["tasks"][:2]])
+
+
+def _worth(pool: "Pool") -> "Accuracy | None":
+    from kfdeploy.plan import known_accuracy
+
+    return known_accuracy(pool.evidence(), pool.tasks)
+
+
+def _told(accuracy: "Accuracy | None") -> str:
+    if accuracy is None:
+        return "of all tasks together not known, for want of validation images with all their logits"
+    return f"{100 * accuracy.value:.2f} % of all tasks together, exactly, on {accuracy.images:,} validation images"
