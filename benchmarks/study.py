@@ -42,8 +42,7 @@ def main() -> None:
     study = tomllib.loads(asked.study.read_text(encoding="utf-8"))
     out = asked.out or RESULTS / f"{asked.study.stem}.json"
     result = load(out, asked.study.stem)
-    common = [f'data.root="{asked.data}"', f'teacher.source="file:{asked.teacher}"', *study["settings"]]
-    common.append(f'run.replay="{asked.work / "replay"}"')
+    common = common_of(asked.study.stem, asked.data, asked.teacher, asked.work, study)
     for row, seed in [(row, seed) for seed in range(9) for row in study["rows"] if seed in row.get("seeds", [0])]:
         if asked.rows and row["name"] not in asked.rows:
             continue
@@ -59,6 +58,14 @@ def main() -> None:
         write_file(out, dump_line_json(result))
         print({key: value for key, value in found.items() if key in ("validation", "seconds", "test")}, flush=True)
     draw(result, out)
+
+
+def common_of(name, data, teacher, work, study=None):
+    """Return the settings of every row of a study."""
+    if study is None:
+        study = tomllib.loads((ROOT / "benchmarks" / "studies" / f"{name}.toml").read_text(encoding="utf-8"))
+    places = [f'data.root="{data}"', f'teacher.source="file:{teacher}"', f'run.replay="{work / "replay"}"']
+    return [*places, *study["settings"]]
 
 
 def draw(result, out):

@@ -247,8 +247,23 @@ def scale(result):
     return "\n".join(lines) + "\n"
 
 
+def grow(result):
+    """Return the table of `benchmarks/grow.py`."""
+    test = result["test"]
+    lines = ["| test, % | " + " | ".join(test["joint"]) + " |", "|---|" + "--:|" * len(test["joint"])]
+    for name, title in (("joint", "ten trained together"), ("grown", "eight, and two added later")):
+        lines.append(f"| {title} | " + " | ".join(f"{value:.2f}" for value in test[name].values()) + " |")
+    each = "; ".join(
+        f"{row['task']}: {row['epochs']} epochs of {row['images']:,} images, {row['bytes']:,} bytes"
+        for row in result["added"]
+    )
+    same = "every file of the others is unchanged" if result["files_unchanged"] else "FILES CHANGED"
+    lines += ["", f"Added with all else frozen, the teacher at hand: {each}; {same}. One seed."]
+    return "\n".join(lines) + "\n"
+
+
 KINDS = {"bank": bank, "study": study, "speed": speed, "pareto": pareto, "precisions": precisions, "clock": clock,
-         "openset": openset, "scale": scale, "benchmark": report.markdown}  # fmt: skip
+         "openset": openset, "scale": scale, "grow": grow, "benchmark": report.markdown}  # fmt: skip
 
 
 def filled(text):
