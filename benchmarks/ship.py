@@ -2,11 +2,10 @@
 
     python benchmarks/ship.py --pool <pool> --student <student> --data <folder> --out benchmarks/results/ship-<…>.json
 
-| part | what is measured |
-|---|---|
-| update | bytes of a signed update that adds a task to an assembly of two, beside that task's stored weights and the whole
-  student's graph; from the pool as it is, and from its float16 conversion; `apply` and `rollback` as processes |
-| remote | bytes and seconds of `kfdeploy assemble` from an S3 server on loopback (moto's), cold and warm, and from a folder |
+update   bytes of a signed update that adds a task to an assembly of two, beside that task's stored weights and the
+         whole student's graph; from the pool as it is, and from its float16 conversion; `apply` and `rollback`
+remote   bytes and seconds of `kfdeploy assemble` from an S3 server on loopback (moto's), cold and warm, and from a
+         folder
 
 Times are medians of `--rounds` fresh processes each, one after another in turn.
 """
@@ -78,8 +77,8 @@ def device(work, rounds):
     shutil.copy(work.parent / "update.pub", state / "keys")
     place, found = work / "device" / "assembly", {"apply": [], "rollback": []}
     for _ in range(rounds):
-        found["apply"].append(process(*["apply", work / "update.kfu", place, "--state", state]))
-        found["rollback"].append(process(*["rollback", place]))
+        found["apply"].append(process("apply", work / "update.kfu", place, "--state", state))
+        found["rollback"].append(process("rollback", place))
     return {name: summary(each) for name, each in found.items()}
 
 
@@ -102,7 +101,7 @@ def server(pool, work, rounds):
             shutil.rmtree(work / "cache", ignore_errors=True)
             for name, place in (("folder", pool), ("cold", "s3://bucket/pool"), ("warm", "s3://bucket/pool")):
                 out = work / f"{name}-{number}"
-                found[name].append(process(*["assemble", "--pool", place, "--tasks", *OLD, "--out", out]))
+                found[name].append(process("assemble", "--pool", place, "--tasks", *OLD, "--out", out))
         opened = Pool.open("s3://bucket/pool")
         manifest = len(opened.manifest_bytes())
         files = sum(opened.manifest["files"][name]["bytes"] for name in opened.needs(opened.choose(OLD)))

@@ -288,8 +288,8 @@ def ship(result):
     lines += [
         "",
         f"`kfdeploy pool convert --half`: {before:.2f} % of all tasks before, {after:.2f} % after, on "
-        f"{result['accuracy']['images']:,} validation images. Medians of {result['rounds']} processes; moto's S3 server on "
-        f"loopback. {machine['cpu']}, {machine['cores']} cores.",
+        f"{result['accuracy']['images']:,} validation images. Medians of {result['rounds']} processes; S3 is moto's "
+        f"server on loopback. {machine['cpu']}, {machine['cores']} cores.",
     ]
     return "\n".join(lines) + "\n"
 
