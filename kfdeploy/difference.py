@@ -13,7 +13,7 @@ from kfdeploy.pool import MANIFEST as POOL
 from kfdeploy.pool import SHARED, Pool
 from kfdeploy.updatefile import Update
 
-_TOLD = {"tasks", "files", "classes", "calibration", "blocks", "image"}  # entries of pool.json told in other words
+_TOLD = {"tasks", "files", "classes", "calibration", "blocks", "image", "temperatures", "added"}  # entries of pool.json told in other words
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ def _difference(
     if before.manifest["image"] != after.manifest["image"]:
         other.append("how an image becomes the input")
     keys = sorted((set(before.manifest) | set(after.manifest)) - _TOLD)
-    entries = [key for key in keys if before.manifest.get(key) != after.manifest.get(key)]
+    entries = [key for key in keys if _about(before.manifest, key) != _about(after.manifest, key)]
     if entries:
         other.append(f"what pool.json says of {', '.join(entries)}")
     return Difference(
@@ -216,3 +216,11 @@ def _kind(path: Path) -> str:
 
 def _a(kind: str) -> str:
     return f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"
+
+
+def _about(manifest: dict[str, Any], key: str) -> Any:
+    """Return an entry without what is told elsewhere: a part's recipe names its tasks alone, and so do temperatures."""
+    found = manifest.get(key)
+    if key == "recipe" and isinstance(found, dict):
+        return {name: value for name, value in found.items() if name != "tasks"}
+    return found

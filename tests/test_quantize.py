@@ -103,7 +103,8 @@ def test_elsewhere_they_are_the_same_to_1e5(toy, name, tmp_path):
 
     pool = Pool.open(toy.pool)
     images, seen = pool.evidence().images, {}
-    for number, names in enumerate(subsets(toy.tasks)):
+    # MNN takes seconds to convert a model: every fourth subset, the last of which is all tasks.
+    for number, names in enumerate(subsets(toy.tasks)[:: -4 if name == "mnn" else 1]):
         model = assemble(pool, names, tmp_path / f"a{number}")
         folder = tmp_path / f"o{number}"
         folder.mkdir()
