@@ -13,7 +13,16 @@ from kfdeploy.pool import MANIFEST as POOL
 from kfdeploy.pool import SHARED, Pool
 from kfdeploy.updatefile import Update
 
-_TOLD = {"tasks", "files", "classes", "calibration", "blocks", "image", "temperatures", "added"}  # entries of pool.json told in other words
+_TOLD = {
+    "tasks",
+    "files",
+    "classes",
+    "calibration",
+    "blocks",
+    "image",
+    "temperatures",
+    "added",
+}  # entries of pool.json told in other words
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,8 @@ def command(
         None, help="Measure what a pool's tasks cost here, for kfdeploy plan, and write it to this file."
     ),
     pool: str = typer.Option("pool", metavar=POOL, help="With --profile: the pool."),
+    target: str = typer.Option("onnx", help="With --profile: the target whose costs are measured."),
+    precision: str = typer.Option("fp32", help="With --profile: the precision."),
     json: Path | None = typer.Option(None, help="Where every number goes; an interrupted run goes on beside it."),
     plot: Path | None = typer.Option(None, help="Where the picture goes. Default: beside --json, else benchmark.png."),
     force: bool = FORCE,
@@ -53,7 +55,7 @@ def command(
     from kfdeploy.remote import benchmark_on
 
     if profile is not None:
-        _profile(profile, pool, threads[0], quick, force)
+        _profile(profile, pool, threads[0], quick, force, target, precision)
         return
     wanted = gates.parse(fail_if)  # arguments are checked before files
     past = gates.read_result(baseline) if baseline is not None else None
@@ -109,7 +111,7 @@ def command(
         raise gates.GateError("; ".join(failed))
 
 
-def _profile(place: Path, pool: str, threads: int, quick: bool, force: bool) -> None:
+def _profile(place: Path, pool: str, threads: int, quick: bool, force: bool, target: str, precision: str) -> None:
     """Measure the costs of a pool's tasks, and of the students here."""
     import sys
 
@@ -119,7 +121,9 @@ def _profile(place: Path, pool: str, threads: int, quick: bool, force: bool) -> 
     check_place(place, force=force)
     students = [path for path in sorted(Path("students").glob("*")) if (path / "assembly.json").is_file()]
     report = say if sys.stdout.isatty() else lambda _: None
-    costs = profile(pool, students=students, threads=threads, quick=quick, report=report)
+    costs = profile(
+        pool, students=students, target=target, precision=precision, threads=threads, quick=quick, report=report
+    )
     write_costs(place, costs)
     say(f"{costs.common_ms:.3f} ms + {costs.task_ms:.3f} ms a task, off by at most {100 * costs.error:.0f} %")
     say(f"wrote {place}")

@@ -10,9 +10,12 @@ import typer
 from kfdeploy.cli.console import FORCE, POOL, say
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from kfdeploy.costs import Costs
+    from kfdeploy.designs import Design
     from kfdeploy.model import Model
-    from kfdeploy.pool import Pool
+    from kfdeploy.pool import Evidence, Pool
     from kfdeploy.subsets import Subsets
 
 
@@ -21,8 +24,13 @@ def command(
     pool: str = typer.Option("pool", metavar=POOL, help="The pool to plan for."),
     student: list[Path] = typer.Option([], "--student", metavar="STUDENT…", help="Default: all in students/."),
     size: int | None = typer.Option(None, min=1, help="Choose the most accurate subset of so many tasks."),
-    budget_ms: float | None = typer.Option(None, min=0, help="Choose as many tasks as fit, single-stream."),
-    min_accuracy: float | None = typer.Option(None, min=0, max=1, help="Choose as many tasks as reach this share."),
+    budget_ms: float | None = typer.Option(
+        None, min=0, help="Choose as many tasks as fit, single-stream; with --tasks, the design that does."
+    ),
+    min_accuracy: float | None = typer.Option(
+        None, min=0, max=1, help="Choose as many tasks as reach this share; with --tasks, the design that does."
+    ),
+    target: str = typer.Option("", help="The target that the costs must be of. Default: whichever they are of."),
     costs: Path = typer.Option(Path("costs.json"), help="What kfdeploy benchmark --profile has measured."),
     every: bool = typer.Option(False, "--all", help="Tell every subset of the pool, or of --tasks."),
     out: Path | None = typer.Option(None, metavar="FILE.csv|.json", help="With --all: write them there."),
@@ -30,6 +38,7 @@ def command(
 ) -> None:
     """Plan without building or running anything: exact validation accuracies, from stored logits."""
     from kfdeploy.costs import read_costs
+    from kfdeploy.designs import choose_design
     from kfdeploy.errors import TaskError, UnsupportedError
     from kfdeploy.model import Model
     from kfdeploy.pool import Pool
@@ -37,7 +46,12 @@ def command(
 
     _check_out(every, out, force)
     opened = Pool.open(pool)
-    known = read_costs(costs, opened) if budget_ms is not None or costs.is_file() else None
+    known = read_costs(costs, opened) if budget_ms is not None or target or costs.is_file() else None
+    if target and known is not None and known.target != target:
+        raise UnsupportedError(
+            f"'{costs}' holds the costs of {known.target}, and --target is '{target}'",
+            hint=f"kfdeploy benchmark --profile {target}.json --target {target}, then --costs {target}.json",
+        )
     paths = student or [path for path in sorted(Path("students").glob("*")) if (path / "assembly.json").is_file()]
     students = [Model.open(path) for path in paths]
     if every:
@@ -45,7 +59,13 @@ def command(
         _every(Subsets.of_pool(opened, opened.choose(tasks) if tasks else None), opened, known, out)
     elif tasks:
         _subset(opened, tasks, students)
-    if size is not None or budget_ms is not None or min_accuracy is not None:
+    if tasks and not every and (budget_ms is not None or min_accuracy is not None):
+        if size is not None:
+            raise UnsupportedError("--size chooses tasks, and --tasks names them", hint="leave one of them out")
+        found_design = choose_design(_designs(opened, tasks, students, known), budget_ms=budget_ms,
+                                     min_accuracy=min_accuracy)  # fmt: skip
+        say(f"choose:     {found_design}")
+    elif size is not None or budget_ms is not None or min_accuracy is not None:
         within = None if budget_ms is None or known is None else known.within(budget_ms)
         if within == 0 and known is not None:
             raise TaskError(
@@ -137,7 +157,7 @@ def _every(subsets: "Subsets", pool: "Pool", known: "Costs | None", out: Path | 
 def _subset(pool: "Pool", tasks: list[str], students: "list[Model]") -> None:
     """Print what some tasks are worth together: the assembly, and each student masked to them."""
     from kfdeploy.openset import separation
-    from kfdeploy.plan import calibration_error, confusion, masked, require_known, subset_accuracy
+    from kfdeploy.plan import calibration_error, masked, require_known, subset_accuracy
     from kfdeploy.spec import class_names
 
     chosen = pool.choose(tasks)
@@ -147,7 +167,7 @@ def _subset(pool: "Pool", tasks: list[str], students: "list[Model]") -> None:
     if len(classes) == 1:
         say(f"{classes[0]}: one class leaves nothing to tell apart")
         return
-    require_known(evidence, chosen, str(pool.path))
+    require_known(evidence, chosen, pool.where)
     say(
         f"tasks:      {', '.join(task.name for task in chosen)}  ({accuracy.images} validation images of these classes)"
     )
@@ -171,7 +191,35 @@ def _subset(pool: "Pool", tasks: list[str], students: "list[Model]") -> None:
                 other = separation(masked(model.evidence(), model.classes, classes), classes)
                 line += f"; {model.name} {other['softmax']:.3f} by softmax, {other['score']:.3f} by the same score"
         say(line)
+    _confusion("the assembly", evidence, classes)
+    for model in students:
+        if set(classes) <= set(model.classes):
+            _confusion(f"{model.name}, masked to them", masked(model.evidence(), model.classes, classes), classes)
+
+
+def _confusion(who: str, evidence: "Evidence", classes: "Sequence[str]") -> None:
+    from kfdeploy.plan import confusion
+
     width = max(len(name) for name in classes)
-    say("confusion of the assembly, each row a class:")
+    say(f"confusion of {who}, each row a class:")
     for name, row in zip(classes, confusion(evidence, classes), strict=True):
         say(f"  {name:{width}}  " + " ".join(f"{count:5}" for count in row))
+
+
+def _designs(pool: "Pool", tasks: list[str], students: "list[Model]", known: "Costs | None") -> "list[Design]":
+    """Return the assembly of these tasks, and every student that knows them, with what they are expected to take."""
+    from kfdeploy.designs import Design
+    from kfdeploy.plan import masked, require_known, subset_accuracy
+    from kfdeploy.spec import class_names
+
+    chosen = pool.choose(tasks)
+    classes, evidence = class_names(chosen), pool.evidence(chosen)
+    require_known(evidence, chosen, pool.where)
+    ms = None if known is None else known.of(len(chosen))
+    found = [Design("the assembly", ms, subset_accuracy(evidence, classes).value)]
+    for model in students:
+        if set(classes) <= set(model.classes):
+            theirs = masked(model.evidence(), model.classes, classes)
+            cost = None if known is None else known.students.get(model.name)
+            found.append(Design(f"student {model.name}", cost, subset_accuracy(theirs, classes).value))
+    return found
