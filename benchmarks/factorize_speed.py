@@ -85,27 +85,33 @@ def timed(device, rounds, **ways):
 
 
 def bank(device, rounds):
-    """Plain convolutions on a CKN's second stage (32 channels, 16×16) and MobileNetV2 ×0.5 on the image."""
+    """Plain convolutions on a CKN's second stage (32 channels, 16×16) and MobileNetV2 ×0.5 on the image.
+
+    In float32, and the smaller ones also in bf16 where the processor has it, as `precision = "auto"` then trains.
+    """
     rows = []
     sizes = [(SMALL, 32, 16), (LARGE, 32, 16)]
-    for (net, channels, size), K, batch in [(s, K, b) for s in sizes for K in (10, 50) for b in (16, 32, 128)] + [
-        ((MOBILE, 3, 32), 10, b) for b in (8, 16, 64)
-    ]:
+    mobile = [((MOBILE, 3, 32), 10, b) for b in (8, 16, 64)]
+    ways = [(*way, False) for way in [(s, K, b) for s in sizes for K in (10, 50) for b in (16, 32, 128)] + mobile]
+    if device.type == "cuda" or cpu_has_bf16():
+        ways += [(*way, True) for way in [(sizes[0], K, b) for K in (10, 50) for b in (16, 32, 128)] + mobile]
+    for (net, channels, size), K, batch, half in ways:
         x = torch.randn(batch, channels, size, size, device=device).contiguous(memory_format=torch.channels_last)
         single = [build(net, channels).to(device).to(memory_format=torch.channels_last) for _ in range(K)]
         banked = build(net, channels, tasks=K).to(device).to(memory_format=torch.channels_last)
 
-        def separate(single=single, x=x):
-            for each in single:
-                pooled(each(x)[-1]).sum().backward()
+        def run(nets, x=x, half=half):
+            for each in nets:
+                with torch.autocast(device.type, dtype=torch.bfloat16, enabled=half):
+                    out = pooled(each(x)[-1].float())
+                out.sum().backward()
 
-        def together(banked=banked, x=x):
-            pooled(banked(x)[-1]).sum().backward()
-
-        found = timed(device, rounds, separate=separate, bank=together)
-        rows.append({"net": describe(net), "K": K, "batch": batch, "bank_images_s": round(batch / found["bank"], 1),
-                     "separate_images_s": round(batch / found["separate"], 1),
-                     "ratio": round(found["separate"] / found["bank"], 3)})  # fmt: skip
+        found = timed(device, rounds, separate=partial(run, single), bank=partial(run, [banked]))
+        rows.append(
+            {"net": describe(net), "precision": "bf16" if half else "fp32", "K": K, "batch": batch,
+             "bank_images_s": round(batch / found["bank"], 1), "separate_images_s": round(batch / found["separate"], 1),
+             "ratio": round(found["separate"] / found["bank"], 3)}
+        )  # fmt: skip
     return rows
 
 

@@ -128,7 +128,8 @@ def speed(result):
     lines = ["| TSNs | K | batch | as a bank, images/s | one by one, images/s | ratio |", "|---|--:|--:|--:|--:|--:|"]
     for row in result["bank"]:
         lines.append(
-            f"| {row['net']} | {row['K']} | {row['batch']} | {row['bank_images_s']:,.0f} "
+            f"| {row['net']}{', bf16' if row.get('precision') == 'bf16' else ''} | {row['K']} | {row['batch']} "
+            f"| {row['bank_images_s']:,.0f} "
             f"| {row['separate_images_s']:,.0f} | {row['ratio']:.2f} |"
         )
     precision, outside, tasks, memory = (result[key] for key in ("precision", "outside", "tasks", "memory"))
