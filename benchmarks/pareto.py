@@ -46,11 +46,16 @@ def main() -> None:
     parser.add_argument("--target", default="onnx")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--counts", type=int, nargs="*", default=[2, 4, 6, 8, 10], help="how many first tasks, besides")
-    parser.add_argument("--study", type=Path, help="a study's JSON whose rows were tested with several seeds")
+    parser.add_argument("--study", type=Path, nargs="+", help="studies' JSON whose rows were tested with several seeds")
     parser.add_argument("--quick", action="store_true", help="a look, too short for numbers to be quoted")
     asked = parser.parse_args()
     pool = Pool.open(asked.pool)
-    study = json.loads(asked.study.read_text(encoding="utf-8")) if asked.study else None
+    study = None
+    if asked.study:  # the factors of the first that has any, and every student
+        parts = [json.loads(path.read_text(encoding="utf-8"))["rows"] for path in asked.study]
+        first = next(part for part in parts if any(row["kind"] == "factors" for row in part))
+        factors = [row for row in first if row["kind"] == "factors"]
+        study = {"rows": factors + [row for part in parts for row in part if row["kind"] == "student"]}
     students = [Model.open(path) for path in asked.students]
     names = [task.name for task in pool.tasks]
     subsets = {name: tasks for name, tasks in SUBSETS.items() if set(tasks) <= set(names)}
@@ -92,12 +97,14 @@ def judged(name, tasks, found, study):
         for row in found["rows"]
     ]  # fmt: skip
     mine, *students = models
-    against = []
+    against, most = [], 0
     for student, c in zip(students, found["comparisons"], strict=True):
         points, interval, count = c["accuracy_difference"], c["accuracy_interval"], 1
         if known := seeds.get(student["parameters"]):
             points, interval, count = known["points"], known["interval"], known["seeds"]
-            student["accuracy"], mine["accuracy"] = known["student"], known["factors"]
+            student["accuracy"] = known["student"]
+            if count > most:  # a student of one seed is compared with the factors of that seed alone
+                most, mine["accuracy"] = count, known["factors"]
         against.append(
             {"student": c["b"], "ratio": c["p50_ratio"], "interval": c["interval"], "seeds": count,
              "points": round(100 * points, 3), "points_interval": [round(100 * v, 3) for v in interval],
@@ -118,7 +125,7 @@ def over_seeds(study, subset):
 
     if subset not in study["rows"][0].get("right", {}):
         return {}
-    factors = {row["seed"]: right(row) for row in study["rows"] if row["name"] == "factors"}
+    factors = {row["seed"]: right(row) for row in study["rows"] if row["kind"] == "factors"}
     found = {}
     for parameters in {row["parameters"] for row in study["rows"] if row["kind"] == "student"}:
         rows = {r["seed"]: right(r) for r in study["rows"] if r["kind"] == "student" and r["parameters"] == parameters}
