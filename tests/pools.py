@@ -74,3 +74,21 @@ def grow(root, name, rows, like="sea horse", seed=1):
     manifest["files"] |= describe_files(root, [root / entry["evidence"], root / block["file"]])
     (root / MANIFEST).write_text(dump_json(manifest), encoding="utf-8")
     Pool.open(root).check()
+
+
+def retrain(pool, name="tasks/pets.safetensors"):
+    """Change a task's weights a little, as if it had been trained again; its golden logits follow."""
+    arrays = load_tensors(pool / name)
+    arrays["head.bias"] += 0.5
+    save_tensors(pool / name, arrays, {})
+    golden = load_tensors(pool / "evidence" / "pets.safetensors")
+    golden["golden.logits"] += 0.5
+    save_tensors(pool / "evidence" / "pets.safetensors", golden, {})
+    describe(pool, name, "evidence/pets.safetensors")
+
+
+def describe(pool, *names):
+    """Write the files' new hashes into the manifest."""
+    manifest = json.loads((pool / "pool.json").read_text(encoding="utf-8"))
+    manifest["files"] |= describe_files(pool, [pool / name for name in names])
+    (pool / "pool.json").write_text(json.dumps(manifest), encoding="utf-8")

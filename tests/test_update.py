@@ -10,10 +10,11 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from killed import tree
+from pools import describe, retrain
 
 from kfdeploy.assemble import assemble
-from kfdeploy.errors import OutputError, ParityError, PoolError, UnsupportedError, UpdateError
-from kfdeploy.files import describe_files, load_tensors, save_tensors, sha256
+from kfdeploy.errors import OutputError, ParityError, PoolError, UpdateError
+from kfdeploy.files import load_tensors, save_tensors, sha256
 from kfdeploy.model import Model
 from kfdeploy.pool import Pool
 from kfdeploy.update import apply, diff, rollback, write_update
@@ -164,78 +165,6 @@ def test_a_student_and_a_stranger_are_no_assemblies(toy, pair, tmp_path):
         diff(tmp_path / "small", new)
     with pytest.raises(PoolError, match="there is no assembly"):
         apply(update, tmp_path / "none")
-
-
-def test_diff_says_what_changed(toy, tmp_path):
-    one = make(toy.pool, ["pets", "élan", "sea horse"], tmp_path / "a")
-    two = assemble(toy.pool, ["élan", "pets", "ünï/c"], tmp_path / "other", fuse="branches").path
-    found = diff(one, two)
-    assert (found.added, found.removed, found.reordered) == (("ünï/c",), ("sea horse",), True)
-    assert (found.common, found.template, found.form) == (False, False, ("bank", "branches"))
-    assert found.sentences() == [
-        "added:  ünï/c",
-        "removed:  sea horse",
-        "changed:  the order of the tasks",
-        "changed:  the form, from 'bank' to 'branches'",
-        "changed:  the name, from 'assembly' to 'other'",
-    ]
-    assert diff(one, one).sentences() == ["nothing changed"]
-
-
-def retrain(pool, name="tasks/pets.safetensors"):
-    """Change a task's weights a little, as if it had been trained again; its golden logits follow."""
-    arrays = load_tensors(pool / name)
-    arrays["head.bias"] += 0.5
-    save_tensors(pool / name, arrays, {})
-    golden = load_tensors(pool / "evidence" / "pets.safetensors")
-    golden["golden.logits"] += 0.5
-    save_tensors(pool / "evidence" / "pets.safetensors", golden, {})
-    describe(pool, name, "evidence/pets.safetensors")
-
-
-def describe(pool, *names):
-    manifest = json.loads((pool / "pool.json").read_text(encoding="utf-8"))
-    manifest["files"] |= describe_files(pool, [pool / name for name in names])
-    (pool / "pool.json").write_text(json.dumps(manifest), encoding="utf-8")
-
-
-def test_a_task_trained_again_is_shipped_again(toy, pool, tmp_path):
-    retrain(pool)
-    old, new = make(toy.pool, ["pets", "élan"], tmp_path / "a"), make(pool, ["pets", "élan"], tmp_path / "b")
-    found = diff(old, new)
-    assert found.changed == {"pets": ("weights", "golden logits")}
-    assert "changed:  the pool it was assembled from" in found.sentences()
-    assert "parts/tasks/pets.safetensors" in found.files
-    assert "parts/tasks/%C3%A9lan.safetensors" not in found.files
-    write_update(old, new, tmp_path / "u.kfu")
-    apply(tmp_path / "u.kfu", old)
-    assert tree(old) == tree(new)
-    pools = diff(toy.pool, pool)
-    assert pools.changed == {"pets": ("weights", "golden logits")}
-    assert set(pools.files) == {"tasks/pets.safetensors", "evidence/pets.safetensors"}
-    assert pools.bytes == sum(pools.files.values())
-    with pytest.raises(UnsupportedError, match="is for a device's assembly, and .* is a pool"):
-        write_update(toy.pool, pool, tmp_path / "p.kfu")
-
-
-def test_another_common_network_ships_everything_and_two_pools_of_it_are_refused(toy, pool, tmp_path):
-    import onnx
-
-    common = onnx.load(pool / "common.onnx")
-    common.doc_string = "another"
-    (pool / "common.onnx").write_bytes(common.SerializeToString())
-    describe(pool, "common.onnx")
-    old, new = make(toy.pool, ["pets"], tmp_path / "a"), make(pool, ["pets"], tmp_path / "b")
-    found = diff(old, new)
-    assert (found.common, found.whole) == (True, True)
-    assert "parts/common.onnx" in found.files
-    write_update(old, new, tmp_path / "u.kfu")
-    apply(tmp_path / "u.kfu", old)
-    assert tree(old) == tree(new)
-    with pytest.raises(PoolError, match="have different common networks"):
-        diff(toy.pool, pool)
-    with pytest.raises(PoolError, match="is a pool and .* is an assembly"):
-        diff(toy.pool, new)
 
 
 def test_an_assembly_of_another_version_is_not_shipped(pair, tmp_path, monkeypatch):
