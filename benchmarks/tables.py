@@ -62,6 +62,7 @@ def study(result):
             f"{rows[0]['parameters']:,}",
         ]
         lines.append(f"| {name} | " + " | ".join(cells + tail) + " |")
+    lines += factors(grouped)
     machine, first = result["machine"], result["rows"][0]
     precision = {"32-true": "fp32", "bf16-mixed": "bf16"}[first["precision"]]
     lines += [
@@ -70,6 +71,43 @@ def study(result):
         "epoch's accuracy, subsets among their own classes alone. Minutes are of the training loop.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def factors(grouped):
+    """Return the table of the rows that were inspected: are the factors factors?"""
+    lines = []
+    for name, rows in grouped.items():
+        found = [row["inspection"] for row in rows if "inspection" in row]
+        if not found:
+            continue
+        cells = []
+        for each in found:
+            K = len(each["tasks"])
+            probe, cka = each["probe"][-K:], [row[-K:] for row in each["cka"][-K:]]  # the CKN's row is the first
+            pairs = [(i, j) for i in range(K) for j in range(K) if i != j]
+            cells.append(
+                [
+                    statistics.mean(probe[i][i] for i in range(K)),
+                    statistics.mean(probe[i][j] for i, j in pairs),
+                    statistics.mean(each["probe"][0]) if len(each["factors"]) > K else None,
+                    statistics.mean(cka[i][j] for i, j in pairs),
+                    each.get("calibration", {}).get("error"),
+                ]
+            )
+        means = [None if None in values else statistics.mean(values) for values in zip(*cells, strict=True)]
+        text = " | ".join("–" if value is None else f"{value:.3f}" for value in means)
+        lines.append(f"| {name} | {text} |")
+    if not lines:
+        return []
+    return [
+        "",
+        "| features of | a task in its own network | in another task's | in the common one | CKA of two tasks' | ECE |",
+        "|---|--:|--:|--:|--:|--:|",
+        *lines,
+        "",
+        "Balanced accuracy on test of linear probes fitted on validation features; linear CKA on test; the expected "
+        "calibration error of 100 random subsets on validation.",
+    ]
 
 
 def precisions(result):
