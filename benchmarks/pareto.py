@@ -183,7 +183,7 @@ def draw(result, path):
         half = max(1.0, (max(shown) - min(shown)) * 0.7)
         axes.set_ylim((max(shown) + min(shown)) / 2 - half, (max(shown) + min(shown)) / 2 + half)
         axes.set_xlim(0, 1.35 * max(m["p50_ms"] for m in row["models"]))
-        axes.legend(loc="lower left")
+        axes.legend(loc="lower right")
     axes = figure.add_subplot(lines, columns, len(named) + 1)
     sizes = [len(row["tasks"]) for row in counted]
     for i, model in enumerate(counted[0]["models"] if counted else []):
@@ -193,7 +193,7 @@ def draw(result, path):
     axes.set_xlabel("tasks assembled")
     axes.set_ylabel("single-stream p50, ms")
     axes.set_ylim(0, 1.2 * max(m["p50_ms"] for row in counted for m in row["models"]))
-    axes.legend()
+    axes.legend(loc="center right", framealpha=0.6)
     save_figure(figure, path)
 
 

@@ -223,13 +223,20 @@ def pareto(result):
                 f"| {100 * other['accuracy']:.2f} % | {against['ratio']:.3f} [{low:.3f}, {high:.3f}] "
                 f"| {against['points']:+.2f} [{worst:+.2f}, {best:+.2f}] |"
             )
-    even = ", ".join(f"{name} from {k} tasks on" if k else f"{name} never" for name, k in result["break_even"].items())
+    counted = [len(row["tasks"]) for row in result["rows"] if row_counts(row)]
+    if len(counted) == 1:  # of one size alone it can be said which are faster there, and not from where on
+        even = f"of the first {counted[0]} tasks: " + (
+            ", ".join(n for n, k in result["break_even"].items() if k) or "none"
+        )
+    else:
+        each = (f"{name} from {k} tasks on" if k else f"{name} never" for name, k in result["break_even"].items())
+        even = f"of so many first tasks: {', '.join(each)}"
     machine = result["machine"]
     named = [row for row in result["rows"] if not row_counts(row)]
     seeds = sorted({against["seeds"] for row in named for against in row["against"]})
     lines += [
         "",
-        f"Faster than the assembly of so many first tasks: {even}. 95 % intervals; accuracies are means over "
+        f"Faster than the assembly {even}. 95 % intervals; accuracies are means over "
         f"{' or '.join(map(str, seeds))} seeds, points paired by seed and by image. {machine['cpu']}, "
         f"{result['target']} fp32, single-stream, one thread; {result['training']['epochs']} epochs of training.",
     ]
