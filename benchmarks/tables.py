@@ -170,28 +170,37 @@ def speed(result):
             f"| {row['bank_images_s']:,.0f} "
             f"| {row['separate_images_s']:,.0f} | {row['ratio']:.2f} |"
         )
-    precision, outside, tasks, memory = (result[key] for key in ("precision", "outside", "tasks", "memory"))
     lines += ["", "| what | measured |", "|---|---|"]
     lines += [
         f"| teacher replay, a step of {row['what']} | {row['asked_ms']:.0f} ms asked, {row['kept_ms']:.0f} ms kept: "
         f"{row['ratio']:.2f}× |"
-        for row in result["replay"]
+        for row in result.get("replay", ())
     ]
-    sizes = ", ".join(f"{row['K']}: {row['step_ms']:.0f}" for row in tasks["rows"])
-    lines += [
-        f"| share of a step outside networks and losses | {100 * outside['share']:.1f} % |",
-        f"| bf16 and channels-last against fp32 and NCHW | {precision['ratio']:.2f}× (this processor "
-        f"{'has' if result['machine']['bf16'] else 'has no'} bf16 arithmetic) |",
-        f"| ms a step at K tasks (batch {tasks['batch']}, without the teacher) | {sizes}; "
-        f"{tasks['ms_per_task']:.1f} ms a task, exponent {tasks['exponent_from_10']:.2f} from K = 10 on |",
-        f"| freed memory kept, against glibc's default | {memory['ratio']:.2f}× |",
-        f"| peak of memory, CIFAR-10 held and ten tasks | {memory['kept']['peak_mib']:,} MiB |",
-        "| a bank's 1×1 convolutions (K = 10, batch 32): grouped, batched products, one by one | "
-        + "; ".join(
-            f"{row['shape']}: {row['grouped_ms']:.0f}, {row['products_ms']:.0f}, {row['one_by_one_ms']:.0f} ms"
-            for row in result["pointwise"]
+    if outside := result.get("outside"):
+        lines.append(f"| share of a step outside networks and losses | {100 * outside['share']:.1f} % |")
+    if precision := result.get("precision"):
+        has = "has" if result["machine"]["bf16"] else "has no"
+        lines.append(
+            f"| bf16 and channels-last against fp32 and NCHW | {precision['ratio']:.2f}× (this processor {has} bf16 "
+            "arithmetic) |"
         )
-        + " |",
+    if tasks := result.get("tasks"):
+        sizes = ", ".join(f"{row['K']}: {row['step_ms']:.0f}" for row in tasks["rows"])
+        lines.append(
+            f"| ms a step at K tasks (batch {tasks['batch']}, without the teacher) | {sizes}; "
+            f"{tasks['ms_per_task']:.1f} ms a task, exponent {tasks['exponent_from_10']:.2f} from K = 10 on |"
+        )
+    if memory := result.get("memory"):
+        lines.append(f"| freed memory kept, against glibc's default | {memory['ratio']:.2f}× |")
+        lines.append(f"| peak of memory, CIFAR-10 held and ten tasks | {memory['kept']['peak_mib']:,} MiB |")
+    if pointwise := result.get("pointwise"):
+        each = (
+            f"{row['shape']}: {row['grouped_ms']:.0f}, {row['products_ms']:.0f}, {row['one_by_one_ms']:.0f} ms"
+            for row in pointwise
+        )
+        what = "a bank's 1×1 convolutions (K = 10, batch 32): grouped, batched products, one by one"
+        lines.append(f"| {what} | {'; '.join(each)} |")
+    lines += [
         "",
         f"{result['machine']['cpu']}, {result['threads']} threads, fp32 where nothing else is said, medians of "
         f"{result['rounds']} alternating rounds; synthetic images, the `cifar10` recipe's nets.",

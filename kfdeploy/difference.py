@@ -100,8 +100,10 @@ def diff(old: str | Path, new: str | Path) -> Difference:
     ours, theirs = open_whole(old), open_whole(new)
     lacking = missing(ours, theirs)
     told = []
-    if ours.manifest.get("provenance") != theirs.manifest.get("provenance"):
+    if ours.manifest.get("provenance", {}).get("pool") != theirs.manifest.get("provenance", {}).get("pool"):
         told.append("the pool it was assembled from")
+    if ours.manifest.get("open_set") != theirs.manifest.get("open_set"):
+        told.append("whether and from where on it tells strangers (--open-set)")
     return _difference(
         "assembly",
         Pool.open(ours.path / "parts"),

@@ -34,6 +34,8 @@ def test_diff_says_what_changed(toy, tmp_path):
         "changed:  the name, from 'assembly' to 'other'",
     ]
     assert diff(one, one).sentences() == ["nothing changed"]
+    three = assemble(toy.pool, ["pets", "élan", "sea horse"], tmp_path / "b" / "assembly", open_set=0.25).path
+    assert diff(one, three).sentences() == ["changed:  whether and from where on it tells strangers (--open-set)"]
 
 
 def test_a_task_trained_again_is_shipped_again(toy, pool, tmp_path):
