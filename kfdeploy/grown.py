@@ -1,7 +1,5 @@
 """Writing a pool that has grown: every file of the old one, linked, and the new task's, proved together."""
 
-import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,6 @@ import torch
 from kfdeploy.addedtask import AddedTask, Floats
 from kfdeploy.compose import Arrays, Part, compose
 from kfdeploy.data import ImageSet
-from kfdeploy.errors import PoolError
 from kfdeploy.factorize import template_of
 from kfdeploy.files import SCHEMA, describe_files, dump_json, file_name, load_tensors, save_tensors
 from kfdeploy.neighbours import Known, union
@@ -20,6 +17,7 @@ from kfdeploy.plan import calibrate
 from kfdeploy.pool import MANIFEST, SHARED, Pool
 from kfdeploy.recipe import Recipe
 from kfdeploy.spec import TaskSpec
+from kfdeploy.swap import link
 
 
 @torch.no_grad()
@@ -40,7 +38,10 @@ def write_grown(
     from kfdeploy.model import golden_difference
 
     there = [path.relative_to(pool.path).as_posix() for path in sorted(pool.path.rglob("*")) if path.is_file()]
-    link_files(pool.path, work, [name for name in there if name != MANIFEST])
+    for name in there:
+        if name != MANIFEST:
+            (work / name).unlink(missing_ok=True)  # what a resumed run has linked already
+            link(pool.path / name, work / name)
     net, images = learner.net, union([each.validation for each in fresh], _vocabulary(fresh))
     labels = images.labels
     joint = recipe.objective.coupling == "joint"
@@ -112,23 +113,3 @@ def write_grown(
 
 def _vocabulary(sets: Sequence[Known]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(c for each in sets for c in each.classes))
-
-
-def link_files(source: Path, target: Path, names: Sequence[str]) -> None:
-    """Put files of one folder into another without copying their bytes, where the system can link them.
-
-    Raises:
-        PoolError: a file cannot be put there.
-    """
-    for name in names:
-        place = target / name
-        place.parent.mkdir(parents=True, exist_ok=True)
-        if place.exists():
-            place.unlink()
-        try:
-            os.link(source / name, place)
-        except OSError:
-            try:
-                shutil.copyfile(source / name, place)
-            except OSError as error:
-                raise PoolError(f"'{place}' cannot be written: {error}", hint="free some space") from error

@@ -1,11 +1,13 @@
 """Pools that have grown: a task put into a pool as `factorize --add-task` does, without training it."""
 
 import json
+import shutil
 
 import numpy as np
 
 from kfdeploy.compose import compose
 from kfdeploy.data import load_split
+from kfdeploy.edit import merge, remove
 from kfdeploy.files import describe_files, dump_json, load_tensors, save_tensors
 from kfdeploy.pool import MANIFEST, SHARED, Pool
 
@@ -92,3 +94,13 @@ def describe(pool, *names):
     manifest = json.loads((pool / "pool.json").read_text(encoding="utf-8"))
     manifest["files"] |= describe_files(pool, [pool / name for name in names])
     (pool / "pool.json").write_text(json.dumps(manifest), encoding="utf-8")
+
+
+def grown_apart(pool, folder):
+    """Add `fish` to a pool and `eel` to a copy of it, put eel alone beside the first, and return the merged pool."""
+    junk = rows_of(Pool.open(pool), "junk")
+    shutil.copytree(pool, folder / "other")
+    grow(pool, "fish", junk[:6])
+    grow(folder / "other", "eel", junk[6:], seed=2)
+    old = [task.name for task in Pool.open(folder / "other").tasks if task.name != "eel"]
+    return merge(pool, remove(folder / "other", old, folder / "eel"), folder / "merged")

@@ -6,7 +6,7 @@ import textwrap
 
 import numpy as np
 import pytest
-from pools import grow, images_of, logits_of, rows_of
+from pools import grow, grown_apart, images_of, logits_of, rows_of
 
 from kfdeploy.assemble import assemble
 from kfdeploy.edit import faults, leftovers, merge, remove
@@ -184,12 +184,7 @@ def test_two_pools_on_one_network_become_one(grown, tmp_path):
 
 
 def test_what_was_added_apart_is_not_known_together(pool, tmp_path):
-    junk = rows_of(Pool.open(pool), "junk")
-    shutil.copytree(pool, tmp_path / "other")
-    grow(pool, "fish", junk[:6])
-    grow(tmp_path / "other", "eel", junk[6:], seed=2)
-    eel = remove(tmp_path / "other", ["pets", "sea horse", "élan", "ünï/c"], tmp_path / "eel")
-    merged = merge(pool, eel, tmp_path / "merged")
+    merged = grown_apart(pool, tmp_path)
     chosen = merged.choose(["fish", "pets"])
     assert known_accuracy(merged.evidence(chosen), chosen) == known_accuracy(Pool.open(pool).evidence(chosen), chosen)
     together = merged.choose(["fish", "eel", "pets"])

@@ -1,11 +1,9 @@
 import itertools
-import shutil
 
 import numpy as np
 import pytest
-from pools import grow, rows_of
+from pools import grown_apart
 
-from kfdeploy.edit import merge, remove
 from kfdeploy.errors import PoolError, TaskError, UnsupportedError
 from kfdeploy.plan import known_accuracy, subset_accuracy
 from kfdeploy.pool import Evidence, Pool
@@ -61,12 +59,7 @@ def test_many_tasks_are_not_told_one_by_one():
 
 
 def test_what_is_known_of_a_pool_that_grew_by_merging(pool, tmp_path):
-    junk = rows_of(Pool.open(pool), "junk")
-    shutil.copytree(pool, tmp_path / "other")
-    grow(pool, "fish", junk[:6])
-    grow(tmp_path / "other", "eel", junk[6:], seed=2)
-    eel = remove(tmp_path / "other", ["pets", "sea horse", "élan", "ünï/c"], tmp_path / "eel")
-    merged = merge(pool, eel, tmp_path / "merged")
+    merged = grown_apart(pool, tmp_path)
     masks, values, images = Subsets.of_pool(merged).every()
     for mask, value, count in zip(masks, values, images, strict=True):
         chosen = [task for task, there in zip(merged.tasks, mask, strict=True) if there]

@@ -1,11 +1,9 @@
 import re
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
-
-from kfdeploy.cli import main
+from test_cli import kfdeploy
 
 
 @pytest.fixture
@@ -14,17 +12,7 @@ def run(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setenv("KFDEPLOY_STATE", str(tmp_path / "state"))
 
-    def command(*words):
-        monkeypatch.setattr(sys, "argv", ["kfdeploy", *map(str, words)])
-        try:
-            main()
-            code = 0
-        except SystemExit as leave:
-            code = leave.code or 0
-        out = capsys.readouterr()
-        return code, out.out, out.err
-
-    return command
+    return lambda *words: kfdeploy(*words, capsys=capsys, monkeypatch=monkeypatch)
 
 
 def test_an_update_from_the_difference_to_the_way_back(run, toy, here, tmp_path):
