@@ -215,8 +215,10 @@ def outside(device, rounds):
 
 
 def precision(device, rounds):
-    """The CIFAR-10 step, teacher included, both ways."""
-    ways = {}
+    """The CIFAR-10 step, teacher included, both ways; and how much of it is the library's convolutions (profiled)."""
+    from torch.profiler import profile
+
+    ways, convolutions = {}, {}
     for name, kind, layout in (
         ("fp32_nchw", torch.float32, torch.contiguous_format),
         ("fp32_channels_last", torch.float32, torch.channels_last),
@@ -232,7 +234,16 @@ def precision(device, rounds):
 
         ways[name] = way
     found = timed(device, rounds, **ways)
-    return {**{f"{name}_ms": round(1e3 * value, 1) for name, value in found.items()},
+    for name, way in ways.items():
+        with profile() as seen:
+            for _ in range(rounds):
+                way()
+        microseconds = sum(
+            event.self_device_time_total if device.type == "cuda" else event.self_cpu_time_total
+            for event in seen.key_averages() if "convolution" in event.key
+        )  # fmt: skip
+        convolutions[f"{name}_convolutions_ms"] = round(microseconds / 1e3 / rounds, 1)
+    return {**{f"{name}_ms": round(1e3 * value, 1) for name, value in found.items()}, **convolutions,
             "ratio": round(found["fp32_nchw"] / found["bf16_channels_last"], 3)}  # fmt: skip
 
 

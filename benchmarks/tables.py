@@ -184,6 +184,12 @@ def speed(result):
             f"| bf16 and channels-last against fp32 and NCHW | {precision['ratio']:.2f}× (this processor {has} bf16 "
             "arithmetic) |"
         )
+        if "fp32_nchw_convolutions_ms" in precision:
+            steps = [precision[f"{way}{part}_ms"] for part in ("", "_convolutions")
+                     for way in ("fp32_nchw", "bf16_channels_last")]  # fmt: skip
+            lines.append(
+                "| the same, ms a step and its convolutions alone | {:.0f} → {:.0f}, {:.0f} → {:.0f} |".format(*steps)
+            )
     if tasks := result.get("tasks"):
         sizes = ", ".join(f"{row['K']}: {row['step_ms']:.0f}" for row in tasks["rows"])
         lines.append(
