@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 from kfdeploy.spec import ImageSpec, Interpolation
 
@@ -68,17 +68,22 @@ class Augment(Section):
 
 
 class CifarResNet(Section):
-    """A CIFAR ResNet of depth 6n+2 (He et al. 2016, section 4.2)."""
+    """A CIFAR ResNet of depth 6n+2 (He et al. 2016, section 4.2), or with other numbers of blocks in its stages."""
 
     family: Literal["cifar_resnet"]
     depth: int
+    blocks: list[PositiveInt] | None = Field(None, min_length=3, max_length=3)  # two layers each; none: n a stage
     width: int = Field(16, ge=1)
     shortcut: Literal["A", "projection"] = "A"
 
     @model_validator(mode="after")
     def _depth(self) -> "CifarResNet":
-        if self.depth < 8 or (self.depth - 2) % 6:
-            raise ValueError(f"depth must be 6n+2 (8, 14, 20, …), not {self.depth}")
+        if self.blocks is not None:
+            if self.depth != 2 * sum(self.blocks) + 2:
+                told = "-".join(map(str, self.blocks))
+                raise ValueError(f"blocks {told} make a depth of {2 * sum(self.blocks) + 2}, and depth is {self.depth}")
+        elif self.depth < 8 or (self.depth - 2) % 6:
+            raise ValueError(f"depth must be 6n+2 (8, 14, 20, …), not {self.depth}; for another, say blocks")
         if self.shortcut == "A" and self.width % 2:
             raise ValueError("option A shortcuts need an even width")
         return self

@@ -41,7 +41,7 @@ def build(net: sections.Net, in_channels: int, tasks: int = 1) -> Backbone:
     """
     match net:
         case sections.CifarResNet():
-            return CifarResNet(in_channels, net.depth, net.width, net.shortcut, tasks)
+            return CifarResNet(in_channels, net.blocks or [(net.depth - 2) // 6] * 3, net.width, net.shortcut, tasks)
         case sections.ResNet():
             return ResNet(in_channels, net.depth, net.width, net.stem, tasks)
         case sections.WideResNet():
@@ -58,7 +58,8 @@ def describe(net: sections.Net) -> str:
     """Return a short name, such as 'ResNet-20' or 'ConvNet 64-64-64'."""
     match net:
         case sections.CifarResNet():
-            return f"ResNet-{net.depth}" + (f" (width {net.width})" if net.width != 16 else "")
+            blocks = f" ({'-'.join(map(str, net.blocks))})" if net.blocks else ""
+            return f"ResNet-{net.depth}{blocks}" + (f" (width {net.width})" if net.width != 16 else "")
         case sections.ResNet():
             return f"ResNet-{net.depth}" + (f" (width {net.width})" if net.width != 64 else "")
         case sections.WideResNet():

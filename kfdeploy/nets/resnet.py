@@ -3,6 +3,8 @@
 Parameter names of the CIFAR ResNet are those of the published CIFAR-10 checkpoints (`conv1`, `layer1.0.conv1`, …).
 """
 
+from collections.abc import Sequence
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -60,9 +62,9 @@ class _ProjectionBlock(BasicBlock):
 
 
 class CifarResNet(Backbone):
-    """ResNet of depth 6n+2 in three stages of `width`, 2·`width` and 4·`width` channels."""
+    """ResNet of three stages of `width`, 2·`width` and 4·`width` channels; n `blocks` in each make a depth of 6n+2."""
 
-    def __init__(self, in_channels: int, depth: int, width: int, shortcut: str, tasks: int = 1) -> None:
+    def __init__(self, in_channels: int, blocks: Sequence[int], width: int, shortcut: str, tasks: int = 1) -> None:
         super().__init__()
         self.channels = (width, 2 * width, 4 * width)
         self.conv1 = conv(in_channels, width, 3, tasks=tasks, shared=True)
@@ -72,7 +74,7 @@ class CifarResNet(Backbone):
             nn.Sequential(
                 *(
                     BasicBlock(before[s] if b == 0 else width_s, width_s, 2 if s and b == 0 else 1, shortcut, tasks)
-                    for b in range((depth - 2) // 6)
+                    for b in range(blocks[s])
                 )
             )
             for s, width_s in enumerate(self.channels)

@@ -11,6 +11,7 @@ from kfdeploy.spec import ImageSpec
 NETS = [
     CifarResNet(family="cifar_resnet", depth=8),
     CifarResNet(family="cifar_resnet", depth=14, width=8, shortcut="projection"),
+    CifarResNet(family="cifar_resnet", depth=10, blocks=[1, 1, 2], width=8, shortcut="projection"),
     WideResNet(family="wide_resnet", depth=10, width=1),
     ResNet(family="resnet", depth=18, width=8, stem="cifar"),
     ResNet(family="resnet", depth=18, width=8),
