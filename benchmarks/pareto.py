@@ -74,7 +74,7 @@ def main() -> None:
             machine, protocol = found["machine"], found["protocol"]
             rows.append(judged(name, tasks, found, study))
             print(sentence(rows[-1]), flush=True)
-    even = {name: break_even(rows, name) for name in (student.name for student in students)}
+    even = {student.name: break_even(rows, student.name) for student in students if asked.counts}
     for name, k in even.items():
         print(f"{name}: " + (f"faster than the assembly from {k} tasks on" if k else "slower than every assembly"))
     result = {

@@ -240,19 +240,23 @@ def pareto(result):
             )
     counted = [len(row["tasks"]) for row in result["rows"] if row_counts(row)]
     if len(counted) == 1:  # of one size alone it can be said which are faster there, and not from where on
-        even = f"of the first {counted[0]} tasks: " + (
-            ", ".join(n for n, k in result["break_even"].items() if k) or "none"
+        even = (
+            f"Faster than the assembly of the first {counted[0]} tasks: "
+            + (", ".join(n for n, k in result["break_even"].items() if k) or "none")
+            + ". "
         )
+    elif not counted:
+        even = ""
     else:
         each = (f"{name} from {k} tasks on" if k else f"{name} never" for name, k in result["break_even"].items())
-        even = f"of so many first tasks: {', '.join(each)}"
+        even = f"Faster than the assembly of so many first tasks: {', '.join(each)}. "
     machine = result["machine"]
     named = [row for row in result["rows"] if not row_counts(row)]
     seeds = sorted({against["seeds"] for row in named for against in row["against"]})
     lines += [
         "",
-        f"Faster than the assembly {even}. 95 % intervals; accuracies are means over "
-        f"{' or '.join(map(str, seeds))} seeds, points paired by seed and by image. {machine['cpu']}, "
+        f"{even}95 % intervals; accuracies are means over {' or '.join(map(str, seeds))} "
+        f"seed{'s' if seeds[-1] > 1 else ''}, points paired by seed and by image. {machine['cpu']}, "
         f"{result['target']} fp32, single-stream, one thread; {result['training']['epochs']} epochs of training.",
     ]
     return "\n".join(lines) + "\n"
