@@ -164,13 +164,15 @@ def nets(found):
 def speed(result):
     """Return the tables of `benchmarks/factorize_speed.py`."""
     lines = ["| TSNs | K | batch | as a bank, images/s | one by one, images/s | ratio |", "|---|--:|--:|--:|--:|--:|"]
-    for row in result["bank"]:
+    if "bank" not in result:  # a run of some parts alone
+        lines = []
+    for row in result.get("bank", ()):
         lines.append(
             f"| {row['net']}{', bf16' if row.get('precision') == 'bf16' else ''} | {row['K']} | {row['batch']} "
             f"| {row['bank_images_s']:,.0f} "
             f"| {row['separate_images_s']:,.0f} | {row['ratio']:.2f} |"
         )
-    lines += ["", "| what | measured |", "|---|---|"]
+    lines += [*([""] if lines else []), "| what | measured |", "|---|---|"]
     lines += [
         f"| teacher replay, a step of {row['what']} | {row['asked_ms']:.0f} ms asked, {row['kept_ms']:.0f} ms kept: "
         f"{row['ratio']:.2f}× |"
