@@ -15,12 +15,14 @@ from pathlib import Path
 
 import numpy as np
 
-from kfdeploy.assemble import assemble
-from kfdeploy.export import export
+from kfdeploy.deploy.assemble import assemble
+from kfdeploy.deploy.export import export
 from kfdeploy.files import dump_line_json, write_file
-from kfdeploy.measure import QUICK, Job, Protocol, describe_machine, measure_afresh, ratio_interval
-from kfdeploy.pool import Pool
+from kfdeploy.measuring.intervals import ratio_interval
+from kfdeploy.measuring.rounds import Job, describe_machine, measure_afresh
+from kfdeploy.pool.pool import Pool
 from kfdeploy.targets.base import Device
+from kfdeploy.targets.device.clock import QUICK, Protocol
 
 
 def main() -> None:

@@ -20,10 +20,12 @@ from pathlib import Path
 
 import numpy as np
 
-from kfdeploy.export import export
+from kfdeploy.deploy.export import export
+from kfdeploy.deploy.model import Model
 from kfdeploy.files import dump_line_json, write_file
-from kfdeploy.measure import Job, Protocol, describe_machine, measure_afresh, ratio_interval
-from kfdeploy.model import Model
+from kfdeploy.measuring.intervals import ratio_interval
+from kfdeploy.measuring.rounds import Job, describe_machine, measure_afresh
+from kfdeploy.targets.device.clock import Protocol
 
 BARE = """
 import json, os, sys, time

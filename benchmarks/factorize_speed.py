@@ -27,25 +27,26 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from kfdeploy import sections
-from kfdeploy.data.loader import MemoryLoader
-from kfdeploy.data.source import ImageSet
-from kfdeploy.devices import cpu_has_bf16, keep_memory, peak_mib
-from kfdeploy.factorize import FactorLearner
+from kfdeploy.data.imageset import ImageSet
 from kfdeploy.files import dump_line_json, write_file
-from kfdeploy.measure import describe_machine
-from kfdeploy.nets import Classifier, build, describe
-from kfdeploy.nets.factor import FactorNet
-from kfdeploy.nets.layers import pooled
-from kfdeploy.nets.teacher import Teacher
-from kfdeploy.recipe import load_recipe
-from kfdeploy.replay import Live, Replay
-from kfdeploy.spec import TaskSpec
-from kfdeploy.train import make_optimizer
+from kfdeploy.measuring.rounds import describe_machine
+from kfdeploy.tasks.spec import TaskSpec
+from kfdeploy.training.learners.factor import FactorLearner
+from kfdeploy.training.loop.devices import cpu_has_bf16, keep_memory, peak_mib
+from kfdeploy.training.loop.fit import make_optimizer
+from kfdeploy.training.loop.loader import MemoryLoader
+from kfdeploy.training.loop.replay import Live, Replay
+from kfdeploy.training.nets.build import build, describe
+from kfdeploy.training.nets.classifier import Classifier
+from kfdeploy.training.nets.factor import FactorNet
+from kfdeploy.training.nets.layers import pooled
+from kfdeploy.training.nets.teacher import Teacher
+from kfdeploy.training.recipe.nets import ConvNet, MobileNetV2
+from kfdeploy.training.recipe.recipe import load_recipe
 
 CONV = {"family": "convnet", "strides": [2, 1]}
-SMALL, LARGE = sections.ConvNet(channels=[16, 16], **CONV), sections.ConvNet(channels=[64, 64], **CONV)
-MOBILE = sections.MobileNetV2(family="mobilenetv2", width=0.5, stem="cifar")
+SMALL, LARGE = ConvNet(channels=[16, 16], **CONV), ConvNet(channels=[64, 64], **CONV)
+MOBILE = MobileNetV2(family="mobilenetv2", width=0.5, stem="cifar")
 
 
 def main() -> None:
@@ -249,7 +250,7 @@ def precision(device, rounds):
 
 def replay(device, rounds):
     """The step of a factorization and of a ResNet-20 student, with answers kept and without."""
-    from kfdeploy.distill import ClassifierLearner
+    from kfdeploy.training.learners.classifier import ClassifierLearner
 
     rows = []
     for name in ("factors", "ResNet-20 student"):

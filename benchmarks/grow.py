@@ -14,16 +14,16 @@ import numpy as np
 from pareto import SUBSETS
 from study import common_of
 
-from kfdeploy.assemble import assemble
 from kfdeploy.cli.console import TrainingProgress
-from kfdeploy.data import load_split
-from kfdeploy.factorize import factorize
+from kfdeploy.data.sources import load_split
+from kfdeploy.deploy.assemble import assemble
 from kfdeploy.files import dump_line_json, write_file
-from kfdeploy.grow import add_task
-from kfdeploy.measure import describe_machine
-from kfdeploy.pool import Pool
-from kfdeploy.recipe import load_recipe
+from kfdeploy.measuring.rounds import describe_machine
+from kfdeploy.pool.pool import Pool
 from kfdeploy.targets.onnx import session
+from kfdeploy.training.factorize import factorize
+from kfdeploy.training.grow.add_task import add_task
+from kfdeploy.training.recipe.recipe import load_recipe
 
 ADDED = ("deer", "truck")
 

@@ -14,15 +14,15 @@ from pathlib import Path
 import numpy as np
 from pareto import SUBSETS
 
-from kfdeploy.assemble import assemble
-from kfdeploy.data import load_split
+from kfdeploy.data.sources import load_split
+from kfdeploy.deploy.assemble import assemble
+from kfdeploy.deploy.model import Model
 from kfdeploy.files import dump_line_json, write_file
-from kfdeploy.measure import describe_machine
-from kfdeploy.model import Model
-from kfdeploy.openset import auroc, scores
-from kfdeploy.pool import Pool
-from kfdeploy.spec import columns
+from kfdeploy.measuring.rounds import describe_machine
+from kfdeploy.pool.pool import Pool
 from kfdeploy.targets.onnx import session
+from kfdeploy.tasks.openset import auroc, scores
+from kfdeploy.tasks.spec import columns
 
 
 def main() -> None:

@@ -19,14 +19,14 @@ from pathlib import Path
 
 import numpy as np
 
-from kfdeploy.assemble import assemble
-from kfdeploy.benchmark import benchmark
-from kfdeploy.export import export
+from kfdeploy.deploy.assemble import assemble
+from kfdeploy.deploy.export import export
+from kfdeploy.deploy.model import Model
 from kfdeploy.files import dump_line_json, write_file
-from kfdeploy.measure import difference_interval
-from kfdeploy.model import Model
-from kfdeploy.pool import Pool
-from kfdeploy.report import new_figure, save_figure
+from kfdeploy.measuring.benchmark import benchmark
+from kfdeploy.measuring.intervals import difference_interval
+from kfdeploy.pool.pool import Pool
+from kfdeploy.report.picture import new_figure, save_figure
 
 SUBSETS = {
     "cat dog": ("cat", "dog"),

@@ -16,14 +16,15 @@ import numpy as np
 from pareto import SUBSETS
 
 from kfdeploy import targets
-from kfdeploy.artifact import Artifact
-from kfdeploy.assemble import assemble
-from kfdeploy.benchmark import benchmark
-from kfdeploy.calibrate import IMAGES, spread, validation_set
-from kfdeploy.export import export
-from kfdeploy.files import describe_files, dump_json, dump_line_json, write_file
-from kfdeploy.measure import ratio_interval
-from kfdeploy.pool import Pool, versions
+from kfdeploy.data.splits import IMAGES, spread, validation_set
+from kfdeploy.deploy.artifact import Artifact
+from kfdeploy.deploy.assemble import assemble
+from kfdeploy.deploy.export import export
+from kfdeploy.files import dump_json, dump_line_json, write_file
+from kfdeploy.manifest import describe_files, versions
+from kfdeploy.measuring.benchmark import benchmark
+from kfdeploy.measuring.intervals import ratio_interval
+from kfdeploy.pool.pool import Pool
 from kfdeploy.targets.base import Device
 
 

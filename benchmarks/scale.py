@@ -26,20 +26,14 @@ from pathlib import Path
 import numpy as np
 from bank import compare
 
-from kfdeploy.export import export
-from kfdeploy.files import (
-    SCHEMA,
-    describe_files,
-    dump_json,
-    dump_line_json,
-    file_name,
-    load_tensors,
-    save_tensors,
-    write_file,
-)
-from kfdeploy.measure import QUICK, Protocol, describe_machine
-from kfdeploy.model import Model
-from kfdeploy.pool import MANIFEST, SHARED, Pool
+from kfdeploy.deploy.export import export
+from kfdeploy.deploy.model import Model
+from kfdeploy.files import dump_json, dump_line_json, file_name, load_tensors, save_tensors, write_file
+from kfdeploy.manifest import POOL, SCHEMA, describe_files
+from kfdeploy.measuring.rounds import describe_machine
+from kfdeploy.pool.manifest import SHARED
+from kfdeploy.pool.pool import Pool
+from kfdeploy.targets.device.clock import QUICK, Protocol
 
 SIZES = (10, 100, 1000, 10_000)
 
@@ -77,7 +71,7 @@ def main() -> None:
 
 def synthetic(source: Pool, size: int, out: Path) -> Path:
     """Write a pool of `size` tasks, the source's over and over; what is there already is kept."""
-    if (out / MANIFEST).is_file():
+    if (out / POOL).is_file():
         return out
     print(f"making a pool of {size:,} tasks", flush=True)
     for name in ("common.onnx", "task.onnx", source.manifest["calibration"]):
@@ -107,8 +101,8 @@ def synthetic(source: Pool, size: int, out: Path) -> Path:
     recipe = source.manifest["recipe"] | {"tasks": {entry["name"]: entry["classes"] for entry in entries}}
     manifest = source.manifest | {"name": f"scale-{size}", "tasks": entries, "classes": classes, "recipe": recipe}
     manifest.pop("blocks", None)
-    files = [path for path in out.rglob("*") if path.is_file() and path.name != MANIFEST]
-    (out / MANIFEST).write_text(dump_json(manifest | {"files": describe_files(out, files)}), encoding="utf-8")
+    files = [path for path in out.rglob("*") if path.is_file() and path.name != POOL]
+    (out / POOL).write_text(dump_json(manifest | {"files": describe_files(out, files)}), encoding="utf-8")
     return out
 
 
@@ -136,7 +130,7 @@ def process(*words) -> tuple[float, float]:
 
 def spread(pool: Path, count: int) -> list[str]:
     """Return the names of `count` tasks, evenly spread over a pool."""
-    names = [entry["name"] for entry in json.loads((pool / MANIFEST).read_text(encoding="utf-8"))["tasks"]]
+    names = [entry["name"] for entry in json.loads((pool / POOL).read_text(encoding="utf-8"))["tasks"]]
     return [names[i] for i in np.linspace(0, len(names) - 1, count).round().astype(int)]
 
 
@@ -165,7 +159,7 @@ def ten_of_many(pools: dict[int, Path], folder: Path, count: int) -> list[dict]:
         ways[str(size)] = lambda words=words: process(*words)
     rows = []
     for size, runs in rounds_of(count, **ways).items():
-        manifest = (pools[int(size)] / MANIFEST).stat().st_size
+        manifest = (pools[int(size)] / POOL).stat().st_size
         rows.append({"pool": int(size), "tasks": 10, "manifest_bytes": manifest, **summary(runs)})
         print(f"10 of {int(size):,} tasks: {rows[-1]['seconds']:.3f} s, {rows[-1]['peak_mb']:.0f} MB", flush=True)
     return rows

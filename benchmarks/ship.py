@@ -19,14 +19,14 @@ from pathlib import Path
 
 from scale import process, summary
 
-from kfdeploy.assemble import assemble
-from kfdeploy.convert import halve
+from kfdeploy.deploy.assemble import assemble
+from kfdeploy.deploy.model import Model
+from kfdeploy.deploy.update.diff import write_update
+from kfdeploy.deploy.update.keys import keygen, sign
 from kfdeploy.files import dump_line_json, write_file
-from kfdeploy.keys import keygen, sign
-from kfdeploy.measure import describe_machine
-from kfdeploy.model import Model
-from kfdeploy.pool import Pool
-from kfdeploy.update import write_update
+from kfdeploy.measuring.rounds import describe_machine
+from kfdeploy.pool.convert import halve
+from kfdeploy.pool.pool import Pool
 
 OLD, NEW = ["cat", "dog"], ["cat", "dog", "horse"]
 

@@ -19,11 +19,12 @@ from pathlib import Path
 import numpy as np
 
 from kfdeploy.files import dump_line_json, write_file
-from kfdeploy.measure import describe_machine
-from kfdeploy.plan import subset_accuracy
-from kfdeploy.pool import Pool, versions
-from kfdeploy.recipe import load_recipe
-from kfdeploy.spec import class_names
+from kfdeploy.manifest import versions
+from kfdeploy.measuring.rounds import describe_machine
+from kfdeploy.pool.pool import Pool
+from kfdeploy.tasks.kinds.classes import subset_accuracy
+from kfdeploy.tasks.spec import class_names
+from kfdeploy.training.recipe.recipe import load_recipe
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -70,7 +71,7 @@ def common_of(name, data, teacher, work, study=None):
 
 def draw(result, out):
     """Draw the heat maps of the rows that were inspected, beside the JSON."""
-    from kfdeploy.inspect import plot
+    from kfdeploy.report.factors import plot
 
     for row in result["rows"]:
         if "inspection" in row:
@@ -87,16 +88,16 @@ def load(out, name):
 
 def factors(recipe, out, study, row):
     """Factorize; return the row."""
-    from kfdeploy.assemble import assemble
     from kfdeploy.cli.console import TrainingProgress
-    from kfdeploy.factorize import factorize
+    from kfdeploy.deploy.assemble import assemble
+    from kfdeploy.training.factorize import factorize
 
     factorize(recipe, out, resume=True, report=TrainingProgress())
     pool = Pool.open(out)
     found = describe(pool.manifest["training"], out / "train") | {"nets": pool.manifest["nets"]}
     found["validation"] = accuracies(pool.evidence(), class_names(pool.tasks), study["subsets"])
     if row.get("inspect"):
-        from kfdeploy.inspect import inspect
+        from kfdeploy.measuring.factors.inspect import inspect
 
         found["inspection"] = {key: value for key, value in inspect(pool).items() if key in INSPECTED}
     model = assemble(pool, [task.name for task in pool.tasks], out.with_name(f"{out.name}-all"), force=True)
@@ -109,8 +110,8 @@ def factors(recipe, out, study, row):
 def student(recipe, out, study, row):
     """Distil the recipe's first student; return the row."""
     from kfdeploy.cli.console import TrainingProgress
-    from kfdeploy.distill import distill
-    from kfdeploy.model import Model
+    from kfdeploy.deploy.model import Model
+    from kfdeploy.training.distill import distill
 
     name = recipe.students[0].name
     distill(recipe, students=[name], out=out, resume=True, report=TrainingProgress())
@@ -134,11 +135,12 @@ def separate(recipe, out, study, row):
     import torch
 
     from kfdeploy.cli.console import TrainingProgress
-    from kfdeploy.experiment import WEIGHTS, Experiment, save_state
-    from kfdeploy.nets import Classifier
-    from kfdeploy.nets import describe as title
-    from kfdeploy.separate import AgainstRest
-    from kfdeploy.train import logits_of
+    from kfdeploy.training.experiment import Experiment
+    from kfdeploy.training.learners.classifier import AgainstRest
+    from kfdeploy.training.loop.learner import logits_of
+    from kfdeploy.training.nets.build import describe as title
+    from kfdeploy.training.nets.classifier import Classifier
+    from kfdeploy.training.writing.classifier import WEIGHTS, save_state
 
     experiment = Experiment(recipe, TrainingProgress())
     config, parts, seconds, terms = recipe.students[0], [], 0, []
@@ -173,7 +175,8 @@ def inspect_separate(experiment, parts, owner):
     """Return how alike the students of K tasks are and what each knows, as `kfdeploy inspect` does for a pool."""
     import torch
 
-    from kfdeploy.inspect import cka_matrix, probe_matrix
+    from kfdeploy.measuring.factors.cka import cka_matrix
+    from kfdeploy.measuring.factors.probes import probe_matrix
 
     @torch.no_grad()
     def features(net, data):
@@ -222,7 +225,7 @@ def accuracies(evidence, classes, subsets):
 
 def tested(recipe, model, subsets):
     """Return the test accuracy in % and, packed into hexadecimal, which images of each subset are right."""
-    from kfdeploy.data import load_split
+    from kfdeploy.data.sources import load_split
     from kfdeploy.targets.onnx import session
 
     data = load_split(recipe.data.source, recipe.data.root, "test", recipe.image.spec()).only(model.classes)

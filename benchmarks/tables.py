@@ -13,7 +13,7 @@ import statistics
 import sys
 from pathlib import Path
 
-from kfdeploy import report
+from kfdeploy.report import sentences as report
 
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.S)

@@ -166,3 +166,9 @@ def nearest(name: str, names: Sequence[str]) -> str:
     if not close:
         close = [candidate for candidate in lowered if sorted(candidate) == sorted(name.lower())][:1]
     return f"did you mean '{lowered[close[0]]}'?" if close else ""
+
+
+class GateError(KfdeployError):
+    """A gate that was asked for is not passed; the command line exits with 3."""
+
+    exit_code = 3

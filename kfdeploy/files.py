@@ -6,7 +6,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ import numpy as np
 
 from kfdeploy.errors import OutputError, PoolError
 
-SCHEMA = 1
 OURS = ("pool.json", "assembly.json", "manifest.json", "demo.json")  # one of these is in every folder that we make
 # What a disk or a folder can be to blame for; any other OSError inside a block is a mistake of ours.
 _PLACE = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT, errno.ENOTDIR, errno.EIO, errno.ENOENT}
@@ -52,97 +51,6 @@ def dump_line_json(value: dict[str, Any]) -> str:
     return (
         re.sub(r"\[\s+([-0-9.eE,\s]+?)\s+\]", lambda found: f"[{re.sub(chr(92) + 's+', ' ', found[1])}]", text) + "\n"
     )
-
-
-def read_manifest(path: Path, kind: str | tuple[str, ...], hint: str) -> dict[str, Any]:
-    """Read a manifest and check its schema and kind.
-
-    Raises:
-        PoolError: the file is missing or not JSON, or of another schema or kind.
-    """
-    kinds = (kind,) if isinstance(kind, str) else kind
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise PoolError(f"there is no {kinds[0]} at '{path.parent}' ('{path.name}' is missing)", hint=hint) from None
-    except OSError as error:
-        raise PoolError(f"'{path}' cannot be read: {error}", hint=hint) from None
-    return parse_manifest(data, str(path), kinds, hint)
-
-
-def parse_manifest(data: bytes, path: str, kinds: tuple[str, ...], hint: str) -> dict[str, Any]:
-    """Read the bytes of a manifest that came from `path`, and check its schema and kind.
-
-    Raises:
-        PoolError: they are not JSON, or of another schema or kind.
-    """
-    try:
-        manifest = json.loads(data.decode())
-    except ValueError as error:
-        raise PoolError(f"'{path}' cannot be read: {error}", hint=hint) from None
-    if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
-        seen = manifest.get("schema") if isinstance(manifest, dict) else type(manifest).__name__
-        raise PoolError(
-            f"'{path}' has schema {seen!r}, and this version of kfdeploy reads schema {SCHEMA}",
-            hint="update kfdeploy, or make it again with this version",
-        )
-    if manifest.get("kind") not in kinds:
-        raise PoolError(f"'{path}' describes a '{manifest.get('kind')}'", allowed=kinds, hint=hint)
-    return manifest
-
-
-def inside(root: Path, name: str) -> Path:
-    """Return `root/name`, refusing a name that leads outside `root`.
-
-    Raises:
-        PoolError: the name is absolute or climbs out.
-    """
-    check_inside(root, (name,))
-    return root / name
-
-
-def check_inside(root: Path | str, names: Iterable[str]) -> None:
-    """Refuse names that lead outside `root`; quick, because a pool may have ten thousand tasks.
-
-    Raises:
-        PoolError: a name is absolute or climbs out.
-    """
-    for name in names:
-        if not name or name[0] == "/" or "\\" in name or (".." in name and ".." in name.split("/")) or name == ".":
-            raise PoolError(
-                f"the manifest of '{root}' names a file outside it: '{name}'", hint="do not use this folder"
-            )
-
-
-def check_files(root: Path, files: Mapping[str, Mapping[str, Any]], names: Iterator[str] | list[str]) -> None:
-    """Check that each named file is there, whole, and as its manifest says.
-
-    Raises:
-        PoolError: a file is missing, of another length, or of another hash; or not in the manifest.
-    """
-    again = "copy the folder again, or make it again"
-    for name in names:
-        path = inside(root, name)
-        if not {"bytes", "sha256"} <= set(files.get(name, ())):
-            raise PoolError(f"'{name}' is not among the files of '{root}'", hint=again)
-        if not path.is_file():
-            raise PoolError(f"'{path}' is missing", hint=again)
-        size = path.stat().st_size
-        if size != files[name]["bytes"]:
-            raise PoolError(f"'{path}' has {size} bytes, its manifest says {files[name]['bytes']}", hint=again)
-        if (seen := sha256(path)) != files[name]["sha256"]:
-            raise PoolError(
-                f"'{path}' was altered: its sha256 is {seen[:12]}…, its manifest says {files[name]['sha256'][:12]}…",
-                hint=again,
-            )
-
-
-def describe_files(root: Path, paths: list[Path]) -> dict[str, dict[str, Any]]:
-    """Return `{relative name: {"bytes", "sha256"}}`, as manifests hold it."""
-    return {
-        path.relative_to(root).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256(path)}
-        for path in sorted(paths)
-    }
 
 
 def save_tensors(path: Path, tensors: Mapping[str, np.ndarray[Any, Any]], about: Mapping[str, Any]) -> None:
@@ -294,3 +202,49 @@ def write_file(path: Path, data: bytes | str) -> None:
         raise OutputError(
             f"'{path}' cannot be written: {error.strerror or error}", hint="choose another place"
         ) from None
+
+
+def write(path: Path, data: bytes) -> None:
+    """Write a file, and see it on the disk; the folder it is in may exist or not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+    try:
+        left = memoryview(data)
+        while left:
+            left = left[os.write(descriptor, left) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_over(path: Path, data: bytes) -> None:
+    """Put a file in the place of another: whole and on the disk, or not at all."""
+    beside = path.with_name(f".{path.name}.partial")
+    try:
+        write(beside, data)
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def link(source: Path, target: Path) -> None:
+    """Let `target` be the same file; a copy where the file system or the owner has no hard links to give."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        write(target, source.read_bytes())
+
+
+def sync_folder(folder: Path) -> None:
+    """See a folder's entries on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a file system that has no such thing for folders
+            raise
+    finally:
+        os.close(descriptor)

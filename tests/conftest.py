@@ -14,12 +14,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from servers import S3, Web, forget
 
-from kfdeploy.artifact import Artifact
-from kfdeploy.assemble import assemble
-from kfdeploy.export import export
-from kfdeploy.model import Model
-from kfdeploy.pool import Pool
-from kfdeploy.recipe import Recipe, load_recipe
+from kfdeploy.deploy.artifact import Artifact
+from kfdeploy.deploy.assemble import assemble
+from kfdeploy.deploy.export import export
+from kfdeploy.deploy.model import Model
+from kfdeploy.pool.pool import Pool
+from kfdeploy.training.recipe.recipe import Recipe, load_recipe
 
 TOY = """
 name = "toy"
@@ -77,7 +77,6 @@ precision = "fp32"
 name = "small"
 net = { family = "convnet", channels = [16, 16], strides = [2, 2] }
 """
-SHARED = Path(__file__).parent.parent.parent / "shared"
 
 
 def write_images(root: Path, split: str, per_class: int, size: int = 8) -> None:
@@ -119,8 +118,8 @@ class Toy:
 
 @pytest.fixture(scope="session")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
-    from kfdeploy.distill import distill
-    from kfdeploy.factorize import factorize
+    from kfdeploy.training.distill import distill
+    from kfdeploy.training.factorize import factorize
 
     root = tmp_path_factory.mktemp("toy")
     data = root / "data"
@@ -170,7 +169,7 @@ def cache(tmp_path, monkeypatch):
     pytest.importorskip("fsspec", reason="pools on servers need fsspec")
     monkeypatch.setenv("KFDEPLOY_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr("kfdeploy.store.WAITS", (0.01, 0.01))
+    monkeypatch.setattr("kfdeploy.pool.remote.store.WAITS", (0.01, 0.01))
     forget()
     return tmp_path / "cache"
 

@@ -6,6 +6,7 @@ import pytest
 
 from kfdeploy import files
 from kfdeploy.errors import OutputError, PoolError
+from kfdeploy.manifest import check_files, describe_files, inside, read_manifest
 
 
 @pytest.mark.parametrize(
@@ -27,7 +28,7 @@ def test_file_names_do_not_meet():
 @pytest.mark.parametrize("name", ["/etc/passwd", "../x", "a/../../x", "a\\..\\x", ""])
 def test_a_name_that_leads_outside_is_refused(name, tmp_path):
     with pytest.raises(PoolError, match="names a file outside it"):
-        files.inside(tmp_path, name)
+        inside(tmp_path, name)
 
 
 def test_an_output_is_whole_or_absent(tmp_path):
@@ -103,19 +104,19 @@ def test_a_training_that_is_not_finished_is_not_thrown_away(tmp_path):
 def test_manifests_are_checked(tmp_path):
     path = tmp_path / "pool.json"
     with pytest.raises(PoolError, match=r"there is no pool at .*'pool\.json' is missing"):
-        files.read_manifest(path, "pool", "hint")
+        read_manifest(path, "pool", "hint")
     path.write_text("{")
     with pytest.raises(PoolError, match="cannot be read"):
-        files.read_manifest(path, "pool", "hint")
+        read_manifest(path, "pool", "hint")
     path.write_text("[]")
     with pytest.raises(PoolError, match="has schema 'list'"):
-        files.read_manifest(path, "pool", "hint")
+        read_manifest(path, "pool", "hint")
     path.write_text(json.dumps({"schema": 2, "kind": "pool"}))
     with pytest.raises(PoolError, match="has schema 2, and this version of kfdeploy reads schema 1"):
-        files.read_manifest(path, "pool", "hint")
+        read_manifest(path, "pool", "hint")
     path.write_text(json.dumps({"schema": 1, "kind": "artifact"}))
     with pytest.raises(PoolError, match="describes a 'artifact'"):
-        files.read_manifest(path, "pool", "hint")
+        read_manifest(path, "pool", "hint")
 
 
 def test_tensors_are_the_same_bytes_each_time(tmp_path):
@@ -134,19 +135,19 @@ def test_tensors_are_the_same_bytes_each_time(tmp_path):
 
 def test_files_are_checked_against_their_manifest(tmp_path):
     (tmp_path / "a").write_bytes(b"12345")
-    listed = files.describe_files(tmp_path, [tmp_path / "a"])
-    files.check_files(tmp_path, listed, ["a"])
+    listed = describe_files(tmp_path, [tmp_path / "a"])
+    check_files(tmp_path, listed, ["a"])
     with pytest.raises(PoolError, match="not among the files"):
-        files.check_files(tmp_path, listed, ["b"])
+        check_files(tmp_path, listed, ["b"])
     (tmp_path / "a").write_bytes(b"1234")
     with pytest.raises(PoolError, match="has 4 bytes, its manifest says 5"):
-        files.check_files(tmp_path, listed, ["a"])
+        check_files(tmp_path, listed, ["a"])
     (tmp_path / "a").write_bytes(b"12346")
     with pytest.raises(PoolError, match="was altered"):
-        files.check_files(tmp_path, listed, ["a"])
+        check_files(tmp_path, listed, ["a"])
     (tmp_path / "a").unlink()
     with pytest.raises(PoolError, match="is missing"):
-        files.check_files(tmp_path, listed, ["a"])
+        check_files(tmp_path, listed, ["a"])
 
 
 def test_lists_of_numbers_take_one_line():

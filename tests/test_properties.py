@@ -8,12 +8,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pools import grow, images_of, logits_of, rows_of
 
-from kfdeploy.assemble import assemble
-from kfdeploy.plan import subset_accuracy
-from kfdeploy.pool import Pool
-from kfdeploy.spec import class_names
-from kfdeploy.subsets import Subsets
+from kfdeploy.deploy.assemble import assemble
+from kfdeploy.pool.plan import Subsets
+from kfdeploy.pool.pool import Pool
 from kfdeploy.targets.onnx import session
+from kfdeploy.tasks.kinds.classes import subset_accuracy
+from kfdeploy.tasks.spec import class_names
 
 TASKS = ("pets", "sea horse", "élan", "ünï/c", "fish", "eel")
 SUBSETS = st.lists(st.sampled_from(TASKS), min_size=1, max_size=len(TASKS), unique=True)

@@ -16,10 +16,9 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
-import clock
 import kit
 import numpy as np
-import pixels
+from device import clock, pixels
 
 
 def main():

@@ -7,7 +7,7 @@ from importlib import metadata
 from pathlib import Path
 
 import numpy as np
-from pixels import fit, to_channels
+from device.pixels import fit, to_channels
 
 HERE = Path(__file__).resolve().parent
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")

@@ -5,7 +5,6 @@ import sys
 
 import typer
 
-from kfdeploy import __version__
 from kfdeploy.cli import (
     apply,
     assemble,
@@ -30,7 +29,8 @@ from kfdeploy.cli import (
 )
 from kfdeploy.cli.words import WordsCommand
 from kfdeploy.errors import KfdeployError, UsageError
-from kfdeploy.progress import is_main
+from kfdeploy.training.loop.progress import is_main
+from kfdeploy.version import __version__
 
 app = typer.Typer(
     name="kfdeploy",
@@ -40,6 +40,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
 for verb in (
     factorize,
     distill,
@@ -62,8 +64,14 @@ for verb in (
 ):
     app.command(cls=WordsCommand)(verb.command)
     app.registered_commands[-1].name = verb.__name__.rpartition(".")[2]
+
+
 app.add_typer(pool.app, name="pool")
+
+
 app.add_typer(recipes.app, name="recipes")
+
+
 app.add_typer(pool.app, name="pool")
 
 

@@ -16,8 +16,8 @@ def command(
     ),
 ) -> None:
     """Bring an assembly up to date: checked, composed, proved, swapped in at once; the old one is kept."""
-    from kfdeploy.trust import state_folder
-    from kfdeploy.update import apply
+    from kfdeploy.deploy.update.apply import apply
+    from kfdeploy.deploy.update.trust import state_folder
 
     done = apply(update, assembly, state=state)
     names = [task.name for task in done.model.tasks]

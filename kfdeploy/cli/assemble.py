@@ -17,10 +17,10 @@ def command(
     force: bool = FORCE,
 ) -> None:
     """Assemble any subset of a pool's tasks into one ONNX graph, without torch."""
-    from kfdeploy.assemble import FORMS, assemble
+    from kfdeploy.deploy.assemble import assemble
     from kfdeploy.errors import UnsupportedError, nearest
-    from kfdeploy.openset import FALSE_ACCEPT
-    from kfdeploy.pool import Pool
+    from kfdeploy.pool.pool import FORMS, Pool
+    from kfdeploy.tasks.openset import FALSE_ACCEPT
 
     form = next((form for form in FORMS if form == fuse), None)
     if form is None:

@@ -45,20 +45,24 @@ def command(
 
     from rich.console import Console
 
-    from kfdeploy import gates, report
-    from kfdeploy.benchmark import benchmark, find_artifacts
-    from kfdeploy.decide import answer
-    from kfdeploy.errors import MissingDependencyError, RemoteError
+    from kfdeploy.deploy.here import find_artifacts
+    from kfdeploy.errors import GateError, MissingDependencyError, RemoteError
     from kfdeploy.files import check_place, dump_line_json, write_file
-    from kfdeploy.merge import import_result
-    from kfdeploy.pool import split_words
-    from kfdeploy.remote import benchmark_on
+    from kfdeploy.measuring import gates
+    from kfdeploy.measuring.answer import answer
+    from kfdeploy.measuring.benchmark import benchmark
+    from kfdeploy.measuring.machines import import_result
+    from kfdeploy.measuring.remote import benchmark_on
+    from kfdeploy.measuring.result import read_result
+    from kfdeploy.report import sentences as report
+    from kfdeploy.report.picture import plot as draw
+    from kfdeploy.tasks.spec import split_words
 
     if profile is not None:
         _profile(profile, pool, threads[0], quick, force, target, precision)
         return
     wanted = gates.parse(fail_if)  # arguments are checked before files
-    past = gates.read_result(baseline) if baseline is not None else None
+    past = read_result(baseline) if baseline is not None else None
     picture = plot or (json.with_suffix(".png") if json is not None else Path("benchmark.png"))
     for place in (json, plot):  # before minutes of measuring, not after
         if place is not None:
@@ -101,22 +105,22 @@ def command(
     if json is not None:
         say(f"wrote {json}")
     try:
-        report.plot(result, picture)
+        draw(result, picture)
         say(f"wrote {picture}")
     except MissingDependencyError as error:
         if plot is not None:
             raise
         say(f"no picture: {error}  ({error.hint})")
     if failed := gates.check(result, wanted):
-        raise gates.GateError("; ".join(failed))
+        raise GateError("; ".join(failed))
 
 
 def _profile(place: Path, pool: str, threads: int, quick: bool, force: bool, target: str, precision: str) -> None:
     """Measure the costs of a pool's tasks, and of the students here."""
     import sys
 
-    from kfdeploy.costs import profile, write_costs
     from kfdeploy.files import check_place
+    from kfdeploy.measuring.costs import profile, write_costs
 
     check_place(place, force=force)
     students = [path for path in sorted(Path("students").glob("*")) if (path / "assembly.json").is_file()]

@@ -13,7 +13,7 @@ def command(
     data: Path | None = typer.Option(None, help="A folder with train/<class>/ in place of the pool's own data."),
 ) -> None:
     """Observe activations on validation images, module by module (factorize and distil do so themselves)."""
-    from kfdeploy.calibrate import calibrate
+    from kfdeploy.deploy.calibrate import calibrate
 
     for path in paths or ["pool"]:
         count = calibrate(path, images=images, data=data, report=say)

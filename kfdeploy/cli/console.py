@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from kfdeploy.progress import Progress, is_main
+from kfdeploy.training.loop.progress import Progress, is_main
 
 if TYPE_CHECKING:
-    from kfdeploy.sections import Run
+    from kfdeploy.training.recipe.sections import Run
+
 
 POOL = "PATH|URL"  # a folder, or what fsspec opens; text, because a path makes one slash of two
 FORCE = typer.Option(False, "--force", help="Replace what is there.")
@@ -37,7 +38,7 @@ def start_processes(run: "Run") -> int:
     """
     if run.devices == 1 or "WORLD_SIZE" in os.environ:
         return 0
-    from kfdeploy.devices import check_devices, launch
+    from kfdeploy.training.loop.devices import check_devices, launch
 
     check_devices(run)
     return 1 + launch(run.devices, sys.argv[1:])

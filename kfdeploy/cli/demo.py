@@ -60,8 +60,8 @@ def _images() -> None:
     """Write some test images of threes and sevens."""
     from PIL import Image
 
-    from kfdeploy.data import load_split
-    from kfdeploy.recipe import load_recipe
+    from kfdeploy.data.sources import load_split
+    from kfdeploy.training.recipe.recipe import load_recipe
 
     test = load_split("digits", "", "test", load_recipe("digits").image.spec())
     folder = Path("images")

@@ -15,7 +15,7 @@ def command(
     force: bool = FORCE,
 ) -> None:
     """Say what changed between two assemblies or two pools, and write it as an update for a device."""
-    from kfdeploy.update import diff, write_update
+    from kfdeploy.deploy.update.diff import diff, write_update
 
     found = write_update(old, new, out, force=force) if out is not None else diff(old, new)
     for line in found.sentences():

@@ -21,7 +21,7 @@ from kfdeploy.cli.console import (
     say,
     start_processes,
 )
-from kfdeploy.progress import is_main
+from kfdeploy.training.loop.progress import is_main
 
 
 def command(
@@ -44,9 +44,10 @@ def command(
 ) -> None:
     """Distil full students, the alternative to an assembly; one for just some tasks, or one a task, if asked."""
     from kfdeploy.errors import require_training
-    from kfdeploy.pool import MANIFEST, Pool
-    from kfdeploy.recipe import DEFAULT, apply_settings, load_recipe, parse_recipe
-    from kfdeploy.store import locate
+    from kfdeploy.manifest import POOL
+    from kfdeploy.pool.pool import Pool
+    from kfdeploy.pool.remote.locate import locate
+    from kfdeploy.training.recipe.recipe import DEFAULT, apply_settings, load_recipe, parse_recipe
 
     options = run_settings(
         device=device, devices=devices, precision=precision, threads=threads, compile=compile, replay=replay,
@@ -54,19 +55,19 @@ def command(
     )  # fmt: skip
     chosen = [*settings, *options]
     place = locate(pool)
-    has_pool = isinstance(place, str) or (place / MANIFEST).is_file()
+    has_pool = isinstance(place, str) or (place / POOL).is_file()
     require_training("distilling")
     if not recipe and has_pool:
         opened = Pool.open(pool)
         say(f"no recipe was named: taking that of '{opened.where}'")
-        loaded = parse_recipe(apply_settings(opened.manifest["recipe"], chosen), f"{opened.where}/{MANIFEST}")
+        loaded = parse_recipe(apply_settings(opened.manifest["recipe"], chosen), f"{opened.where}/{POOL}")
     else:
         if not recipe:
             say(f"no recipe was named: taking the embedded default, '{DEFAULT}'")
         loaded = load_recipe(recipe or DEFAULT, chosen)
     if started := start_processes(loaded.run):
         raise typer.Exit(started - 1)
-    from kfdeploy.distill import distill
+    from kfdeploy.training.distill import distill
 
     done = distill(
         loaded,
@@ -81,7 +82,7 @@ def command(
     )
     if not is_main():
         return
-    from kfdeploy.model import Model
+    from kfdeploy.deploy.model import Model
 
     for folder, fitted in done.items():
         found = Model.open(folder).manifest

@@ -8,9 +8,9 @@ def command() -> None:
     import importlib.util
 
     from kfdeploy import targets
-    from kfdeploy.measure import describe_machine
-    from kfdeploy.pool import versions
-    from kfdeploy.recipe import shipped
+    from kfdeploy.manifest import versions
+    from kfdeploy.measuring.rounds import describe_machine
+    from kfdeploy.training.recipe.recipe import shipped
 
     machine = describe_machine()
     version = versions("kfdeploy").get("kfdeploy", "from a folder")
@@ -24,7 +24,7 @@ def command() -> None:
     if importlib.util.find_spec("torch"):
         import torch
 
-        from kfdeploy.devices import cpu_has_bf16
+        from kfdeploy.training.loop.devices import cpu_has_bf16
 
         gpus = (
             [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]

@@ -30,13 +30,13 @@ def command(
 ) -> None:
     """Export models, each proved right on its golden samples before it is there."""
     from kfdeploy import targets
-    from kfdeploy.artifact import find_models
-    from kfdeploy.choose import export_fastest
+    from kfdeploy.deploy.export import check_fuse, chosen_options, export
+    from kfdeploy.deploy.here import find_models
+    from kfdeploy.deploy.model import Model
     from kfdeploy.errors import OutputError
-    from kfdeploy.export import check_fuse, chosen_options, export
     from kfdeploy.files import check_output
-    from kfdeploy.model import Model
-    from kfdeploy.pool import split_words
+    from kfdeploy.measuring.fastest import export_fastest
+    from kfdeploy.tasks.spec import split_words
 
     names = list(dict.fromkeys(split_words(target)))
     options: dict[str, Any] = {"batch": batch} | ({} if provider is None else {"provider": provider})

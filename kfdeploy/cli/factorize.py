@@ -22,7 +22,7 @@ from kfdeploy.cli.console import (
     start_processes,
     tasks_text,
 )
-from kfdeploy.progress import is_main
+from kfdeploy.training.loop.progress import is_main
 
 
 def command(
@@ -52,9 +52,9 @@ def command(
 ) -> None:
     """Factorize a teacher into a pool: one common network, and one small network per task."""
     from kfdeploy.errors import UnsupportedError, require_training
-    from kfdeploy.pool import Pool
-    from kfdeploy.recipe import DEFAULT, load_recipe
-    from kfdeploy.store import local_folder
+    from kfdeploy.pool.pool import Pool
+    from kfdeploy.pool.remote.locate import local_folder
+    from kfdeploy.training.recipe.recipe import DEFAULT, load_recipe
 
     for name, given in (("--data", data), ("--classes", classes), ("--instead-of", instead_of)):
         if given and not add_task:
@@ -89,7 +89,7 @@ def command(
     finished = resume and out.exists()
     if started := start_processes(loaded.run):
         raise typer.Exit(started - 1)
-    from kfdeploy.factorize import factorize
+    from kfdeploy.training.factorize import factorize
 
     fitted = factorize(loaded, out, force=force, resume=resume, report=TrainingProgress())
     if not is_main():
@@ -98,8 +98,8 @@ def command(
     if finished:
         say(f"'{out}' is finished, and every file of it is as it should be")
         return
-    from kfdeploy.plan import subset_accuracy
-    from kfdeploy.spec import class_names
+    from kfdeploy.tasks.kinds.classes import subset_accuracy
+    from kfdeploy.tasks.spec import class_names
 
     accuracy = subset_accuracy(opened.evidence(), class_names(opened.tasks))
     teacher = opened.manifest["teacher"]["accuracy"]
@@ -121,15 +121,16 @@ def _add(
     *, force: bool, resume: bool,
 ) -> None:  # fmt: skip
     """Add a task to a pool, and say what it is worth."""
-    from kfdeploy.plan import subset_accuracy
-    from kfdeploy.pool import MANIFEST, Pool
-    from kfdeploy.recipe import apply_settings, parse_recipe
-    from kfdeploy.spec import class_names
+    from kfdeploy.manifest import POOL
+    from kfdeploy.pool.pool import Pool
+    from kfdeploy.tasks.kinds.classes import subset_accuracy
+    from kfdeploy.tasks.spec import class_names
+    from kfdeploy.training.recipe.recipe import apply_settings, parse_recipe
 
-    changed = parse_recipe(apply_settings(Pool.open(pool).manifest["recipe"], settings), str(pool / MANIFEST))
+    changed = parse_recipe(apply_settings(Pool.open(pool).manifest["recipe"], settings), str(pool / POOL))
     if started := start_processes(changed.run):
         raise typer.Exit(started - 1)
-    from kfdeploy.grow import add_task
+    from kfdeploy.training.grow.add_task import add_task
 
     fitted = add_task(
         pool, name, data=data, classes=classes, instead_of=instead_of, out=out, settings=settings, force=force,

@@ -11,7 +11,7 @@ def command(
     name: Path = typer.Argument(Path("update"), help="Makes NAME.key and NAME.pub."),
 ) -> None:
     """Make the private key that signs updates, and the public key that a device checks them with."""
-    from kfdeploy.keys import fingerprint, keygen, load_public
+    from kfdeploy.deploy.update.keys import fingerprint, keygen, load_public
 
     private, public = keygen(name)
     say(f"wrote {private}, which signs updates: keep it, and keep it to yourself")

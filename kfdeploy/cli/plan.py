@@ -12,11 +12,11 @@ from kfdeploy.cli.console import FORCE, POOL, say
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from kfdeploy.costs import Costs
-    from kfdeploy.designs import Design
-    from kfdeploy.model import Model
-    from kfdeploy.pool import Evidence, Pool
-    from kfdeploy.subsets import Subsets
+    from kfdeploy.deploy.model import Model
+    from kfdeploy.measuring.costs import Costs
+    from kfdeploy.pool.plan import Design, Subsets
+    from kfdeploy.pool.pool import Pool
+    from kfdeploy.tasks.evidence import Evidence
 
 
 def command(
@@ -37,12 +37,11 @@ def command(
     force: bool = FORCE,
 ) -> None:
     """Plan without building or running anything: exact validation accuracies, from stored logits."""
-    from kfdeploy.costs import read_costs
-    from kfdeploy.designs import choose_design
+    from kfdeploy.deploy.model import Model
     from kfdeploy.errors import TaskError, UnsupportedError
-    from kfdeploy.model import Model
-    from kfdeploy.pool import Pool
-    from kfdeploy.subsets import Subsets, check_count, choose_subset
+    from kfdeploy.measuring.costs import read_costs
+    from kfdeploy.pool.plan import Subsets, check_count, choose_design, choose_subset
+    from kfdeploy.pool.pool import Pool
 
     _check_out(every, out, force)
     opened = Pool.open(pool)
@@ -115,7 +114,8 @@ def _every(subsets: "Subsets", pool: "Pool", known: "Costs | None", out: Path | 
     import csv
     import io
 
-    from kfdeploy.files import SCHEMA, dump_line_json, write_file
+    from kfdeploy.files import dump_line_json, write_file
+    from kfdeploy.manifest import SCHEMA
 
     masks, accuracies, images = subsets.every()
     rows = [
@@ -156,9 +156,10 @@ def _every(subsets: "Subsets", pool: "Pool", known: "Costs | None", out: Path | 
 
 def _subset(pool: "Pool", tasks: list[str], students: "list[Model]") -> None:
     """Print what some tasks are worth together: the assembly, and each student masked to them."""
-    from kfdeploy.openset import separation
-    from kfdeploy.plan import calibration_error, masked, require_known, subset_accuracy
-    from kfdeploy.spec import class_names
+    from kfdeploy.tasks.evidence import masked
+    from kfdeploy.tasks.kinds.classes import calibration_error, require_known, subset_accuracy
+    from kfdeploy.tasks.openset import separation
+    from kfdeploy.tasks.spec import class_names
 
     chosen = pool.choose(tasks)
     classes = class_names(chosen)
@@ -198,7 +199,7 @@ def _subset(pool: "Pool", tasks: list[str], students: "list[Model]") -> None:
 
 
 def _confusion(who: str, evidence: "Evidence", classes: "Sequence[str]") -> None:
-    from kfdeploy.plan import confusion
+    from kfdeploy.tasks.kinds.classes import confusion
 
     width = max(len(name) for name in classes)
     say(f"confusion of {who}, each row a class:")
@@ -208,9 +209,10 @@ def _confusion(who: str, evidence: "Evidence", classes: "Sequence[str]") -> None
 
 def _designs(pool: "Pool", tasks: list[str], students: "list[Model]", known: "Costs | None") -> "list[Design]":
     """Return the assembly of these tasks, and every student that knows them, with what they are expected to take."""
-    from kfdeploy.designs import Design
-    from kfdeploy.plan import masked, require_known, subset_accuracy
-    from kfdeploy.spec import class_names
+    from kfdeploy.pool.plan import Design
+    from kfdeploy.tasks.evidence import masked
+    from kfdeploy.tasks.kinds.classes import require_known, subset_accuracy
+    from kfdeploy.tasks.spec import class_names
 
     chosen = pool.choose(tasks)
     classes, evidence = class_names(chosen), pool.evidence(chosen)

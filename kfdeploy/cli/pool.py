@@ -10,8 +10,9 @@ from kfdeploy.cli.console import FORCE, megabytes, say, tasks_text
 from kfdeploy.cli.words import WordsCommand
 
 if TYPE_CHECKING:
-    from kfdeploy.plan import Accuracy
-    from kfdeploy.pool import Pool
+    from kfdeploy.pool.pool import Pool
+    from kfdeploy.tasks.kinds.classes import Accuracy
+
 
 app = typer.Typer(help="Show, check, edit, convert or push a pool.", no_args_is_help=True)
 POOL = typer.Argument("pool", metavar="POOL", help="The pool.", show_default=True)
@@ -20,7 +21,7 @@ POOL = typer.Argument("pool", metavar="POOL", help="The pool.", show_default=Tru
 @app.command("show")
 def show(pool: str = POOL) -> None:
     """Tell what a pool holds: its tasks, their bytes, and what they are worth together."""
-    from kfdeploy.pool import Pool
+    from kfdeploy.pool.pool import Pool
 
     opened = Pool.open(pool)
     found, files = opened.manifest, opened.manifest["files"]
@@ -54,9 +55,9 @@ def show(pool: str = POOL) -> None:
 @app.command("check")
 def check(pool: str = POOL) -> None:
     """Compute every file's hash, and name all that is wrong."""
-    from kfdeploy.edit import faults, leftovers
     from kfdeploy.errors import PoolError
-    from kfdeploy.pool import Pool
+    from kfdeploy.pool.edit import faults, leftovers
+    from kfdeploy.pool.pool import Pool
 
     opened = Pool.open(pool)
     files = opened.manifest["files"]
@@ -82,9 +83,9 @@ def remove(
     force: bool = FORCE,
 ) -> None:
     """Take tasks out of a pool; the others' files stay as they are, byte for byte."""
-    from kfdeploy.edit import TRAINING, remove
     from kfdeploy.errors import UnsupportedError
-    from kfdeploy.pool import Pool
+    from kfdeploy.pool.edit import TRAINING, remove
+    from kfdeploy.pool.pool import Pool
 
     if force and out is None:
         raise UnsupportedError("--force replaces what is at --out, and that was not given", hint="leave out --force")
@@ -113,8 +114,8 @@ def merge(
     force: bool = FORCE,
 ) -> None:
     """Put two pools on one common network together; the tasks' files stay as they are, byte for byte."""
-    from kfdeploy.edit import TRAINING, merge
-    from kfdeploy.pool import Pool
+    from kfdeploy.pool.edit import TRAINING, merge
+    from kfdeploy.pool.pool import Pool
 
     first, second = Pool.open(a), Pool.open(b)
     done = merge(first, second, out, force=force)
@@ -137,8 +138,8 @@ def convert(
     force: bool = FORCE,
 ) -> None:
     """Store the tasks' weights in fewer bytes, and measure what that does to them."""
-    from kfdeploy.convert import halve
     from kfdeploy.errors import UnsupportedError
+    from kfdeploy.pool.convert import halve
 
     if not half:
         raise UnsupportedError(
@@ -164,7 +165,7 @@ def push(
     import sys
     import time
 
-    from kfdeploy.push import push as send
+    from kfdeploy.pool.push import push as send
 
     began = time.perf_counter()
     done = send(pool, url, train=train, force=force, report=say if sys.stdout.isatty() else lambda _: None)
@@ -184,7 +185,7 @@ def _two(pool: "Pool") -> str:
 
 
 def _worth(pool: "Pool") -> "Accuracy | None":
-    from kfdeploy.plan import known_accuracy
+    from kfdeploy.tasks.kinds.classes import known_accuracy
 
     return known_accuracy(pool.evidence(), pool.tasks)
 

@@ -17,7 +17,7 @@ def command(
     """Print the likeliest classes of images, given that each shows one of the model's; or none of these."""
     import json as library
 
-    from kfdeploy.predict import predict
+    from kfdeploy.deploy.predict import predict
 
     for found in predict(model, images, top=top, threads=threads):
         if json:

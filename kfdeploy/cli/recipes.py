@@ -12,7 +12,7 @@ app = typer.Typer(help="List, show or copy the shipped recipes.", no_args_is_hel
 @app.command("list")
 def list_recipes() -> None:
     """Print each shipped recipe with its first line."""
-    from kfdeploy.recipe import shipped
+    from kfdeploy.training.recipe.recipe import shipped
 
     for name, path in shipped().items():
         say(f"{name:<16} {path.read_text(encoding='utf-8').splitlines()[0].lstrip('# ')}")
@@ -21,7 +21,7 @@ def list_recipes() -> None:
 @app.command("show")
 def show(name: str = typer.Argument(..., help="A shipped name.")) -> None:
     """Print a recipe."""
-    from kfdeploy.recipe import find_recipe
+    from kfdeploy.training.recipe.recipe import find_recipe
 
     say(find_recipe(name).read_text(encoding="utf-8").rstrip())
 
@@ -34,7 +34,7 @@ def copy(
 ) -> None:
     """Copy a recipe, to be changed."""
     from kfdeploy.files import check_place, write_file
-    from kfdeploy.recipe import find_recipe
+    from kfdeploy.training.recipe.recipe import find_recipe
 
     source = find_recipe(name)
     place = out or Path(f"{name}.toml")

@@ -18,9 +18,9 @@ def command(
     force: bool = FORCE,
 ) -> None:
     """Write one HTML page that needs no network: plots, tables and every number of a benchmark."""
-    from kfdeploy._page.words import answer
     from kfdeploy.errors import UsageError
-    from kfdeploy.page import read_inspection, read_result, write_report
+    from kfdeploy.report.page import read_inspection, read_result, write_report
+    from kfdeploy.report.words import answer
 
     sources = {path.absolute() for path in (benchmark, inspection) if path is not None}
     for place in (out, markdown, png):

@@ -11,7 +11,7 @@ def command(
     assembly: Path = typer.Argument(Path("assembly"), help="The assembly to take back."),
 ) -> None:
     """Put back the assembly that the last `kfdeploy apply` replaced; every file of it is checked."""
-    from kfdeploy.update import rollback
+    from kfdeploy.deploy.update.apply import rollback
 
     model = rollback(assembly)
     say(f"tasks:  {tasks_text([task.name for task in model.tasks])}")

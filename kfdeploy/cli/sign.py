@@ -18,7 +18,7 @@ def command(
     force: bool = FORCE,
 ) -> None:
     """Sign an update with a private key and a counter, so that devices take it, and take none older after it."""
-    from kfdeploy.keys import sign
+    from kfdeploy.deploy.update.keys import sign
 
     signed = sign(update, key, counter=counter, out=out, force=force)
     place = out or update

@@ -15,9 +15,10 @@ def command(
     threads: int = typer.Option(1, min=1, help="Threads of the runtime."),
 ) -> None:
     """Verify that files are as their manifest says, and that they give the torch network's numbers."""
-    from kfdeploy.verify import find, verify
+    from kfdeploy.deploy.here import find_verifiable
+    from kfdeploy.deploy.verify import verify
 
-    for path in find(paths or []):
+    for path in find_verifiable(paths or []):
         verdict = verify(path, atol=atol, threads=threads)
         say(
             f"{path}: differs by {verdict.difference:.1e} on {verdict.samples} golden samples "

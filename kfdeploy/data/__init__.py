@@ -1,5 +1,1 @@
-"""Data: sources that return numpy, and the loaders that bring them to torch."""
-
-from kfdeploy.data.source import ImageSet, load_split, stratified
-
-__all__ = ["ImageSet", "load_split", "stratified"]
+"""Data: images and labels from folders, shards and libraries, as numpy; and which of them a choice is made on."""

@@ -9,13 +9,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from kfdeploy.data import pixels
-from kfdeploy.data.pixels import to_channels
+from kfdeploy.arrays import Images
 from kfdeploy.errors import DataError
-from kfdeploy.spec import ImageSpec
+from kfdeploy.targets.device import pixels
+from kfdeploy.targets.device.pixels import to_channels
+from kfdeploy.tasks.spec import ImageSpec
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
-Images = np.ndarray[Any, np.dtype[np.uint8]]  # (N, H, W, C)
 
 
 class Packed(Protocol):

@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import cast
 
 from kfdeploy.errors import MissingDependencyError, UnsupportedError, nearest
+from kfdeploy.manifest import versions
 from kfdeploy.targets.base import Target
 
 TARGETS = {
@@ -20,8 +21,6 @@ ALIASES = {"tensorrt": "trt", "onnxruntime": "onnx", "ort": "onnx", "ov": "openv
 
 def state(name: str) -> str:
     """Return a target's state on this machine, with the line that mends it."""
-    from kfdeploy.pool import versions
-
     target = cast(Target, import_module(TARGETS[name]))
     if command := target.missing():
         return f"{target.TITLE} is not installed:  {command}"
@@ -35,8 +34,6 @@ def state(name: str) -> str:
 def too_old(target: Target) -> str:
     """Return what is said of a runtime older than this target knows, else an empty string."""
     import re
-
-    from kfdeploy.pool import versions
 
     seen = versions(target.PACKAGE).get(target.PACKAGE, "")
     oldest = OLDEST.get(target.PACKAGE)

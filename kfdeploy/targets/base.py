@@ -7,11 +7,10 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-Arrays = dict[str, np.ndarray[Any, Any]]
+from kfdeploy.arrays import Arrays
+from kfdeploy.graph.precision import Graph
+
 Precision = Literal["fp32", "fp16", "int8"]
-# What a target's `convert` is given for a precision: the float32 graph, one with float16 tensors, or one that quantises
-# activations to uint8 (zero-point 0 behind a ReLU, else 128) or to int8 (zero-point 0), and weights to int8 by channel.
-Graph = Literal["float32", "float16", "uint8", "int8"]
 Scenario = Literal["single-stream", "offline"]
 
 
@@ -92,3 +91,15 @@ def fix_batch(source: Path, out: Path, batch: int) -> None:
         first.dim_value = batch
     onnx.checker.check_model(model, full_check=True)
     out.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def run_in_batches(session: Session, images: np.ndarray[Any, Any], batch: int) -> Arrays:
+    """Run all images, `batch` at a time (0: all at once); a last, smaller batch is filled up and cut off again."""
+    size = batch or len(images)
+    found: list[Arrays] = []
+    for start in range(0, len(images), size):
+        piece = images[start : start + size]
+        short = size - len(piece)
+        filled = np.concatenate([piece, np.repeat(piece[-1:], short, axis=0)]) if short and batch else piece
+        found.append({name: array[: len(piece)] for name, array in session.run({"image": filled}).items()})
+    return {name: np.concatenate([arrays[name] for arrays in found]) for name in found[0]}

@@ -28,8 +28,10 @@ from typing import Any
 
 import numpy as np
 
+from kfdeploy.arrays import Arrays
 from kfdeploy.errors import MissingDependencyError, PoolError, UnsupportedError
-from kfdeploy.targets.base import Arrays, Device, Graph, Precision, Session, fix_batch
+from kfdeploy.graph.precision import Graph
+from kfdeploy.targets.base import Device, Precision, Session, fix_batch
 
 NAME = "mnn"
 PACKAGE = TITLE = "MNN"

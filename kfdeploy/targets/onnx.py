@@ -7,14 +7,15 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import onnx
+import onnxruntime
+
+from kfdeploy.arrays import Arrays
 from kfdeploy.errors import DeviceError, MissingDependencyError, first_line, nearest
-from kfdeploy.targets.base import Arrays, Device, Graph, Precision, Session, fix_batch
-
-if TYPE_CHECKING:
-    import onnx
-    import onnxruntime
+from kfdeploy.graph.precision import Graph
+from kfdeploy.targets.base import Device, Precision, Session, fix_batch
 
 NAME = "onnx"
 PACKAGE = "onnxruntime"

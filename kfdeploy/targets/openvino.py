@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kfdeploy.arrays import Arrays
 from kfdeploy.errors import UnsupportedError
 from kfdeploy.files import place_errors
-from kfdeploy.targets.base import Arrays, Device, Graph, Precision, Session
+from kfdeploy.graph.precision import Graph
+from kfdeploy.targets.base import Device, Precision, Session
 
 NAME = PACKAGE = "openvino"
 TITLE = "OpenVINO"

@@ -17,9 +17,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from kfdeploy.arrays import Arrays
 from kfdeploy.errors import DeviceError, MissingDependencyError, UnsupportedError, nearest
-from kfdeploy.kits import kits
-from kfdeploy.targets.base import Arrays, Device, Graph, Precision, Session, fix_batch
+from kfdeploy.graph.precision import Graph
+from kfdeploy.targets.base import Device, Precision, Session, fix_batch
+from kfdeploy.targets.kits import kits
 from kfdeploy.targets.tensorrt_parser import supported
 
 NAME = "trt"
@@ -131,7 +133,7 @@ def build(folder: Path, options: Options) -> None:
         DeviceError: there is no GPU, or TensorRT could not build it.
         MissingDependencyError: TensorRT is not installed.
     """
-    from kfdeploy.files import read_manifest
+    from kfdeploy.manifest import read_manifest
 
     exported = read_manifest(folder / "manifest.json", "artifact", "kfdeploy export")["options"]
     if exported != asdict(options):

@@ -5,14 +5,12 @@ feed-forward networks; one that is not in it is refused although TensorRT may ha
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import onnx
 
 from kfdeploy.errors import UnsupportedError, first_line
-
-if TYPE_CHECKING:
-    import onnx
 
 OPSETS = range(9, 25)
 FLOATS = ("float", "float16", "bfloat16")

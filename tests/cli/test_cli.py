@@ -14,26 +14,6 @@ from kfdeploy.errors import KfdeployError
 SEVERAL = {"--tasks", "--set"}
 
 
-def kfdeploy(*words, capsys=None, monkeypatch=None):
-    """Run the command line in this process: exit code, standard output, standard error."""
-    monkeypatch.setattr(sys, "argv", ["kfdeploy", *map(str, words)])
-    try:
-        main()
-        code = 0
-    except SystemExit as leave:
-        code = leave.code or 0
-    out = capsys.readouterr()
-    return code, out.out, out.err
-
-
-@pytest.fixture
-def run(capsys, monkeypatch):
-    # No colour and no terminal: what a pipe or a log file gets.
-    monkeypatch.setenv("NO_COLOR", "1")
-    monkeypatch.setenv("COLUMNS", "200")
-    return lambda *words: kfdeploy(*words, capsys=capsys, monkeypatch=monkeypatch)
-
-
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
@@ -93,7 +73,7 @@ def test_an_error_is_one_message_and_one_hint(run, toy, here):
 
 
 def test_a_mistake_of_ours_shows_its_traceback(monkeypatch, toy, here):
-    from kfdeploy import pool
+    from kfdeploy.pool import pool
 
     monkeypatch.setattr(pool.Pool, "choose", lambda *_: 1 / 0)
     monkeypatch.setattr(sys, "argv", ["kfdeploy", "assemble", "--tasks", "pets", "--pool", str(toy.pool)])
@@ -260,7 +240,7 @@ def test_every_verb_has_help(run):
 
 
 def test_the_version_is_told(run):
-    from kfdeploy import __version__
+    from kfdeploy.version import __version__
 
     assert run("--version")[1] == f"kfdeploy {__version__}\n"
 

@@ -31,7 +31,7 @@ def run(monkeypatch, capsys, here):
 
     import importlib
 
-    monkeypatch.setattr(importlib.import_module("kfdeploy.benchmark"), "benchmark", fake)
+    monkeypatch.setattr(importlib.import_module("kfdeploy.measuring.benchmark"), "benchmark", fake)
 
     def call(*words):
         monkeypatch.setattr(sys, "argv", ["kfdeploy", "benchmark", *map(str, words)])
@@ -80,7 +80,7 @@ def test_the_results_of_other_machines_are_added(run):
 
 
 def test_a_device_is_asked_and_its_finished_rows_are_kept(run, monkeypatch, tmp_path):
-    from kfdeploy import remote
+    from kfdeploy.measuring import remote
 
     def fails(url, artifacts, **asked):
         assert (url, asked["python"]) == ("ssh://d", "python3.11")

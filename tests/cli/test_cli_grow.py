@@ -1,11 +1,9 @@
 import shutil
 
-from test_cli import run  # noqa: F401 - a fixture
-
-from kfdeploy.pool import Pool
+from kfdeploy.pool.pool import Pool
 
 
-def test_a_task_is_added_and_assembled(run, toy, here):  # noqa: F811
+def test_a_task_is_added_and_assembled(run, toy, here):
     shutil.copytree(toy.pool, "pool")
     words = ("--data", toy.data, "--set", "train.epochs=2")
     code, out, err = run("factorize", "--add-task", "junk", *words)
@@ -27,7 +25,7 @@ def test_a_task_is_added_and_assembled(run, toy, here):  # noqa: F811
     assert sorted(path.name for path in here.iterdir()) == ["assembly", "pool"]
 
 
-def test_options_that_do_not_go_together(run, toy, here):  # noqa: F811
+def test_options_that_do_not_go_together(run, toy, here):
     for words, message in (
         (("--data", "x"), "--data has no meaning without --add-task"),
         (("--classes", "a", "b"), "--classes has no meaning without --add-task"),

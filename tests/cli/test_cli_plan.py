@@ -1,12 +1,10 @@
 import shutil
 
-from test_cli import run  # noqa: F401 - a fixture
-
-from kfdeploy.costs import Costs, write_costs
-from kfdeploy.pool import Pool
+from kfdeploy.measuring.costs import Costs, write_costs
+from kfdeploy.pool.pool import Pool
 
 
-def test_a_design_is_chosen_for_named_tasks(run, toy, here):  # noqa: F811
+def test_a_design_is_chosen_for_named_tasks(run, toy, here):
     shutil.copytree(toy.students, "students")
     digest = Pool.open(toy.pool).sha256
     write_costs(here / "costs.json", Costs(digest, "cpu", "onnx", "fp32", 1, 0.5, 0.1, 0.02, {}, {"small": 2.0}, False))

@@ -4,13 +4,12 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-from test_cli import run  # noqa: F401 - a fixture
 
-from kfdeploy.costs import Costs, write_costs
-from kfdeploy.pool import Pool
+from kfdeploy.measuring.costs import Costs, write_costs
+from kfdeploy.pool.pool import Pool
 
 
-def test_a_pool_is_shown_checked_and_cut(run, toy, here):  # noqa: F811
+def test_a_pool_is_shown_checked_and_cut(run, toy, here):
     shutil.copytree(toy.pool, "pool")
     code, out, err = run("pool", "show")
     assert code == 0, err
@@ -36,7 +35,7 @@ def test_a_pool_is_shown_checked_and_cut(run, toy, here):  # noqa: F811
     assert {path.name for path in here.iterdir()} == {"pool", "small", "merged", "assembly"}
 
 
-def test_what_is_wrong_with_a_pool_is_told_all_of_it(run, pool, here):  # noqa: F811
+def test_what_is_wrong_with_a_pool_is_told_all_of_it(run, pool, here):
     shutil.rmtree(pool / "train")
     code, out, _ = run("pool", "check", pool)
     assert code == 0
@@ -54,7 +53,7 @@ def test_what_is_wrong_with_a_pool_is_told_all_of_it(run, pool, here):  # noqa: 
     assert (code, "--force replaces what is at --out" in err) == (2, True)
 
 
-def test_a_pool_is_converted_and_the_difference_told(run, toy, here):  # noqa: F811
+def test_a_pool_is_converted_and_the_difference_told(run, toy, here):
     code, _, err = run("pool", "convert", toy.pool, "--out", "half")
     assert (code, "nothing says into what (allowed: --half)" in err) == (2, True)
     code, out, err = run("pool", "convert", toy.pool, "--half", "--out", "half")
@@ -68,7 +67,7 @@ def test_a_pool_is_converted_and_the_difference_told(run, toy, here):  # noqa: F
     assert "stored as float16" in run("pool", "show", "half")[1]
 
 
-def test_every_subset_is_told_or_written(run, toy, here):  # noqa: F811
+def test_every_subset_is_told_or_written(run, toy, here):
     code, out, err = run("plan", "--all", "--pool", toy.pool)
     assert code == 0, err
     assert out.count(" images  ") == 15
@@ -104,7 +103,7 @@ def test_every_subset_is_told_or_written(run, toy, here):  # noqa: F811
         assert "hint:" in err
 
 
-def test_what_cannot_be_known_is_not_told(run, assembly, here):  # noqa: F811
+def test_what_cannot_be_known_is_not_told(run, assembly, here):
     parts = assembly.path / "parts"
     for words, message in (
         (("--tasks", "pets", "sea horse"), "what pets, sea horse are worth together cannot be known"),

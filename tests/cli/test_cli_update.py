@@ -3,7 +3,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from test_cli import kfdeploy
+from commands import kfdeploy
 
 
 @pytest.fixture

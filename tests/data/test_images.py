@@ -4,7 +4,7 @@ from PIL import Image
 
 from kfdeploy.data.images import read_image, read_images
 from kfdeploy.errors import DataError
-from kfdeploy.spec import ImageSpec
+from kfdeploy.tasks.spec import ImageSpec
 
 RGB = ImageSpec((4, 6), 3, (0.0,) * 3, (1.0,) * 3)
 GRAY = ImageSpec((4, 6), 1, (0.0,), (1.0,))

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import torch
 
-from kfdeploy.data.loader import StreamLoader
-from kfdeploy.data.source import load_split
+from kfdeploy.data.sources import load_split
 from kfdeploy.errors import DataError
-from kfdeploy.sections import Augment
-from kfdeploy.spec import ImageSpec
+from kfdeploy.tasks.spec import ImageSpec
+from kfdeploy.training.loop.loader import StreamLoader
+from kfdeploy.training.recipe.sections import Augment
 
 RGB8 = ImageSpec((8, 8), 3, (0.0,) * 3, (1.0,) * 3)
 
@@ -66,7 +66,7 @@ def test_they_stream_in_the_order_of_seed_and_epoch_whatever_the_workers(toy, tm
 
 
 def test_processes_share_them_without_overlap(toy, tmp_path, monkeypatch):
-    from kfdeploy.data import loader
+    from kfdeploy.training.loop import loader
 
     write_shards(toy, tmp_path)
     monkeypatch.setattr(loader, "world", lambda: 2)

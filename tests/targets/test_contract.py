@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 from kfdeploy import targets
+from kfdeploy.deploy.export import convert
+from kfdeploy.deploy.parity import allowed_in
+from kfdeploy.deploy.prepare import prepare
 from kfdeploy.errors import MissingDependencyError, OutputError, UnsupportedError
-from kfdeploy.export import convert
-from kfdeploy.kits import kits
-from kfdeploy.precisions import prepare
+from kfdeploy.graph.reference import logits_of
 from kfdeploy.targets.base import Device
-from kfdeploy.verify import allowed_in, logits_of
+from kfdeploy.targets.kits import kits
 
 NAMES = [name for name in sorted(targets.TARGETS) if name != "trt"]  # TensorRT's libraries cannot be had without a GPU
 
@@ -122,9 +123,7 @@ def test_what_is_not_there_says_so():
 
 
 def test_a_runtime_too_old_says_so(monkeypatch):
-    from kfdeploy import pool
-
-    monkeypatch.setattr(pool, "versions", lambda name: {name: "1.16.3"})
+    monkeypatch.setattr(targets, "versions", lambda name: {name: "1.16.3"})
     with pytest.raises(MissingDependencyError, match=r"ONNX Runtime 1\.16\.3 is too old: target 'onnx' needs 1\.20"):
         targets.load("onnx")
     assert "is too old" in targets.state("onnx")

@@ -10,10 +10,11 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from places import EXPORT
 
 from kfdeploy.targets.base import fix_batch
 
-SOURCE = Path(__file__).parents[2] / "export" / "onnxruntime" / "cpp"
+SOURCE = EXPORT / "onnxruntime" / "cpp"
 HEADER = "onnxruntime_cxx_api.h"
 INCLUDES = (
     "/usr/include/onnxruntime", "/usr/include/onnxruntime/core/session", "/usr/local/include/onnxruntime",
@@ -71,7 +72,7 @@ def test_a_fixed_batch_is_filled_up(program, assembly, tmp_path):
 
 
 def test_it_says_what_is_none_of_these(program, toy, tmp_path):
-    from kfdeploy.assemble import assemble
+    from kfdeploy.deploy.assemble import assemble
 
     model = assemble(toy.pool, ["pets"], tmp_path / "open", open_set=0.25)
     evidence = model.evidence()

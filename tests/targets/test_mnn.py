@@ -4,20 +4,19 @@ import importlib.util
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from places import EXPORT
 
 from kfdeploy.errors import MissingDependencyError, PoolError, UnsupportedError
 from kfdeploy.targets import mnn
 from kfdeploy.targets.base import Device
 
 pytestmark = pytest.mark.skipif(bool(mnn.missing()), reason=f"MNN is not installed: {mnn.missing()}")
-EXPORT = Path(__file__).parents[2] / "export"
 # Largest difference from the torch network's logits, as a share of the largest logit. Measured on this toy with
 # MNN 3.6.1: 1.1e-6, 3.6e-4 and 6.6e-3; on a trained ResNet-20 and 2,000 images of CIFAR-10: 1.3e-6, 6.5e-4 and 8.0e-3.
 BOUNDS = {"fp32": 1e-5, "fp16": 3e-3, "int8": 5e-2}

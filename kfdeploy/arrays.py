@@ -1,0 +1,10 @@
+"""Names for the arrays that travel between the rooms."""
+
+from typing import Any
+
+import numpy as np
+
+Arrays = dict[str, np.ndarray[Any, Any]]  # by name
+Images = np.ndarray[Any, np.dtype[np.uint8]]  # (N, H, W, C)
+Labels = np.ndarray[Any, np.dtype[np.int64]]  # (N,)
+Floats = np.ndarray[Any, np.dtype[np.float64]]

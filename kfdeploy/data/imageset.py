@@ -1,0 +1,111 @@
+"""Labelled images, in memory or on disk, and the stratified split."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from kfdeploy.arrays import Images, Labels
+from kfdeploy.data.images import File, read_images
+from kfdeploy.errors import DataError, nearest
+from kfdeploy.tasks.spec import ImageSpec
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Labelled images: in memory (`images`), or still on disk (`paths`).
+
+    `labels` (N,) index `classes`. `rows` (N,) are the images' positions in the source's own order, which name them
+    in a pool's evidence.
+    """
+
+    classes: tuple[str, ...]
+    labels: Labels
+    rows: Labels
+    image: ImageSpec
+    images: Images | None = None
+    paths: tuple[File, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def load(self, indices: Any = slice(None)) -> Images:
+        """Return uint8 (n, H, W, C).
+
+        Raises:
+            DataError: a file does not decode.
+        """
+        if self.images is not None:
+            chosen_images: Images = self.images[indices]
+            return chosen_images
+        chosen = np.arange(len(self))[indices]
+        return read_images([self.paths[i] for i in chosen], self.image)
+
+    def in_memory(self) -> "ImageSet":
+        """Return the same set with every image decoded.
+
+        Raises:
+            DataError: files that do not decode, named and counted.
+        """
+        return self if self.images is not None else replace(self, images=self.load(), paths=())
+
+    @property
+    def megabytes(self) -> float:
+        """Size when decoded, in 10⁶ bytes."""
+        return len(self) * float(np.prod(self.image.shape)) / 1e6
+
+    def take(self, indices: Labels) -> "ImageSet":
+        """Return the images at `indices`, as a set with the same classes."""
+        return replace(
+            self,
+            labels=self.labels[indices],
+            rows=self.rows[indices],
+            images=None if self.images is None else self.images[indices],
+            paths=tuple(self.paths[i] for i in indices) if self.paths else (),
+        )
+
+    def only(self, classes: Sequence[str]) -> "ImageSet":
+        """Return the images of `classes`, their labels in that order.
+
+        Raises:
+            DataError: a class is not there.
+        """
+        if lost := [name for name in classes if name not in self.classes]:
+            raise DataError(
+                f"the data have no class '{lost[0]}'", allowed=self.classes, hint=nearest(lost[0], self.classes)
+            )
+        if tuple(classes) == self.classes:
+            return self
+        new = np.full(len(self.classes), -1, dtype=np.int64)
+        new[[self.classes.index(name) for name in classes]] = np.arange(len(classes))
+        kept = self.take(np.flatnonzero(new[self.labels] >= 0))
+        return replace(kept, classes=tuple(classes), labels=new[kept.labels])
+
+
+def stratified(
+    labels: Labels, share: float, seed: int, names: Sequence[str] = (), needed: Sequence[str] = ()
+) -> tuple[Labels, Labels]:
+    """Return the indices of a split (rest, share) that takes the same share of every class, at least one image.
+
+    `names` are the classes of the labels; only those that are `needed` (none: all) must be large enough.
+
+    Raises:
+        DataError: a class has fewer than two images.
+    """
+    random = np.random.default_rng(seed)
+    chosen: list[Labels] = []
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        if len(members) < 2:
+            name = names[label] if len(names) else f"number {label}"
+            if needed and name not in needed:
+                continue
+            raise DataError(
+                f"class '{name}' has {len(members)} image: too few to split",
+                hint="add images, or leave the class out with data.ignore",
+            )
+        count = min(max(1, round(share * len(members))), len(members) - 1)
+        chosen.append(random.permutation(members)[:count])
+    second = np.sort(np.concatenate(chosen))
+    return np.setdiff1d(np.arange(len(labels)), second), second

@@ -1,0 +1,119 @@
+"""Data sources by name. They return numpy; torch enters at the loader."""
+
+from pathlib import Path
+
+import numpy as np
+
+from kfdeploy.arrays import Images
+from kfdeploy.data.images import EXTENSIONS, fit
+from kfdeploy.data.imageset import ImageSet, stratified
+from kfdeploy.errors import DataError, MissingDependencyError, first_line, nearest
+from kfdeploy.targets.device.pixels import to_channels
+from kfdeploy.tasks.spec import ImageSpec
+
+TORCHVISION = ("CIFAR10", "CIFAR100", "MNIST", "FashionMNIST")
+SOURCES = ("digits", "folder", "webdataset", *TORCHVISION)
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
+
+def load_split(source: str, root: str, split: str, image: ImageSpec) -> ImageSet:
+    """Return the `train` or `test` split of a source, not yet decoded where that can wait.
+
+    Raises:
+        DataError: no such source, nothing at `root`, an empty class folder, or a download that failed.
+    """
+    if source == "digits":
+        return _digits(split, image)
+    if source == "folder":
+        return _folder(Path(root) if root else None, split, image)
+    if source == "webdataset":
+        return _shards(root, split, image)
+    if source in TORCHVISION:
+        return _torchvision(source, root, split, image)
+    raise DataError(f"there is no data source '{source}'", allowed=SOURCES, hint=nearest(source, SOURCES))
+
+
+def _digits(split: str, image: ImageSpec) -> ImageSet:
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError:
+        raise MissingDependencyError(
+            "the digits come with scikit-learn, which is not installed", hint='pip install "kfdeploy[train]"'
+        ) from None
+    bunch = load_digits()
+    labels = bunch.target.astype(np.int64)
+    train, test = stratified(labels, 0.2, seed=0)
+    rows = train if split == "train" else test
+    pixels = np.rint(bunch.images[rows] * (255 / 16)).astype(np.uint8)  # (N, 8, 8), 0–16 scaled to 0–255
+    return ImageSet(DIGITS, labels[rows], rows, image, _fit_all(pixels, image, "digits"))
+
+
+def _folder(root: Path | None, split: str, image: ImageSpec) -> ImageSet:
+    layout = "a folder is laid out as root/{train,test}/<class>/*.{jpg,png,webp,bmp}"
+    if root is None or not (root / split).is_dir():
+        missing = "data.root is not set" if root is None else f"there is no folder '{root / split}'"
+        raise DataError(f"{missing}; {layout}", hint="--set data.root=<folder>")
+    folders = sorted(entry for entry in (root / split).iterdir() if entry.is_dir())
+    if not folders:
+        raise DataError(f"'{root / split}' has no class folders; {layout}")
+    paths: list[Path] = []
+    labels: list[int] = []
+    for label, folder in enumerate(folders):
+        files = sorted(path for path in folder.iterdir() if path.suffix.lower() in EXTENSIONS)
+        if not files:
+            raise DataError(f"the class folder '{folder}' has no images", hint="add some, or remove the folder")
+        paths += files
+        labels += [label] * len(files)
+    classes = tuple(folder.name for folder in folders)
+    return ImageSet(classes, np.array(labels, dtype=np.int64), np.arange(len(paths)), image, paths=tuple(paths))
+
+
+def _shards(root: str, split: str, image: ImageSpec) -> ImageSet:
+    from kfdeploy.data.shards import LAYOUT, index_shards
+
+    if not root:
+        raise DataError(f"data.root is not set; {LAYOUT}", hint="--set data.root=<folder>")
+    members, labels, classes = index_shards(Path(root), split)
+    return ImageSet(classes, np.array(labels, dtype=np.int64), np.arange(len(members)), image, paths=tuple(members))
+
+
+def _torchvision(source: str, root: str, split: str, image: ImageSpec) -> ImageSet:
+    try:
+        from torchvision import datasets
+    except ImportError:
+        raise MissingDependencyError(
+            f"{source} is read by torchvision, which is not installed", hint='pip install "kfdeploy[train]"'
+        ) from None
+    place = Path(root or "data")
+    make = getattr(datasets, source)
+    try:
+        try:
+            found = make(place, train=split == "train", download=False)
+        except RuntimeError:
+            place.mkdir(parents=True, exist_ok=True)
+            found = make(place, train=split == "train", download=True)
+    except Exception as error:  # urllib, ssl, sockets and torchvision each have errors of their own
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise DataError(
+            f"{source} is not in '{place}', and downloading it failed: {reason}",
+            hint="download it elsewhere, or pass images as a folder: "
+            "--set data.source=folder --set data.root=<folder with train/ and test/>",
+        ) from None
+    pixels = np.asarray(found.data, dtype=np.uint8)
+    labels = np.asarray(found.targets, dtype=np.int64)
+    classes = tuple(str(name) for name in found.classes)
+    return ImageSet(classes, labels, np.arange(len(labels)), image, _fit_all(pixels, image, source))
+
+
+def _fit_all(pixels: Images, image: ImageSpec, origin: str) -> Images:
+    """Bring (N, H, W) or (N, H, W, C) pixels to the spec, through Pillow only where they differ from it."""
+    pixels = pixels[..., None] if pixels.ndim == 3 else pixels
+    if pixels.shape[1:] == image.shape:
+        return pixels
+    from PIL import Image
+
+    def one(array: Images) -> Images:
+        decoded = Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
+        return fit(to_channels(decoded, image.channels), image, origin)
+
+    return np.stack([one(array) for array in pixels])

@@ -1,0 +1,1 @@
+"""From a pool to a device: assembling, exporting, proving, predicting."""

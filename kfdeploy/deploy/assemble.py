@@ -1,0 +1,71 @@
+"""Assembling: a pool and some tasks become one ONNX graph. Numpy and onnx only; no torch, and no tracing."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from kfdeploy.deploy.model import Model, serialize, write_model
+from kfdeploy.files import output_folder
+from kfdeploy.pool.pool import Fuse, Pool, graph_of
+from kfdeploy.tasks.openset import open_set as choose_threshold
+from kfdeploy.tasks.openset import threshold_of
+from kfdeploy.tasks.spec import class_names
+
+
+def assemble(
+    pool: Pool | str | Path,
+    tasks: Sequence[str],
+    out: str | Path = "assembly",
+    *,
+    fuse: Fuse = "auto",
+    open_set: float | None = None,
+    force: bool = False,
+) -> Model:
+    """Assemble `tasks`, in that order, into the folder `out`, proved right on the pool's golden samples.
+
+    Of a pool on a server, `pool.json` travels, and of the graphs and these tasks' files those that the cache has not.
+    `fuse` is how the task-specific networks stand in the graph: as one `bank` of grouped convolutions, as `branches`,
+    or `auto`: a bank where the template's operators allow it. With `open_set`, a rate of false accepts, the graph has a
+    second output `known` (N,), at least 0 for an image that is of these tasks; see `kfdeploy.openset`.
+
+    Raises:
+        TaskError: a task is unknown or there twice; or `open_set`, and no class is left out to be told from.
+        PoolError: a file of the pool is missing, truncated or altered; or `open_set`, without validation logits.
+        StoreError: the pool's server cannot be reached, refuses, or breaks off.
+        ComposeError: `fuse` is `bank`, and an operator cannot be banked.
+        ParityError: the graph's numbers are not the torch network's.
+        OutputError: `out` is there and `force` is not set, or cannot be written.
+    """
+    pool = pool if isinstance(pool, Pool) else Pool.open(pool)
+    chosen = pool.choose(tasks)
+    pool.fetch(pool.needs(chosen))
+    evidence, threshold = pool.evidence(chosen), None
+    fields: dict[str, Any] = {}
+    if open_set is not None:
+        found = choose_threshold(evidence, class_names(chosen), open_set)
+        threshold = found.threshold
+        fields["open_set"] = found.to_json() | {"threshold": threshold}
+    graph, form = graph_of(pool, chosen, fuse, threshold)
+    out = Path(out)
+    with output_folder(out, force=force) as work:
+        pool.write_part(chosen, work / "parts")
+        provenance = {"pool": {"name": pool.manifest["name"], "sha256": pool.sha256}}
+        write_model(
+            work,
+            graph,
+            "assembly",
+            out.name,
+            pool.image,
+            chosen,
+            evidence,
+            {"provenance": provenance | fields, "fuse": form, "data": pool.manifest["recipe"]["data"], **fields},
+        )
+    return Model.open(out)
+
+
+def recompose(parts: Pool, manifest: dict[str, Any]) -> bytes:
+    """Return the bytes of `model.onnx` that follow from an assembly's parts and its manifest."""
+    from kfdeploy.pool.pool import compose_tasks
+
+    tasks = parts.choose([entry["name"] for entry in manifest["tasks"]])
+    return serialize(compose_tasks(parts, tasks, manifest["fuse"], threshold_of(manifest)), manifest)

@@ -1,0 +1,219 @@
+"""Exporting: a model becomes an artifact of a target, proved right step by step before it is there."""
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kfdeploy import targets
+from kfdeploy.deploy.artifact import Artifact
+from kfdeploy.deploy.model import Model
+from kfdeploy.deploy.parity import Verdict, allowed_in, blame, compare, judge, require
+from kfdeploy.deploy.prepare import prepare
+from kfdeploy.errors import UnsupportedError, nearest
+from kfdeploy.files import dump_json, output_folder, sha256
+from kfdeploy.graph.compose import Form
+from kfdeploy.graph.known import KNOWN
+from kfdeploy.graph.precision import Prepared, write
+from kfdeploy.graph.reference import logits_of, tolerance
+from kfdeploy.manifest import ARTIFACT, GOLDEN, SCHEMA, describe_files, versions
+from kfdeploy.pool.pool import Pool
+from kfdeploy.targets.base import Device, Target
+from kfdeploy.targets.kits import write_kit
+from kfdeploy.tasks.openset import threshold_of
+
+FUSE = ("auto", "bank", "branches")
+
+
+def export(
+    model: Model | str | Path,
+    target: str = "onnx",
+    *,
+    precision: str = "fp32",
+    batch: int = 0,
+    out: str | Path = "artifacts",
+    atol: float | None = None,
+    fuse: str | None = None,
+    kit: bool = False,
+    force: bool = False,
+    report: Callable[[str], None] = lambda _: None,
+    **options: Any,
+) -> Artifact:
+    """Export a model to `out/<name>-<target>-<precision>`, verified on its golden samples before it is there.
+
+    `batch` 0 keeps the batch dynamic. `fuse` composes an assembly anew, as a `bank` or as `branches`, or measures both
+    here and keeps the faster (`auto`). `kit` puts the target's device kit beside the model. `options` are the
+    target's own (`provider` of `onnx`). `atol` replaces the tolerance of every step.
+
+    Raises:
+        UnsupportedError: the target, the precision or an option is not there.
+        MissingDependencyError: the runtime is not installed.
+        DeviceError: the processor that was asked for is not there.
+        PoolError: the model is not whole, or int8 was asked of one that was never calibrated.
+        ParityError: a step differs by more than the tolerance; it names the module to blame and what would have passed.
+        OutputError: the place is taken and `force` is not set, or cannot be written.
+    """
+    if batch < 0:
+        raise UnsupportedError(f"the batch is {batch}", allowed=("0 (dynamic)", "1", "2", "…"))
+    module = targets.load(target, precision)
+    setting = chosen_options(module, precision=precision, batch=batch, **options)
+    check_fuse(fuse)
+    model = model if isinstance(model, Model) else Model.open(model)
+    model.check()
+    wanted = module.GRAPHS[setting.precision]
+    folder = Path(out) / f"{model.name}-{target}-{precision}"
+    with output_folder(folder, force=force) as work:
+        measured: dict[str, float] = {}
+        if fuse == "auto" and model.kind == "assembly":
+            from kfdeploy.measuring.fastest import faster_form
+
+            form, measured = faster_form(model, module, setting, report)
+            prepared = prepare(model, wanted, form)
+        else:
+            prepared = prepare(model, wanted, None if fuse == "auto" else _form(fuse))
+        _write(work, model, module, setting, prepared, atol, measured, kit=kit)
+    return Artifact.open(folder)
+
+
+def chosen_options(module: Target, **asked: Any) -> Any:
+    """Return a target's options.
+
+    Raises:
+        UnsupportedError: it has no option of that name.
+    """
+    known = list(module.Options.__dataclass_fields__)
+    for name in asked:
+        if name not in known:
+            raise UnsupportedError(
+                f"target '{module.NAME}' has no option '{name}'", allowed=known, hint=nearest(name, known)
+            )
+    return module.Options(**asked)
+
+
+def check_fuse(fuse: str | None) -> None:
+    """Refuse a form that there is not.
+
+    Raises:
+        UnsupportedError: as above.
+    """
+    if fuse is not None and fuse not in FUSE:
+        raise UnsupportedError(f"--fuse is '{fuse}'", allowed=FUSE, hint=nearest(fuse, FUSE))
+
+
+def _form(fuse: str | None) -> Form | None:
+    return "bank" if fuse == "bank" else "branches" if fuse == "branches" else None
+
+
+def convert(module: Target, setting: Any, prepared: Prepared, work: Path) -> list[str]:
+    """Write a prepared graph as the target's own files into `work`; return their names."""
+    with tempfile.TemporaryDirectory() as place:
+        return module.convert(write(prepared.graph, Path(place) / "model.onnx"), work, setting)
+
+
+def _write(
+    work: Path,
+    model: Model,
+    module: Target,
+    setting: Any,
+    prepared: Prepared,
+    atol: float | None,
+    measured: dict[str, float],
+    *,
+    kit: bool,
+) -> None:
+    from kfdeploy.version import __version__
+
+    evidence = model.evidence()
+    name = f"'{model.name}-{module.NAME}-{setting.precision}'"
+    steps, expected = _ladder(model, prepared, setting.precision, evidence.images, evidence.golden, atol, name)
+    files = convert(module, setting, prepared, work)
+    np.savez(work / GOLDEN, image=evidence.images, logits=evidence.golden, expected=expected)
+    allowed = allowed_in(setting.precision, expected, atol)
+    manifest: dict[str, Any] = {
+        "schema": SCHEMA,
+        "kind": "artifact",
+        "version": __version__,
+        "model": {"kind": model.kind, "name": model.name, "sha256": sha256(model.graph)},
+        "target": module.NAME,
+        "precision": setting.precision,
+        "options": asdict(setting),
+        "fuse": {"form": prepared.form, "p50_ms": measured} if prepared.form else None,
+        "image": model.image.to_json(),
+        "tasks": [task.to_json() for task in model.tasks],
+        "inputs": {"image": ["uint8", setting.batch or "N", *model.image.shape]},
+        "outputs": {"logits": ["float32", setting.batch or "N", len(model.classes)]}
+        | ({KNOWN: ["float32", setting.batch or "N"]} if model.manifest.get("open_set") else {}),
+        "open_set": model.manifest.get("open_set"),
+        "parameters": model.manifest["parameters"],
+        "model_files": files,
+        "versions": versions("onnx", module.PACKAGE),
+        "training": training_of(model),
+        "data": model.manifest["data"],
+    }
+
+    def record(**more: Any) -> None:
+        manifest.update(more)
+        (work / ARTIFACT).write_text(dump_json(manifest), encoding="utf-8")
+
+    unable = module.can_run()
+    record(verify={"engine_tolerance": allowed})
+    build = getattr(module, "build", None)
+    if kit or build is not None:  # what is built on the device always has what builds it
+        write_kit(work, module.KIT)
+    if build is not None and not unable:
+        build(work, setting)
+    if not unable:
+        with module.open(work, setting, Device()) as session:
+            held = {"batch": setting.batch, "threshold": threshold_of(model.manifest)}
+            found = compare(session, evidence.images, expected, model.tasks, allowed=allowed, **held)
+            total = compare(session, evidence.images, evidence.golden, model.tasks, allowed=np.inf, **held)
+        require(found, name)
+        steps.append(found)
+    else:
+        total = judge(expected, evidence.golden, model.tasks, np.inf, steps[-1].step)
+    record(
+        executed=module.executed(work, setting),
+        verify={
+            "difference": total.difference,
+            "tolerance": sum(step.tolerance for step in steps),
+            "samples": total.samples,
+            "tasks": dict(total.tasks),
+            "steps": [step.to_json() for step in steps],
+            "engine_tolerance": allowed,
+            "not_run": unable,
+        },
+        files=describe_files(work, [*(work / file for file in files), work / GOLDEN]),
+    )
+
+
+def training_of(model: Model) -> dict[str, Any] | None:
+    """Return how long a model was trained, in epochs of so many images: of an assembly, its whole pool."""
+    found = model.manifest.get("training")
+    if model.kind == "assembly":
+        found = Pool.open(model.path / "parts").manifest["training"]
+    return None if found is None else {key: found[key] for key in ("epochs", "images", "models") if key in found}
+
+
+def _ladder(
+    model: Model,
+    prepared: Prepared,
+    precision: str,
+    images: np.ndarray[Any, Any],
+    golden: np.ndarray[Any, Any],
+    atol: float | None,
+    name: str,
+) -> tuple[list[Verdict], np.ndarray[Any, Any]]:
+    """Prove torch → ONNX → the precision's ONNX, and return the verdicts and the last one's logits."""
+    logits = logits_of(prepared.float32, images)
+    steps = [judge(logits, golden, model.tasks, tolerance(golden) if atol is None else atol, "onnx")]
+    require(steps[0], name)
+    if prepared.graph is prepared.float32:
+        return steps, logits
+    found = logits_of(prepared.graph, images)
+    steps.append(judge(found, logits, model.tasks, allowed_in(precision, logits, atol), precision))
+    if not steps[-1].passed:
+        require(steps[-1], name, blame(prepared.float32, prepared.graph, images, model.tasks))
+    return steps, found

@@ -1,0 +1,153 @@
+"""Swapping an assembly on a device: at every moment the whole old one or the whole new one, even when the power goes.
+
+    assembly/model.onnx …       what the device's application reads
+    assembly/.previous/         the one before, whole: what `kfdeploy rollback` puts back
+    assembly/.update.partial/   being prepared, or done with; worth nothing
+    assembly/.update/           prepared and on the disk: new/, old/ and swap.json
+
+Renaming `model.onnx` into its place is the moment of commit. Before it the journal `.update/` is dropped, after it the
+rest of the folder is brought in line by renames, each of which may be the last one before a power cut: whoever opens
+the assembly next goes on from there. Files that both have are hard links, so that keeping the old one costs little.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from kfdeploy.errors import KfdeployError, UpdateError
+from kfdeploy.files import dump_json, link, place_errors, sha256, sync_folder, write
+from kfdeploy.manifest import ASSEMBLY, GRAPH, SCHEMA, read_manifest
+
+PREVIOUS = ".previous"
+_JOURNAL, _PARTIAL, _RECORD, _PARTS = ".update", ".update.partial", "swap.json", "parts"
+_FULL = "free some space, or mend the rights; the model is as it was"
+
+
+def settle(root: Path) -> None:
+    """Finish a swap that was interrupted after its commit, drop one that was before it; quick where there is none.
+
+    Raises:
+        OutputError: this process may not write there.
+        PoolError: the journal cannot be read.
+    """
+    if (root / _JOURNAL).is_dir():
+        with _lock(root, wait=True):
+            _settle(root)
+    elif (root / _PARTIAL).is_dir():
+        with suppress(KfdeployError, OSError), _lock(root, wait=False):  # unless somebody is preparing one right now
+            _settle(root)
+
+
+@contextmanager
+def exclusive(root: Path) -> Iterator[None]:
+    """Keep other processes from swapping this assembly, and settle what was left behind.
+
+    Raises:
+        UpdateError: another process is swapping it.
+        PoolError: there is none.
+        OutputError: this process may not write there.
+    """
+    if not root.is_dir():
+        read_manifest(root / ASSEMBLY, "assembly", "name an assembly")  # says that there is none
+    with _lock(root, wait=False):
+        _settle(root)
+        yield
+
+
+@contextmanager
+def swap(root: Path, *, keep: bool) -> Iterator[Path]:
+    """Give a folder for the new assembly's `model.onnx`, `assembly.json` and `parts/`, and swap it in after the block.
+
+    Call it inside `exclusive`. The old one is kept for `kfdeploy rollback`, or, without `keep`, no old one is.
+    If the block fails, nothing has changed and nothing is left.
+
+    Raises:
+        OutputError: the disk is full, or the place cannot be written to.
+    """
+    partial, journal = root / _PARTIAL, root / _JOURNAL
+    try:
+        with place_errors(root, _FULL):
+            (partial / "new").mkdir(parents=True)
+            (partial / "old").mkdir()
+            yield partial / "new"
+            record = {
+                "schema": SCHEMA,
+                "kind": "swap",
+                "keep": keep,
+                "sha256": sha256(partial / "new" / GRAPH),
+            }
+            for name in (GRAPH, ASSEMBLY) if keep else ():  # the parts go there when the new ones come
+                if (root / name).is_file():
+                    link(root / name, partial / "old" / name)
+            write(partial / _RECORD, dump_json(record).encode())
+            _sync_tree(partial)
+            partial.rename(journal)
+            sync_folder(root)
+            (journal / "new" / GRAPH).replace(root / GRAPH)  # the commit
+            sync_folder(root)
+            _finish(root, keep=keep)
+    except BaseException:
+        with suppress(OSError, KfdeployError):  # what went wrong first is what is told
+            _settle(root)
+        raise
+
+
+def _settle(root: Path) -> None:
+    with place_errors(root, "an update of it was interrupted: run this as its owner"):
+        journal = root / _JOURNAL
+        if journal.is_dir():
+            record = read_manifest(journal / _RECORD, "swap", "copy the assembly again")
+            # Either sign is enough: the file has moved out of the journal, or what it moved onto is the new one.
+            if not (journal / "new" / GRAPH).exists() or sha256(root / GRAPH) == record["sha256"]:
+                _finish(root, keep=record["keep"])
+            else:
+                journal.rename(root / _PARTIAL)
+        if (root / _PARTIAL).exists():
+            shutil.rmtree(root / _PARTIAL)
+
+
+def _finish(root: Path, *, keep: bool) -> None:
+    """Bring everything in line with the new `model.onnx`; every step may be the first or the last of a process."""
+    journal = root / _JOURNAL
+    new, old = journal / "new", journal / "old"
+    if (new / ASSEMBLY).exists():
+        (new / ASSEMBLY).replace(root / ASSEMBLY)
+    if (new / _PARTS).exists():
+        if (root / _PARTS).exists():
+            (root / _PARTS).rename(old / _PARTS)
+        (new / _PARTS).rename(root / _PARTS)
+    if old.exists():  # still here, so what is kept is an older one, or part of it
+        if (root / PREVIOUS).exists():
+            shutil.rmtree(root / PREVIOUS)
+        if keep:
+            old.rename(root / PREVIOUS)
+    sync_folder(root)
+    journal.rename(root / _PARTIAL)  # it is done in one step; removing it takes many
+    sync_folder(root)
+    shutil.rmtree(root / _PARTIAL)
+
+
+@contextmanager
+def _lock(root: Path, *, wait: bool) -> Iterator[None]:
+    """Hold the folder's lock; the system gives it back when a process dies."""
+    import fcntl
+
+    with place_errors(root, "name an assembly"):
+        descriptor = os.open(root, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise UpdateError(f"another process is updating '{root}'", hint="wait until it is done") from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _sync_tree(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_dir():
+            sync_folder(path)
+    sync_folder(folder)

@@ -1,0 +1,167 @@
+"""Updating a device: what changed between two assemblies as one small file, and taking it there, or back.
+
+`diff` and `write_update` run where assemblies are made, `apply` and `rollback` on the device: onnx, numpy and ONNX
+Runtime, no torch. The device composes the graph from its parts itself; the update says which hash it must have.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from kfdeploy.deploy.assemble import recompose
+from kfdeploy.deploy.model import Model
+from kfdeploy.deploy.swap import PREVIOUS, exclusive, swap
+from kfdeploy.deploy.update.file import AGAIN, NEW, Update
+from kfdeploy.deploy.update.trust import Device, state_folder
+from kfdeploy.errors import KfdeployError, UpdateError
+from kfdeploy.files import link, sha256, write
+from kfdeploy.graph.reference import golden_difference
+from kfdeploy.manifest import ASSEMBLY, GRAPH, POOL, inside
+from kfdeploy.pool.pool import Pool
+
+_PARTS = f"parts/{POOL}"
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What `apply` did: the new assembly, the tasks it had before, and what was checked."""
+
+    model: Model
+    before: tuple[str, ...]
+    already: bool  # it was the new one before: nothing was done
+    key: Path | None  # whose signature was checked; None: the device has no key
+    counter: int | None
+    difference: float
+    tolerance: float
+
+
+def apply(update: str | Path, assembly: str | Path, *, state: str | Path | None = None) -> Applied:
+    """Bring an assembly up to date, in place: checked, composed, proved on the golden samples, then swapped in at once.
+
+    The old one is kept for `rollback`. An update that is applied already changes nothing. `state` is the device's
+    state folder, with the keys it trusts; see `trust`. If anything fails, the assembly is as it was.
+
+    Raises:
+        UpdateError: the update is cut short or altered, not signed as this device wants it, older than the last, for
+            another assembly, or for another version of kfdeploy.
+        PoolError: the assembly is not there, or was altered.
+        ParityError: the new graph's numbers are not the torch network's.
+        OutputError: the disk is full, or cannot be written to.
+        MissingDependencyError: the device has a key, and `cryptography` is not installed.
+    """
+    found, root, device = Update.read(update), Path(assembly), Device(state_folder(state))
+    with exclusive(root):
+        old = Model.open(root)
+        key = device.check(found, root)
+        found.check()
+        before = tuple(task.name for task in old.tasks)
+        if all(_hash(root / name) == found.manifest["new"][name] for name in NEW):
+            old.check()
+            golden = old.manifest["golden"]
+            return Applied(old, before, True, key, found.counter, golden["difference"], golden["tolerance"])
+        _check_base(found, old)
+        with swap(root, keep=True) as work:
+            difference, allowed = _stage(found, root, work)
+            if key is not None:  # before the commit: the very same update may come again, an older one may not
+                device.remember(found, root)
+        return Applied(Model.open(root), before, False, key, found.counter, difference, allowed)
+
+
+def rollback(assembly: str | Path) -> Model:
+    """Put back the assembly that the last `apply` replaced, in place; it can be done once.
+
+    Its files are checked against their hashes. The device's counter stays, so no update older than the one that is
+    taken back is let in.
+
+    Raises:
+        UpdateError: there is nothing to go back to.
+        PoolError: the one before is not whole.
+        OutputError: the place cannot be written to.
+    """
+    root = Path(assembly)
+    with exclusive(root):
+        previous = root / PREVIOUS
+        if not previous.is_dir():
+            raise UpdateError(
+                f"'{root}' has nothing to go back to: no update was applied to it since it was made or rolled back",
+                hint="kfdeploy apply keeps the one before",
+            )
+        Model.open(previous).check()
+        with swap(root, keep=False) as work:
+            for path in sorted(previous.rglob("*")):
+                if path.is_file():
+                    link(path, work / path.relative_to(previous))
+        return Model.open(root)
+
+
+def _check_base(update: Update, old: Model) -> None:
+    """Refuse an update that is for another assembly, and one to an assembly that is not what it was.
+
+    Raises:
+        UpdateError: it is for another one.
+        PoolError: it was altered on the device.
+    """
+    base = update.manifest["base"]
+    names = [task.name for task in old.tasks]
+    if old.kind != "assembly":
+        raise UpdateError(f"'{old.path}' is no assembly but a {old.kind}", hint="name an assembly")
+    seen = (old.manifest["files"][GRAPH]["sha256"], _hash(old.path / _PARTS))
+    if seen != (base[GRAPH], base[_PARTS]):
+        same = " of another pool or version" if names == base["tasks"] else ""
+        raise UpdateError(
+            f"'{update.path}' is for an assembly of {', '.join(base['tasks'])}{same}, and '{old.path}' is one of "
+            f"{', '.join(names)}",
+            hint=f"make one for it: kfdeploy diff {old.path} NEW --out update.kfu",
+        )
+    old.check()
+
+
+def _stage(update: Update, root: Path, work: Path) -> tuple[float, float]:
+    """Put the new assembly together in `work`, and prove it: every hash, and its numbers on the golden samples.
+
+    Raises:
+        UpdateError: the update and this assembly's files do not make what it promises.
+        ParityError: its numbers are not the torch network's.
+    """
+    wanted = update.manifest["new"]
+    texts = {}
+    for name in (ASSEMBLY, _PARTS):
+        data = update.file(name)
+        texts[name] = (root / name).read_bytes() if data is None else data
+        if hashlib.sha256(texts[name]).hexdigest() != wanted[name]:
+            raise UpdateError(f"'{update.path}' does not hold the '{name}' that it promises", hint=AGAIN)
+        write(work / name, texts[name])
+    try:
+        parts = Pool.open(work / "parts")
+        names = [f"parts/{name}" for name in parts.manifest["files"]]
+        if odd := sorted(set(update.payloads) - {*names, *texts}):
+            raise UpdateError(f"'{update.path}' has a file that nothing asks for: '{odd[0]}'", hint=AGAIN)
+        for name in names:
+            data = update.file(name)
+            if data is not None:
+                write(inside(work, name), data)
+            elif inside(root, name).is_file():
+                link(root / name, work / name)
+        parts.check()
+        composed = recompose(parts, json.loads(texts[ASSEMBLY]))
+        if hashlib.sha256(composed).hexdigest() != wanted[GRAPH]:
+            raise UpdateError(
+                f"this device composes another graph than '{update.path}' promises: its kfdeploy or onnx is of "
+                "another version, or the update is wrong",
+                hint="install the versions that made it, or copy the whole assembly",
+            )
+        write(work / GRAPH, composed)
+        model = Model.open(work)
+        model.check()
+        return golden_difference(model.graph, model.evidence())
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UpdateError(f"'{update.path}' does not make an assembly: {error!r:.200}", hint=AGAIN) from error
+    except KfdeployError as error:  # what it says of files in `work` is about the update
+        if isinstance(error, UpdateError):
+            raise
+        raise type(error)(f"'{update.path}' was refused: {error.what}", allowed=error.allowed, hint=AGAIN) from error
+
+
+def _hash(path: Path) -> str:
+    return sha256(path) if path.is_file() else ""

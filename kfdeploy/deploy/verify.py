@@ -1,0 +1,75 @@
+"""Proving an artifact right: golden images through every step from the torch network to the engine, task by task.
+
+torch → ONNX → the precision's ONNX → the engine. Each step is compared with the one before it, so that a failure says
+which step failed, and which module is to blame: the CKN, or which task's network.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kfdeploy.deploy.parity import Verdict, compare, require
+from kfdeploy.manifest import ARTIFACT, POOL
+from kfdeploy.pool.remote.locate import locate
+from kfdeploy.tasks.openset import threshold_of
+
+if TYPE_CHECKING:
+    from kfdeploy.pool.pool import Pool
+
+
+def verify(path: str | Path, *, atol: float | None = None, threads: int = 1) -> Verdict:
+    """Verify an artifact, an assembly, a student or a pool again: its files' hashes, then its golden samples.
+
+    Raises:
+        PoolError: a file is missing, truncated or altered.
+        ParityError: the difference is above the tolerance.
+    """
+    from kfdeploy.deploy import artifact, model
+    from kfdeploy.pool import pool
+    from kfdeploy.targets.base import Device
+
+    path = locate(path)
+    if isinstance(path, str):  # only pools are read from servers
+        verdict = _verify_pool(pool.Pool.open(path), atol, threads)
+    elif (path / ARTIFACT).is_file():
+        exported = artifact.Artifact.open(path)
+        exported.check()
+        images, _, expected = exported.golden()
+        allowed = exported.manifest["verify"]["engine_tolerance"] if atol is None else atol
+        with exported.session(Device(threads=threads)) as session:
+            verdict = compare(
+                session, images, expected, exported.tasks, batch=exported.batch, allowed=allowed,
+                threshold=threshold_of(exported.manifest),
+            )  # fmt: skip
+    elif (path / POOL).is_file():
+        verdict = _verify_pool(pool.Pool.open(path), atol, threads)
+    else:
+        from kfdeploy.targets import onnx
+
+        network = model.Model.open(path)
+        network.check()
+        evidence = network.evidence()
+        with onnx.open(network.path, onnx.Options(), Device(threads=threads)) as session:
+            verdict = compare(
+                session, evidence.images, evidence.golden, network.tasks, allowed=atol, step="onnx",
+                threshold=threshold_of(network.manifest),
+            )  # fmt: skip
+    require(verdict, f"'{path}'")
+    return verdict
+
+
+def _verify_pool(whole: "Pool", atol: float | None, threads: int) -> Verdict:
+    """Check every file of a pool, and every task at once against the golden samples."""
+    import tempfile
+
+    from kfdeploy.graph.compose import compose
+    from kfdeploy.targets import onnx
+    from kfdeploy.targets.base import Device
+
+    whole.check()
+    common, template = whole.graphs()
+    graph = compose(common, template, [whole.part(task) for task in whole.tasks], "branches")
+    evidence = whole.evidence()
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / onnx.MODEL).write_bytes(graph.SerializeToString())
+        with onnx.open(Path(folder), onnx.Options(), Device(threads=threads)) as session:
+            return compare(session, evidence.images, evidence.golden, whole.tasks, allowed=atol, step="onnx")

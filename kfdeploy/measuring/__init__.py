@@ -1,0 +1,1 @@
+"""Measuring: rounds of fresh processes, intervals, gates, and the answer."""

@@ -1,0 +1,235 @@
+"""Benchmarking: assemblies against students and teacher on the same tasks; latency, throughput, accuracy, size."""
+
+import itertools
+import json
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kfdeploy.data.splits import test_images
+from kfdeploy.deploy.artifact import Artifact
+from kfdeploy.deploy.here import find_artifacts
+from kfdeploy.errors import KfdeployError, PoolError, TaskError, UnsupportedError
+from kfdeploy.files import write_file
+from kfdeploy.manifest import SCHEMA
+from kfdeploy.measuring.accuracy import Right, score
+from kfdeploy.measuring.answer import answer
+from kfdeploy.measuring.intervals import difference_interval, ratio_interval
+from kfdeploy.measuring.rounds import Job, describe_machine, measure_afresh
+from kfdeploy.targets.base import Scenario
+from kfdeploy.targets.device.clock import QUICK, Protocol, Round, summarise
+
+SCENARIOS: tuple[Scenario, ...] = ("single-stream", "offline")
+_SETTING = ("target", "precision", "threads", "scenario")
+
+
+def benchmark(
+    artifacts: Sequence[str | Path] = (),
+    *,
+    scenarios: Sequence[str] = SCENARIOS,
+    threads: Sequence[int] = (1,),
+    batch: int = 32,
+    quick: bool = False,
+    data: str | Path | None = None,
+    finished: Path | None = None,
+    max_ms: float | None = None,
+    max_mb: float | None = None,
+    min_accuracy: float | None = None,
+    report: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Measure artifacts (default: all in `artifacts/`) and compare each assembly with every student and teacher.
+
+    Each assembly's tasks are a *subject*: every model that knows their classes is scored on them, its logits masked to
+    them, over the test images of those classes. Without an assembly the one subject is the classes that all models
+    know. `single-stream` has a batch of 1, `offline` of `batch`. `data` is a folder with `test/<class>/` in place of
+    the data the models were made with. `finished` is a file that keeps each round as it ends: an interrupted benchmark
+    goes on from it. `max_ms`, `max_mb` and `min_accuracy` are the constraints under which a winner is named.
+
+    Returns `{"schema", "kind", "quick", "protocol", "machine", "rows", "comparisons", "answers", "break_even"}`. A row
+    that cannot be measured here stays, with its `reason`. In a comparison of `a` with `b`, `p50_ratio` is a's median
+    latency over b's (below 1: a is faster) with its 95 % interval, and `accuracy_difference` is a's accuracy minus b's.
+
+    Raises:
+        PoolError: there are no artifacts, or one is not whole.
+        TaskError: the models have fewer than two classes in common.
+        UnsupportedError: no row at all can be measured here.
+        DataError: there are no test images.
+    """
+    opened = _open(artifacts)
+    subjects = _subjects(opened)
+    for setting in scenarios:
+        if setting not in SCENARIOS:
+            raise UnsupportedError(f"there is no scenario '{setting}'", allowed=SCENARIOS)
+    settings = [setting for setting in SCENARIOS if setting in scenarios]
+    protocol = QUICK if quick else Protocol()
+    # What is not there is missed before the measuring, not after.
+    test = test_images(opened[0], list(dict.fromkeys(c for classes in subjects.values() for c in classes)), data)
+    jobs: dict[tuple[Path, str, int], Job] = {}
+    reasons: dict[tuple[Path, str, int], str] = {}
+    for artifact, scenario, count in itertools.product(opened, settings, sorted(set(threads))):
+        size = 1 if scenario == "single-stream" else batch
+        key = (artifact.path, scenario, count)
+        jobs[key] = Job(str(artifact.path), scenario, count, size)
+        if artifact.batch not in (0, size):
+            reasons[key] = f"it has the fixed batch {artifact.batch}, and {scenario} needs {size}"
+        elif why := artifact.cannot_run():
+            reasons[key] = why
+    able = [key for key in jobs if key not in reasons]
+    if not able:
+        first = next(iter(reasons))
+        raise UnsupportedError(
+            f"nothing here can be measured; '{first[0]}', {first[1]}: {reasons[first]}",
+            hint="export with a dynamic batch for this machine, or choose --scenario and --batch to fit",
+        )
+    rounds = _measure({key: jobs[key] for key in able}, protocol, finished, opened, reasons, report)
+    right = score([a for a in opened if any(key[0] == a.path for key in rounds)], test, subjects, report)
+    rows = [
+        _row(artifact, jobs[key], rounds.get(key, []), right, subjects, reasons.get(key, ""))
+        for artifact in opened
+        for key in jobs
+        if key[0] == artifact.path
+    ]
+    result = {
+        "schema": SCHEMA,
+        "kind": "benchmark",
+        "quick": quick,
+        "when": datetime.now(UTC).isoformat(timespec="seconds"),
+        "protocol": vars(protocol),
+        "machine": describe_machine(),
+        "rows": rows,
+        "comparisons": _compare(rows, right, subjects),
+    }
+    return result | answer(result, max_ms=max_ms, max_mb=max_mb, min_accuracy=min_accuracy)
+
+
+def _measure(
+    jobs: dict[tuple[Path, str, int], Job],
+    protocol: Protocol,
+    finished: Path | None,
+    opened: Sequence[Artifact],
+    reasons: dict[tuple[Path, str, int], str],
+    report: Callable[[str], None],
+) -> dict[tuple[Path, str, int], list[Round]]:
+    """Measure every job in every round, a new order each, and keep what is done; a job that fails gives its reason."""
+    # A round counts again only for the very same file, setting and machine.
+    hashes = {artifact.path: artifact.sha256 for artifact in opened}
+    about = {"machine": describe_machine()["cpu"], "protocol": vars(protocol)}
+    done: dict[str, Any] = {}
+    if finished is not None and finished.is_file():
+        try:
+            kept = json.loads(finished.read_text(encoding="utf-8"))
+            done = kept["rounds"] if kept["about"] == about else {}
+        except (OSError, ValueError, KeyError, TypeError):
+            done = {}
+    rounds: dict[tuple[Path, str, int], list[Round]] = {key: [] for key in jobs}
+    for number in range(protocol.rounds):
+        # A new order each round, so that no artifact always follows the same neighbour.
+        for key in random.Random(number).sample(list(jobs), len(jobs)):
+            if key in reasons:
+                continue
+            name = f"{number} {hashes[key[0]]} {key[1]} {key[2]} {jobs[key].batch}"
+            if name not in done:
+                report(f"round {number + 1} of {protocol.rounds}: {key[0].name}, {key[1]}, {key[2]} threads")
+                try:
+                    done[name] = asdict(measure_afresh(jobs[key], protocol))
+                except KfdeployError as error:
+                    reasons[key] = str(error)
+                    del rounds[key]
+                    continue
+                if finished is not None:
+                    write_file(finished, json.dumps({"about": about, "rounds": done}))
+            rounds[key].append(Round(**done[name]))
+    return rounds
+
+
+def _open(paths: Sequence[str | Path]) -> list[Artifact]:
+    opened = [Artifact.open(path) for path in find_artifacts(paths)]
+    for artifact in opened:
+        artifact.check()
+        if not artifact.classes:
+            raise PoolError(f"'{artifact.path}' has no class names", hint="kfdeploy export")
+        one, other = (a.image for a in (opened[0], artifact))
+        if (one.shape, one.resize, one.interpolation) != (other.shape, other.resize, other.interpolation):
+            raise UnsupportedError(
+                f"'{artifact.path}' takes images of {other.shape} (resized to {other.resize}, {other.interpolation}), "
+                f"'{opened[0].path}' of {one.shape} (resized to {one.resize}, {one.interpolation})",
+                hint="compare models that take the same images",
+            )
+    # Assemblies first, then students, then the teacher.
+    return sorted(opened, key=lambda artifact: (artifact.kind, str(artifact.path)))
+
+
+def _subjects(opened: Sequence[Artifact]) -> dict[str, list[str]]:
+    """Return what models are scored on, by name: the tasks of each assembly, else the classes that all models know."""
+    found = {
+        ", ".join(task.name for task in artifact.tasks): list(artifact.classes)
+        for artifact in opened
+        if artifact.kind == "assembly"
+    }
+    if found:
+        return found
+    classes = [name for name in opened[0].classes if all(name in artifact.classes for artifact in opened)]
+    if len(classes) < 2:
+        raise TaskError("these models have fewer than two classes in common")
+    return {", ".join(classes): classes}
+
+
+def _row(
+    artifact: Artifact, job: Job, rounds: list[Round], right: Right, subjects: dict[str, list[str]], reason: str
+) -> dict[str, Any]:
+    own = ", ".join(task.name for task in artifact.tasks)
+    scored = {subject: right[artifact.sha256, subject] for subject in subjects if (artifact.sha256, subject) in right}
+    # An assembly is about its own tasks; another model about those of the first assembly that it knows.
+    subject = own if own in scored and artifact.kind == "assembly" else next(iter(scored), None)
+    row: dict[str, Any] = {
+        "kind": artifact.kind,
+        "name": artifact.name,
+        "tasks": (subject or own).split(", "),
+        "target": artifact.target,
+        "precision": artifact.precision,
+        "threads": job.threads,
+        "batch": job.batch,
+        "scenario": job.scenario,
+        "accuracy": float(scored[subject].mean()) if subject else None,
+        "images": len(scored[subject]) if subject else 0,
+        "accuracies": {name: {"accuracy": float(v.mean()), "images": len(v)} for name, v in scored.items()},
+        "bytes": artifact.bytes,
+        "parameters": artifact.manifest["parameters"],
+        "training": artifact.manifest.get("training"),
+        "sha256": artifact.sha256,
+    }
+    return row | ({"reason": reason} if reason else summarise(rounds, job.batch))
+
+
+def _compare(rows: list[dict[str, Any]], right: Right, subjects: dict[str, list[str]]) -> list[dict[str, Any]]:
+    """Compare each assembly with every student and teacher in the same setting, on the assembly's own tasks."""
+    found = []
+    for a, b in itertools.product(rows, rows):
+        subject = ", ".join(a["tasks"])
+        if a["kind"] != "assembly" or b["kind"] == "assembly" or any(a[key] != b[key] for key in _SETTING):
+            continue
+        if "reason" in a or "reason" in b or (b["sha256"], subject) not in right:
+            continue
+        ratio, interval = ratio_interval(
+            [np.array(s) / a["batch"] for s in a["samples_ms"]], [np.array(s) / b["batch"] for s in b["samples_ms"]]
+        )
+        difference, spread = difference_interval(right[a["sha256"], subject], right[b["sha256"], subject])
+        found.append(
+            {
+                "a": a["name"],
+                "b": b["name"],
+                "b_kind": b["kind"],
+                "subject": subject,
+                **{key: a[key] for key in _SETTING},
+                "p50_ratio": round(ratio, 4),
+                "interval": [round(v, 4) for v in interval],
+                "accuracy_difference": round(difference, 5),
+                "accuracy_interval": [round(v, 5) for v in spread],
+            }
+        )
+    return found

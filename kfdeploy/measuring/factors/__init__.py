@@ -1,0 +1,1 @@
+"""Are the factors factors? How alike they are, and what each of them knows."""

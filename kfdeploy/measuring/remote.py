@@ -1,0 +1,279 @@
+"""Benchmarking on a device over ssh: artifacts and their kits go there, bench.py measures, the numbers come back.
+
+The system's own ssh does the talking, with its configuration, keys and known hosts, and may never ask for anything.
+"""
+
+import json
+import re
+import shlex
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from importlib import import_module
+from pathlib import Path
+from typing import Any, get_args
+
+from kfdeploy.data.images import EXTENSIONS
+from kfdeploy.deploy.artifact import Artifact
+from kfdeploy.errors import DataError, PoolError, RemoteError, UnsupportedError
+from kfdeploy.manifest import SCHEMA
+from kfdeploy.measuring.result import fault
+from kfdeploy.measuring.ssh import ADDRESS, MARK, Device, parse_address
+from kfdeploy.targets import TARGETS
+from kfdeploy.targets.base import Scenario
+from kfdeploy.targets.kits import write_kit
+
+Report = Callable[[str], None]
+OLDEST = (3, 10)  # the oldest Python that the kits' programs run on
+_MODULES = {"pillow": "PIL", "cuda-bindings": "cuda.bindings"}  # packages whose modules have other names
+_BUILT = ("model.engine", "engine.json", "timing.cache")  # what build.py makes, for one device alone
+_HELLO = """
+printf '%s\\n' "$1"
+case "$2" in "~/"*) py="$HOME/${2#"~/"}" ;; *) py="$2" ;; esac
+py=$(command -v "$py") || exit 81
+case "$py" in /*) ;; *) py="$PWD/$py" ;; esac
+printf '%s\\n' "$py"
+said=$("$py" --version 2>&1)
+printf '%s\\n' "$said"
+case "$said" in "Python "[0-9]*) ;; *) exit 82 ;; esac
+"$py" -c "import sys; sys.exit(sys.version_info < ($4))" || exit 83
+if [ -n "$3" ]; then cd -- "$3" 2>/dev/null || exit 84; root="$PWD"; else root="${TMPDIR:-/tmp}"; fi
+mktemp -d "$root/kfdeploy-XXXXXX" || exit 85
+"""
+_IMPORT = """
+import importlib, json, sys
+for name in sys.argv[1:]:
+    try:
+        importlib.import_module(name)
+    except Exception as error:
+        absent = isinstance(error, ModuleNotFoundError) and name.startswith(error.name or "-")
+        print(json.dumps([name, absent, str(error)]))
+"""
+
+
+def benchmark_on(
+    url: str,
+    artifacts: Sequence[Artifact | str | Path],
+    *,
+    scenarios: Sequence[str] = get_args(Scenario),
+    threads: Sequence[int] = (1,),
+    batch: int = 32,
+    quick: bool = False,
+    python: str = "python3",
+    data: str | Path | None = None,
+    keep: bool = False,
+    timeout: float = 3600.0,
+    ssh_options: Sequence[str] = (),
+    report: Report = lambda _: None,
+) -> dict[str, Any]:
+    """Measure artifacts on the device at `url` with their kit's `bench.py`, and return one result with all rows.
+
+    `ssh://[user@]host[:port][/folder]`: everything happens in a new folder under `folder` (`/~/x` is in the home
+    folder; default: the device's temporary folder), which is removed at the end, after a failure too, unless `keep`.
+    An artifact without a kit gets its target's there. `python` is the device's Python. With `data`, a folder with
+    `test/<class>/` or `<class>/`, its images go there too and accuracy is measured; without, it is None. `timeout` is
+    in seconds, for each artifact in each number of threads. `ssh_options` are words for ssh, such as `-F file`.
+
+    The result has `"device"` (the URL without user and folder), `"when"` (UTC) and no comparisons.
+
+    Raises:
+        UnsupportedError: the URL, a scenario or a target is not one, or an artifact's fixed batch fits no scenario.
+        MissingDependencyError: there is no ssh here.
+        PoolError: an artifact is not whole.
+        DataError: `data` has no images of these classes.
+        RemoteError: the device cannot be reached, lacks something, or failed; `result` has the rows finished before.
+    """
+    device = Device(parse_address(url), tuple(ssh_options))
+    opened = [a if isinstance(a, Artifact) else Artifact.open(a) for a in artifacts]
+    _check(opened, scenarios, batch)
+    pictures = _pictures(Path(data), opened) if data is not None else []
+    results: list[dict[str, Any]] = []
+    where = device.address
+    with tempfile.TemporaryDirectory() as place:
+        folders = [_complete(artifact, Path(place) / str(i)) for i, artifact in enumerate(opened)]
+        python, root = _greet(device, python)
+        try:
+            _check_imports(device, python, opened, folders)
+            for i, (artifact, files) in enumerate(zip(opened, folders, strict=True)):
+                report(f"copying {artifact.path.name} to {where.label}")
+                device.copy(files, f"{root}/{i}", f"copying '{artifact.path}'", timeout)
+            if pictures:
+                report(f"copying {len(pictures)} images to {where.label}")
+                device.copy(pictures, f"{root}/data", f"copying '{data}'", timeout)
+            for i, (artifact, files) in enumerate(zip(opened, folders, strict=True)):
+                launch = [python, f"{root}/{i}", "" if keep else root]
+                if any(name == "build.py" for _, name in files):
+                    report(f"building {artifact.path.name} on {where.label}")
+                    device.launch([*launch, "build.py"], f"building '{artifact.path}'", timeout, report)
+            jobs = [(i, count) for n, count in enumerate(sorted(set(threads))) for i in _order(len(opened), n)]
+            for i, count in jobs:
+                artifact = opened[i]
+                report(f"measuring {artifact.path.name} on {where.label}, threads {count}")
+                words = ["--scenario", *scenarios, "--threads", str(count), "--batch", str(batch)]
+                words += ["--quick"] if quick else []
+                if pictures and not any(row["sha256"] == artifact.sha256 for r in results for row in r["rows"]):
+                    words += ["--data", "../data"]  # once: an accuracy does not depend on threads
+                words += ["--json", "../result.json"]
+                launch = [python, f"{root}/{i}", "" if keep else root, "bench.py", *words]
+                text = device.launch(launch, f"measuring '{artifact.path}'", timeout, report)
+                results.append(_read(text, artifact, count, scenarios))
+        except RemoteError as error:
+            error.result = _merged(results, where.label) if results else None
+            raise
+        finally:
+            if keep:
+                report(f"kept {root} on {where.label}")
+            else:
+                try:
+                    device.run('rm -rf -- "$1"', [root], "removing the folder", timeout=60)
+                except RemoteError:
+                    report(f"{root} on {where.label} could not be removed from here")
+    return _merged(results, where.label)
+
+
+def _check(opened: Sequence[Artifact], scenarios: Sequence[str], batch: int) -> None:
+    known = get_args(Scenario)
+    if not opened:
+        raise PoolError("no artifact was named", hint="kfdeploy export --target onnx, then benchmark")
+    for scenario in scenarios:
+        if scenario not in known:
+            raise UnsupportedError(f"there is no scenario '{scenario}'", allowed=known)
+    sizes = [1 if scenario == "single-stream" else batch for scenario in scenarios]
+    for artifact in opened:
+        artifact.check()
+        if artifact.batch not in (0, *sizes):
+            raise UnsupportedError(
+                f"'{artifact.path}' has the fixed batch {artifact.batch}, and {' and '.join(scenarios)} would need "
+                f"{' and '.join(map(str, sizes))}",
+                hint="export it with a dynamic batch, or choose --scenario and --batch to fit",
+            )
+
+
+def _order(count: int, number: int) -> list[int]:
+    """Return 0 … count − 1, backwards every second time: no artifact always has the cool device."""
+    return list(range(count))[:: -1 if number % 2 else 1]
+
+
+def _complete(artifact: Artifact, beside: Path) -> list[tuple[Path, str]]:
+    """Return an artifact's files with their names on the device; a kit that it lacks is written `beside`."""
+    own = [path for path in sorted(artifact.path.rglob("*")) if path.is_file() and path.name not in _BUILT]
+    files = {path.relative_to(artifact.path).as_posix(): path for path in own if "__pycache__" not in path.parts}
+    if "bench.py" not in files:
+        if artifact.target not in TARGETS:
+            raise UnsupportedError(f"'{artifact.path}' is of target '{artifact.target}'", allowed=TARGETS)
+        kit = import_module(TARGETS[artifact.target]).KIT  # not targets.load: the runtime may be on the device alone
+        files = {name: beside / name for name in write_kit(beside, kit)} | files
+    return [(path, name) for name, path in files.items()]
+
+
+def _pictures(folder: Path, opened: Sequence[Artifact]) -> list[tuple[Path, str]]:
+    """Return the images of the artifacts' classes with their names on the device."""
+    root = folder / "test" if (folder / "test").is_dir() else folder
+    names = list(dict.fromkeys(name for artifact in opened for name in artifact.classes))
+    found = [(path, f"{name}/{path.name}") for name in names for path in sorted((root / name).glob("*"))]
+    found = [(path, name) for path, name in found if path.suffix.lower() in EXTENSIONS and path.is_file()]
+    if not found:
+        raise DataError(
+            f"'{root}' has no folder of images for any of: {', '.join(names)}", hint="choose another --data"
+        )
+    return found
+
+
+def _greet(device: Device, python: str) -> tuple[str, str]:
+    """Return the path of the device's Python, having looked at its version, and of a new folder there."""
+    where, oldest = device.address, ".".join(map(str, OLDEST))
+    words = [MARK, python, where.folder, ", ".join(map(str, OLDEST))]
+    code, lines = device.run(_HELLO, words, "connecting", accept=(81, 82, 83, 84, 85), timeout=60)
+    newer = f"install Python {oldest} or newer there, or name one: --python /path/to/python3"
+    if code == 81:
+        raise RemoteError(f"there is no '{python}' on {where.label}", hint=newer)
+    said = lines[1] if len(lines) > 1 else "nothing"
+    if code == 82:
+        raise RemoteError(f"'{python}' on {where.label} is no Python that runs: it says {said[:80]!r}", hint=newer)
+    if code == 83:
+        raise RemoteError(f"'{python}' on {where.label} is {said}, and the kits need {oldest} or newer", hint=newer)
+    if code == 84:
+        raise RemoteError(
+            f"there is no folder '{where.folder}' on {where.label}",
+            hint=f"{where.typed} mkdir -p {shlex.quote(where.folder)}",
+        )
+    if code == 85 or not re.search(r"/kfdeploy-\w{6}$", lines[-1]):
+        place = where.folder or "the temporary folder"
+        raise RemoteError(f"{place} on {where.label} cannot be written to", hint=f"name another folder: {ADDRESS}")
+    return lines[0], lines[-1]
+
+
+def _check_imports(
+    device: Device, python: str, opened: Sequence[Artifact], folders: Sequence[Sequence[tuple[Path, str]]]
+) -> None:
+    """Refuse a device that lacks a requirement of a kit."""
+    needs = [
+        path.read_text(encoding="utf-8").split("\n")
+        for files in folders
+        for path, n in files
+        if n == "requirements.txt"
+    ]
+    lines = list(dict.fromkeys(line.strip() for text in needs for line in text if line.strip() and line[0] != "#"))
+    packages = {line: re.split(r"[^\w.-]", line)[0] for line in lines}
+    modules = {_MODULES.get(name.lower(), name): line for line, name in packages.items()}
+    script = f'printf "%s\\n" "{MARK}"; exec "$@"'
+    _, found = device.run(script, [python, "-c", _IMPORT, *modules], "importing the runtime", timeout=300)
+    failed: list[tuple[str, bool, str]] = []
+    for line in found:
+        with suppress(ValueError, TypeError):  # a package may print something of its own
+            name, gone, text = json.loads(line)
+            failed.append((name, gone, str(text)))
+    where, pip = device.address.label, f"type there: {shlex.quote(python)} -m pip install"
+    if absent := [modules[name] for name, gone, _ in failed if gone]:
+        names = ", ".join(packages[line] for line in absent)
+        raise RemoteError(f"{python} on {where} has no {names}", hint=f"{pip} {shlex.join(absent)}")
+    for name, _, text in failed:
+        line = modules[name]
+        raise RemoteError(
+            f"{packages[line]} on {where} does not import: {' '.join(text.split())[:200]}",
+            hint=f"{pip} --force-reinstall {shlex.quote(line)}",
+        )
+
+
+def _read(text: str, artifact: Artifact, threads: int, scenarios: Sequence[str]) -> dict[str, Any]:
+    """Return what bench.py wrote, having checked that it is about this very artifact in this setting."""
+    hint = "its kit may be of another version: kfdeploy export --kit --force, then again"
+    try:
+        result = json.loads(text)
+    except ValueError:
+        raise RemoteError(f"what was brought back of '{artifact.path}' is not JSON: {text[:60]!r}", hint=hint) from None
+    if why := fault(result):
+        raise RemoteError(f"what was brought back of '{artifact.path}' is no benchmark: {why}", hint=hint)
+    if not result["rows"]:
+        raise RemoteError(f"nothing of '{artifact.path}' was measured on the device", hint=hint)
+    for row in result["rows"]:
+        if row["sha256"] != artifact.sha256:
+            raise RemoteError(
+                f"the device measured a file with sha256 {row['sha256'][:12]}…, and that of '{artifact.path}' is "
+                f"{artifact.sha256[:12]}…",
+                hint="run it again; if it stays so, the device changes what it is given",
+            )
+        if row["threads"] != threads or row["scenario"] not in scenarios:
+            seen = f"{row['scenario']}, threads {row['threads']}"
+            raise RemoteError(f"the device measured '{artifact.path}' in another setting: {seen}", hint=hint)
+    return dict(result)
+
+
+def _merged(results: Sequence[dict[str, Any]], label: str) -> dict[str, Any]:
+    """Return one result with all rows; those of one file have one accuracy."""
+    rows = [row for result in results for row in result["rows"]]
+    scored = {row["sha256"]: row for row in rows if row["accuracy"] is not None}
+    names = ("accuracy", "images")
+    rows = [row | {name: scored.get(row["sha256"], row)[name] for name in names} for row in rows]
+    return {
+        "schema": SCHEMA,
+        "kind": "benchmark",
+        "quick": results[0]["quick"],
+        "protocol": results[0]["protocol"],
+        "machine": results[0]["machine"],
+        "device": label,
+        "when": datetime.now(UTC).isoformat(timespec="seconds"),
+        "rows": rows,
+        "comparisons": [],
+    }

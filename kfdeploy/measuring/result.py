@@ -1,0 +1,101 @@
+"""A benchmark's result as JSON: read, and held to what it must have."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kfdeploy.errors import PoolError
+from kfdeploy.manifest import SCHEMA
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """Read a benchmark's JSON.
+
+    Raises:
+        PoolError: it is not there, not JSON, or of another schema or kind.
+    """
+    import json
+
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise PoolError(f"there is no result at '{path}'", hint="kfdeploy benchmark --json <file>") from None
+    except (OSError, ValueError) as error:
+        raise PoolError(f"'{path}' cannot be read: {error}", hint="kfdeploy benchmark --json <file>") from None
+    seen = (result.get("schema"), result.get("kind")) if isinstance(result, dict) else (None, type(result).__name__)
+    if seen != (SCHEMA, "benchmark"):
+        raise PoolError(
+            f"'{path}' has schema {seen[0]!r} and kind {seen[1]!r}, not {SCHEMA} and 'benchmark'",
+            hint="name a file that kfdeploy benchmark --json wrote",
+        )
+    found: dict[str, Any] = result
+    return found
+
+
+NUMBER = (int, float)
+_RESULT = {"quick": bool, "protocol": dict, "machine": dict, "rows": list, "comparisons": list}
+_MACHINE = {"cpu": str, "cores": int, "os": str, "python": str, "versions": dict}
+_ROW = {"kind": str, "name": str, "tasks": list, "target": str, "precision": str, "threads": int, "batch": int,
+        "scenario": str, "images": int, "bytes": int, "parameters": int, "sha256": str,
+        "accuracy": (int, float, type(None))}  # fmt: skip
+_COMPARISON = {"a": str, "b": str, "target": str, "precision": str, "threads": int, "scenario": str,
+               "p50_ratio": NUMBER, "interval": list, "accuracy_difference": NUMBER,
+               "accuracy_interval": list}  # fmt: skip
+
+
+def fault(result: Any) -> str:
+    """Return in what way something is not a benchmark result, or an empty string."""
+    if not isinstance(result, Mapping):
+        return f"it is a {type(result).__name__}"
+    if result.get("schema") != SCHEMA:
+        return f"it has schema {result.get('schema')!r}, and this version of kfdeploy reads schema {SCHEMA}"
+    if result.get("kind") != "benchmark":
+        return f"it describes a '{result.get('kind')}' (allowed: benchmark)"
+    if why := _lacks(result, _RESULT, "it"):
+        return why
+    machines = machines_of(result)
+    found = [_lacks(about, _MACHINE, f"machine '{name}'") for name, about in machines.items()]
+    found.append(_lacks(result["protocol"], {"rounds": int}, "its protocol"))
+    for i, row in enumerate(result["rows"], 1):
+        found.append(_lacks(row, _ROW, f"row {i}") or _row_fault(row, f"row {i}"))
+    found += [_lacks(entry, _COMPARISON, f"comparison {i}") for i, entry in enumerate(result["comparisons"], 1)]
+    for entry in [] if any(found) else [*result["rows"], *result["comparisons"]]:
+        if (name := entry.get("machine", "")) not in machines:
+            found.append(f"a row is of machine '{name}', which is not among its machines")
+    return next(filter(None, found), "")
+
+
+def _lacks(value: Any, wanted: Mapping[str, Any], what: str) -> str:
+    if not isinstance(value, Mapping):
+        return f"{what} is a {type(value).__name__}"
+    for name, kind in wanted.items():
+        if name not in value:
+            return f"{what} has no '{name}'"
+        if not isinstance(value[name], kind):
+            return f"{what} has {value[name]!r:.40} as '{name}'"
+    return ""
+
+
+def _row_fault(row: Mapping[str, Any], what: str) -> str:
+    if row["accuracy"] is not None and not 0 <= row["accuracy"] <= 1:
+        return f"{what} has {row['accuracy']!r:.40} as 'accuracy'"
+    if not all(isinstance(task, str) for task in row["tasks"]):
+        return f"{what} has {row['tasks']!r:.40} as 'tasks'"
+    if "reason" in row:  # not measured, and it says why
+        return ""
+    if why := _lacks(row, {"latency_ms": dict, "throughput": NUMBER}, what):
+        return why
+    times = row["latency_ms"]
+    if why := _lacks(times, {"p50": NUMBER, "p90": NUMBER}, f"{what}, latency_ms"):
+        return why
+    if not all(0 < value < math.inf for value in (times["p50"], times["p90"], row["throughput"])):
+        return f"{what} has latencies that are not positive"
+    return ""
+
+
+def machines_of(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the machines by the names that its rows use; a result of one machine does not name it."""
+    if isinstance(result.get("machines"), dict):
+        return dict(result["machines"])
+    return {"": result["machine"] | ({"device": result["device"]} if "device" in result else {})}

@@ -1,0 +1,359 @@
+"""The pool: one teacher's knowledge as files. Read without torch, and only what is asked for."""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from kfdeploy.errors import ComposeError, PoolError, UnsupportedError
+from kfdeploy.files import dump_json, load_tensors, save_tensors
+from kfdeploy.graph.known import add_known
+from kfdeploy.manifest import (
+    POOL,
+    SCHEMA,
+    check_files,
+    check_inside,
+    describe_files,
+    inside,
+    parse_manifest,
+    read_manifest,
+)
+from kfdeploy.pool.manifest import SHARED
+from kfdeploy.pool.remote.locate import locate
+from kfdeploy.tasks.evidence import Evidence
+from kfdeploy.tasks.spec import ImageSpec, TaskSpec, choose_names
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from kfdeploy.graph.compose import Form, Part
+    from kfdeploy.pool.remote.cache import Mirror
+
+
+_AGAIN = "kfdeploy factorize"
+
+
+@dataclass(frozen=True)
+class Block:
+    """Validation images that came together: those the pool was made with (None), or those of a task that was added."""
+
+    task: str | None
+    labels: tuple[str, ...]  # (V,) class names
+    rows: np.ndarray[Any, np.dtype[np.int64]]  # (V,)
+    logits: tuple[np.ndarray[Any, np.dtype[np.float32]] | None, ...]  # of each task asked for (V, c), None: not known
+
+
+@dataclass(frozen=True)
+class Pool:
+    """A folder `pool.json, common.onnx, task.onnx, tasks/, evidence/`, here or on a server, opened by `Pool.open`."""
+
+    place: "Path | Mirror"
+    manifest: dict[str, Any]
+
+    @classmethod
+    def open(cls, path: str | Path) -> "Pool":
+        """Open a pool in a folder or at a URL of fsspec; its files are checked, and fetched, when they are read.
+
+        Raises:
+            PoolError: there is none, its schema is unknown, or it names a file outside itself.
+            StoreError: its server cannot be reached, or refuses.
+        """
+        root = locate(path)
+        if isinstance(root, Path):
+            pool = cls(root, read_manifest(root / POOL, "pool", _AGAIN))
+        else:
+            from kfdeploy.pool.remote.cache import Mirror
+
+            mirror = Mirror(root)
+            pool = cls(mirror, parse_manifest(mirror.text, mirror.store.at(POOL), ("pool",), "push the pool again"))
+        try:
+            _ = pool.image, pool.manifest["classes"], pool.manifest["files"]
+            named = [entry[key] for entry in pool.manifest["tasks"] for key in ("file", "evidence")]
+            _ = [(entry["name"], entry["classes"], entry["kind"]) for entry in pool.manifest["tasks"]]
+        except (KeyError, TypeError, AttributeError) as error:
+            raise PoolError(f"'{pool.where}/{POOL}' is incomplete: {error}", hint=_AGAIN) from None
+        check_inside(pool.where, [*pool.manifest["files"], *named])
+        return pool
+
+    @property
+    def where(self) -> str:
+        """Where it is, for messages: its folder or its URL."""
+        return str(self.place)
+
+    @property
+    def path(self) -> Path:
+        """The folder it is in.
+
+        Raises:
+            UnsupportedError: it is on a server, where only `file` reaches.
+        """
+        if isinstance(self.place, Path):
+            return self.place
+        raise UnsupportedError(f"'{self.where}' is on a server, and this needs its folder", hint="name the folder")
+
+    @cached_property
+    def image(self) -> ImageSpec:
+        """How an image becomes the input."""
+        return ImageSpec.from_json(self.manifest["image"])
+
+    @cached_property
+    def tasks(self) -> tuple[TaskSpec, ...]:
+        """Every task of the pool, in its order."""
+        return tuple(TaskSpec.from_json(entry) for entry in self.manifest["tasks"])
+
+    def choose(self, names: Sequence[str]) -> tuple[TaskSpec, ...]:
+        """Return the named tasks in the order asked for; see `choose`."""
+        # By name alone: of ten thousand tasks, the ten that are asked for become a TaskSpec.
+        wanted = choose_names(self._entries, names, f"pool '{self.where}'")
+        return tuple(TaskSpec.from_json(self._entries[name]) for name in wanted)
+
+    def check(self, names: Sequence[str] | None = None) -> None:
+        """Check files against their hashes: the named ones, or every one (those in `train/` if they are in its folder).
+
+        Raises:
+            PoolError: a file is missing, truncated or altered.
+        """
+        files = self.manifest["files"]
+        if not isinstance(self.place, Path):
+            self.fetch([name for name in files if not name.startswith("train/")] if names is None else names)
+            return
+        if names is None:
+            names = [name for name in files if not name.startswith("train/") or inside(self.path, name).exists()]
+        check_files(self.path, files, list(names))
+
+    def file(self, name: str) -> Path:
+        """Return where a file of the pool lies, its hash checked; every reading of a file goes through here.
+
+        Raises:
+            PoolError: it is missing, truncated or altered, or not one of the pool's.
+        """
+        if not isinstance(self.place, Path):
+            return self.place.file(name, self.manifest["files"])
+        self.check([name])
+        return inside(self.path, name)
+
+    def fetch(self, names: Sequence[str]) -> None:
+        """Bring files of a pool on a server into the cache, several at a time; of a folder, nothing is needed.
+
+        Raises:
+            PoolError: one is missing, truncated or altered, or not one of the pool's.
+            StoreError: the server cannot be reached, refuses, or breaks off.
+            OutputError: the cache cannot be written to.
+        """
+        if not isinstance(self.place, Path):
+            self.place.fetch(names, self.manifest["files"])
+
+    def has(self, name: str) -> bool:
+        """Return whether one of its files is there: those in `train/` may have been left behind.
+
+        Raises:
+            StoreError: the server cannot be reached, or refuses.
+        """
+        if isinstance(self.place, Path):
+            return inside(self.place, name).is_file()
+        return name in self.manifest["files"] and self.place.store.there(name)
+
+    def needs(self, tasks: Sequence[TaskSpec]) -> list[str]:
+        """Return the names of the files that an assembly of these tasks is made from."""
+        entries = [self.entry(task) for task in tasks]
+        names = ["common.onnx", "task.onnx", SHARED]
+        if "calibration" in self.manifest:
+            names += [self.manifest["calibration"], *(entry["calibration"] for entry in entries)]
+        return [*names, *(entry[key] for entry in entries for key in ("file", "evidence"))]
+
+    def manifest_bytes(self) -> bytes:
+        """Return `pool.json` as it is."""
+        return (self.place / POOL).read_bytes() if isinstance(self.place, Path) else self.place.text
+
+    @cached_property
+    def sha256(self) -> str:
+        """The hash of its manifest, and so of everything in it."""
+        return hashlib.sha256(self.manifest_bytes()).hexdigest()
+
+    def graphs(self) -> "tuple[ModelProto, ModelProto]":
+        """Return the common graph and the task template.
+
+        Raises:
+            PoolError: one is missing or altered.
+        """
+        import onnx
+
+        return onnx.load(self.file("common.onnx")), onnx.load(self.file("task.onnx"))
+
+    def part(self, task: TaskSpec) -> "Part":
+        """Return one task's weights and folded head.
+
+        Raises:
+            PoolError: its file is missing or altered.
+        """
+        from kfdeploy.graph.compose import Part
+
+        stored = load_tensors(self.file(self.entry(task)["file"]))
+        # `kfdeploy pool convert --half` stores float16; everything is computed in float32.
+        arrays = {key: v.astype(np.float32) if v.dtype == np.float16 else v for key, v in stored.items()}
+        head = {key: arrays.pop(f"head.{key}") for key in ("z", "u", "bias")}
+        return Part(task.name, arrays, head["z"], head["u"], head["bias"])
+
+    def evidence(self, tasks: Sequence[TaskSpec] | None = None) -> Evidence:
+        """Return the golden samples and validation logits of some tasks (default: all), as columns side by side.
+
+        Validation images come in blocks: those the pool was made with, and those of each task that was added. A block
+        counts where all these tasks have logits for it.
+
+        Raises:
+            PoolError: a file is missing or altered.
+        """
+        chosen = self.tasks if tasks is None else tasks
+        self.fetch([SHARED, *(self.entry(task)["evidence"] for task in chosen), *self._blocks()])
+        shared = load_tensors(self.file(SHARED))
+        each = [load_tensors(self.file(self.entry(task)["evidence"])) for task in chosen]
+        golden = np.concatenate([arrays["golden.logits"] for arrays in each], axis=1)
+        labels: list[str] = []
+        rows, logits = [np.empty(0, np.int64)], [np.empty((0, golden.shape[1]), np.float32)]
+        for block in self.blocks(chosen, shared, each):
+            if all(columns is not None for columns in block.logits):
+                labels += block.labels
+                rows.append(block.rows)
+                logits.append(np.concatenate([columns for columns in block.logits if columns is not None], axis=1))
+        return Evidence(shared["golden.images"], golden, tuple(labels), np.concatenate(rows), np.concatenate(logits))
+
+    def blocks(
+        self, tasks: Sequence[TaskSpec], shared: Mapping[str, Any] | None = None, each: Sequence[Any] | None = None
+    ) -> Iterator[Block]:
+        """Give the validation images block by block, with these tasks' logits where they are known.
+
+        `shared` and `each` are the arrays of evidence/shared and of the tasks' own evidence, where they are at hand.
+
+        Raises:
+            PoolError: a file is missing or altered.
+        """
+        shared = load_tensors(self.file(SHARED)) if shared is None else shared
+        each = [load_tensors(self.file(self.entry(t)["evidence"])) for t in tasks] if each is None else each
+        labels = tuple(self.manifest["classes"][i] for i in shared["validation.labels"])
+        yield Block(None, labels, shared["validation.rows"], tuple(own.get("validation.logits") for own in each))
+        added = self.manifest.get("blocks", ())
+        place = {name: i for i, name in enumerate(self._entries)} if added else {}
+        for about in added:
+            images, task = load_tensors(self.file(about["file"])), about["task"]
+            labels = tuple(about["classes"][i] for i in images["validation.labels"])
+            # A block's file has the logits of the tasks before it, and each later task has its own for it. What else
+            # goes by such a name is of a task that is gone, or of another pool's (`without`, after `pool merge`).
+            found: list[Any] = []
+            for t, own in zip(tasks, each, strict=True):
+                known, mine = images.get(f"logits/{t.name}"), own.get(f"validation.logits/{task}")
+                if t.name in about.get("without", ()):
+                    found.append(None)
+                elif t.name == task:
+                    found.append(known if mine is None else mine)
+                else:
+                    found.append(mine if place[t.name] > place[task] else known)
+            yield Block(task, labels, images["validation.rows"], tuple(found))
+
+    def validation(self) -> tuple[tuple[str, ...], np.ndarray[Any, np.dtype[np.int64]]]:
+        """Return the class names of the validation images the pool was made with, and their rows in the train split.
+
+        Raises:
+            PoolError: the file is missing or altered.
+        """
+        shared = load_tensors(self.file(SHARED))
+        return tuple(self.manifest["classes"][i] for i in shared["validation.labels"]), shared["validation.rows"]
+
+    def ranges(self, task: TaskSpec | None = None) -> "dict[str, tuple[float, float]]":
+        """Return the activation ranges of one task's network, or of the CKN (None), by tensor.
+
+        Raises:
+            PoolError: the pool was never calibrated, or the file is missing or altered.
+        """
+        from kfdeploy.pool.ranges import read_ranges
+
+        name = (self.manifest if task is None else self.entry(task)).get("calibration")
+        if name is None:
+            raise PoolError(
+                f"'{self.where}' has no ranges of activations, which int8 needs",
+                hint="kfdeploy calibrate <pool>, then assemble again",
+            )
+        return read_ranges(self.file(name))
+
+    def write_part(self, tasks: Sequence[TaskSpec], out: Path) -> None:
+        """Write a pool of just these tasks to the folder `out`, in the same format: what a device needs.
+
+        That is without `train/` and without validation logits, which outweigh a task's weights on a small device.
+        """
+        entries = [self.entry(task) for task in tasks]
+        evidence = {entry["evidence"] for entry in entries}
+        names = [name for name in self.needs(tasks) if name not in evidence]
+        for name in names:
+            target = out / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(self.file(name).read_bytes())
+        files = {name: self.manifest["files"][name] for name in names}
+        for entry in entries:
+            golden = {"golden.logits": load_tensors(self.file(entry["evidence"]))["golden.logits"]}
+            about = {"schema": SCHEMA, "kind": "evidence", "task": entry["name"], "classes": entry["classes"]}
+            save_tensors(out / entry["evidence"], golden, about)
+        files |= describe_files(out, [out / entry["evidence"] for entry in entries])
+        # What concerns these tasks, however many there are. `classes` stays whole: the labels count in it.
+        chosen, recipe = {task.name for task in tasks}, self.manifest["recipe"]
+        manifest = self.manifest | {"tasks": entries, "files": files}
+        manifest["temperatures"] = {k: v for k, v in self.manifest["temperatures"].items() if k in chosen}
+        if isinstance(recipe["tasks"], dict):
+            manifest["recipe"] = recipe | {"tasks": {k: v for k, v in recipe["tasks"].items() if k in chosen}}
+        manifest.pop("blocks", None)
+        (out / POOL).write_text(dump_json(manifest), encoding="utf-8")
+        Pool.open(out).check()
+
+    def entry(self, task: TaskSpec) -> dict[str, Any]:
+        """Return what the manifest says of a task: its classes and the names of its files."""
+        entry: dict[str, Any] = self._entries[task.name]
+        return entry
+
+    def _blocks(self) -> list[str]:
+        """Return the files of validation images that came with added tasks."""
+        return [block["file"] for block in self.manifest.get("blocks", ())]
+
+    @cached_property
+    def _entries(self) -> dict[str, dict[str, Any]]:
+        return {entry["name"]: entry for entry in self.manifest["tasks"]}
+
+
+Fuse = Literal["auto", "bank", "branches"]
+FORMS: tuple[Fuse, ...] = ("auto", "bank", "branches")
+
+
+def compose_tasks(pool: Pool, tasks: Sequence[TaskSpec], form: "Form", threshold: float | None = None) -> "ModelProto":
+    """Return the graph of some tasks of a pool: what `assemble` writes, and what a device makes of an update.
+
+    With a `threshold` it has the output `known` of `kfdeploy.openset`.
+
+    Raises:
+        PoolError: a file of the pool is missing, truncated or altered.
+        ComposeError: the form is `bank`, and an operator cannot be banked.
+    """
+    from kfdeploy.graph.compose import compose
+
+    common, template = pool.graphs()
+    graph = compose(common, template, [pool.part(task) for task in tasks], form)
+    return graph if threshold is None else add_known(graph, threshold)
+
+
+def graph_of(
+    pool: Pool, tasks: Sequence[TaskSpec], fuse: Fuse = "auto", threshold: float | None = None
+) -> "tuple[ModelProto, Form]":
+    """Return `compose_tasks` and the form it has: a bank where that was asked for, or can be.
+
+    Raises:
+        PoolError: a file of the pool is missing, truncated or altered.
+        ComposeError: `fuse` is `bank`, and an operator cannot be banked.
+    """
+    if fuse == "branches":
+        return compose_tasks(pool, tasks, "branches", threshold), "branches"
+    try:
+        return compose_tasks(pool, tasks, "bank", threshold), "bank"
+    except ComposeError:
+        if fuse == "bank":
+            raise
+        return compose_tasks(pool, tasks, "branches", threshold), "branches"

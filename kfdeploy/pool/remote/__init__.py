@@ -1,0 +1,1 @@
+"""Pools on servers: their addresses, their files, and the cache."""

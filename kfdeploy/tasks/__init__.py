@@ -1,0 +1,1 @@
+"""What a task is, and what is known of it."""

@@ -1,0 +1,95 @@
+"""What a subset of tasks is worth, exactly, from stored logits: a task's logits do not depend on its neighbours."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from kfdeploy.errors import PoolError, listed
+from kfdeploy.tasks.evidence import Evidence
+from kfdeploy.tasks.spec import TaskSpec, class_names
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """A share of images that are classified right, and their number."""
+
+    value: float
+    images: int
+
+
+def subset_accuracy(evidence: Evidence, classes: Sequence[str]) -> Accuracy:
+    """Return the accuracy over the images whose class is among `classes`: argmax over those classes' columns.
+
+    `classes` are the columns of `evidence.logits`, in their order.
+    """
+    column = {name: i for i, name in enumerate(classes)}
+    labels = np.array([column.get(name, -1) for name in evidence.labels])
+    inside = labels >= 0
+    right = evidence.logits[inside].argmax(1) == labels[inside]
+    return Accuracy(float(right.mean()) if len(right) else float("nan"), int(inside.sum()))
+
+
+def confusion(evidence: Evidence, classes: Sequence[str]) -> np.ndarray[Any, np.dtype[np.int64]]:  # (C, C)
+    """Return how many images of each class (a row) are taken for each (a column), over the images of these classes."""
+    column = {name: i for i, name in enumerate(classes)}
+    labels = np.array([column.get(name, -1) for name in evidence.labels])
+    inside = labels >= 0
+    found = np.zeros((len(classes), len(classes)), np.int64)
+    np.add.at(found, (labels[inside], evidence.logits[inside].argmax(1)), 1)
+    return found
+
+
+def unknown_classes(evidence: Evidence, classes: Sequence[str]) -> list[str]:
+    """Return the classes without a single validation image with these columns' logits: of them nothing is known."""
+    there = set(evidence.labels)
+    return [name for name in classes if name not in there]
+
+
+def known_accuracy(evidence: Evidence, tasks: Sequence[TaskSpec]) -> Accuracy | None:
+    """Return the accuracy of tasks together, or None where there is a class without images to tell it by."""
+    classes = class_names(tuple(tasks))
+    return None if unknown_classes(evidence, classes) else subset_accuracy(evidence, classes)
+
+
+def require_known(evidence: Evidence, tasks: Sequence[TaskSpec], where: str) -> None:
+    """Refuse to tell an accuracy that leaves out some of the classes.
+
+    Raises:
+        PoolError: for a class there is no validation image for which every task has logits.
+    """
+    lacking = unknown_classes(evidence, class_names(tuple(tasks)))
+    if lacking:
+        together = ", ".join(listed(task.name for task in tasks))
+        worth, whose = ("are worth together", "them all") if len(tasks) > 1 else ("is worth", "it")
+        raise PoolError(
+            f"what {together} {worth} cannot be known: '{where}' has no validation logits of {whose} on images of "
+            f"{', '.join(listed(lacking))}",
+            hint="plan from the pool that has them (an assembly's parts have none, nor do tasks that were added apart "
+            "and merged for each other's images), or assemble them and measure: kfdeploy benchmark",
+        )
+
+
+def shares(logits: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.float64]]:  # (N, C) → (N, C)
+    """Return the softmax over the classes of a subset: their distribution, given that it is one of them."""
+    wide = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))
+    out: np.ndarray[Any, np.dtype[np.float64]] = wide / wide.sum(1, keepdims=True)
+    return out
+
+
+def calibration_error(evidence: Evidence, classes: Sequence[str], bins: int = 15) -> float:
+    """Return the expected calibration error of a subset (Guo et al. 2017, Eq. 3) over the images whose class is in it.
+
+    Confidence is the largest share; `bins` are of equal width. `classes` are the columns of `evidence.logits`.
+    """
+    column = {name: i for i, name in enumerate(classes)}
+    labels = np.array([column.get(name, -1) for name in evidence.labels])
+    inside = labels >= 0
+    share = shares(evidence.logits[inside])
+    confidence, right = share.max(1), share.argmax(1) == labels[inside]
+    place = np.minimum((confidence * bins).astype(np.int64), bins - 1)
+    gaps = [
+        abs(float(right[place == b].mean() - confidence[place == b].mean())) * (place == b).mean() for b in set(place)
+    ]
+    return float(sum(gaps))

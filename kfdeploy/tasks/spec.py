@@ -1,0 +1,116 @@
+"""What travels with weights: how an image becomes an input, and what the outputs mean."""
+
+import shlex
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from kfdeploy.errors import TaskError, listed, nearest
+
+Interpolation = Literal["nearest", "bilinear", "bicubic"]
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """How an image becomes the model's input.
+
+    A file is decoded, its shorter side is resized to `resize` pixels (0: not at all, the size must fit), and the
+    centre `size` (height, width) is cut out, giving uint8 (N, H, W, C). `mean` and `std` apply to values in [0, 1],
+    inside the graph.
+    """
+
+    size: tuple[int, int]
+    channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    resize: int = 0
+    interpolation: Interpolation = "bilinear"
+    layout: str = "NHWC"
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width, channels."""
+        return (*self.size, self.channels)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain lists and numbers."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> "ImageSpec":
+        """Read back what `to_json` wrote."""
+        known: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()}
+        return cls(**known)
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """One task: its name, its classes in the order of its outputs, and its kind."""
+
+    name: str
+    classes: tuple[str, ...]
+    kind: Literal["classification"] = "classification"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain lists and strings."""
+        return {"name": self.name, "classes": list(self.classes), "kind": self.kind}
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> "TaskSpec":
+        """Read back what `to_json` wrote."""
+        return cls(fields["name"], tuple(fields["classes"]), fields["kind"])
+
+
+def class_names(tasks: tuple[TaskSpec, ...]) -> tuple[str, ...]:
+    """Return the classes of the tasks, one after another: the columns of the logits."""
+    return tuple(name for task in tasks for name in task.classes)
+
+
+def columns(known: Sequence[str], wanted: Sequence[str], who: str = "the model") -> list[int]:
+    """Return the columns of a model's logits that hold the wanted classes, in their order.
+
+    Raises:
+        TaskError: the model lacks a class.
+    """
+    for name in wanted:
+        if name not in known:
+            raise TaskError(f"{who} does not know the class '{name}'", allowed=known)
+    return [list(known).index(name) for name in wanted]
+
+
+def choose(tasks: Sequence[TaskSpec], names: Sequence[str], where: str) -> tuple[TaskSpec, ...]:
+    """Return the tasks called `names`, in that order; a name that is none is split at its commas.
+
+    Raises:
+        TaskError: none was named, or one is unknown or there twice.
+    """
+    known = {task.name: task for task in tasks}
+    return tuple(known[name] for name in choose_names(known, names, where))
+
+
+def choose_names(known: Collection[str], names: Sequence[str], where: str) -> list[str]:
+    """Return `names`, all of them known, in their order; see `choose`.
+
+    Raises:
+        TaskError: none was named, or one is unknown or there twice.
+    """
+    wanted = [piece for name in names for piece in ([name] if name in known else split_words([name]))]
+    if not wanted:
+        raise TaskError("no task was named", allowed=listed(known), hint="kfdeploy assemble --tasks cat dog")
+    seen = set()
+    for name in wanted:
+        if name not in known:
+            close = nearest(name, list(known))
+            fixed = [close.split("'")[1] if n == name and close else n for n in wanted if n == name or n in known]
+            command = f"  --tasks {shlex.join(fixed)}" if close else ""
+            has = ", ".join(listed(known))
+            raise TaskError(f"task '{name}' is not in {where} (it has: {has})", hint=close + command)
+        if name in seen:
+            raise TaskError(f"task '{name}' is asked for twice", hint="name each task once")
+        seen.add(name)
+    return wanted
+
+
+def split_words(names: Sequence[str]) -> list[str]:
+    """Return the names, those with commas split at them."""
+    return [piece.strip() for name in names for piece in name.split(",") if piece.strip()]

@@ -1,0 +1,1 @@
+"""Everything with torch: from a recipe to a pool and its students."""

@@ -1,0 +1,148 @@
+"""Distillation: a recipe's full students, or a student for just some tasks, in the form of an assembly."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kfdeploy.deploy.model import Model
+from kfdeploy.errors import RecipeError, nearest
+from kfdeploy.files import check_output, file_name
+from kfdeploy.tasks.spec import choose, class_names
+from kfdeploy.training.experiment import Experiment
+from kfdeploy.training.learners.classifier import ClassifierLearner
+from kfdeploy.training.loop.learner import Fitted
+from kfdeploy.training.loop.progress import Progress, is_main
+from kfdeploy.training.loop.resume import same_recipe, sweep, unfinished
+from kfdeploy.training.nets.build import describe
+from kfdeploy.training.nets.classifier import Classifier
+from kfdeploy.training.recipe.recipe import Recipe, changed_keys
+from kfdeploy.training.recipe.sections import Student
+from kfdeploy.training.writing.classifier import TEACHER, WEIGHTS, write_classifier
+
+if TYPE_CHECKING:
+    from kfdeploy.training.nets.teacher import Teacher
+
+
+def distill(
+    recipe: Recipe,
+    *,
+    students: Sequence[str] = (),
+    tasks: Sequence[str] = (),
+    separate: bool = False,
+    pool: str | Path | None = None,
+    out: Path = Path("students"),
+    force: bool = False,
+    resume: bool = False,
+    report: Progress | None = None,
+) -> dict[Path, Fitted | None]:
+    """Distil the recipe's students (or only the named ones) into `out/<name>`, each an assembly's twin.
+
+    With `tasks`, each is distilled for just those tasks' classes, on their images alone, into
+    `out/<name>-<task>-<task>…`. With `separate`, one network is distilled for each task, its classes against all
+    others, and they stand side by side in one graph: `out/<name>-separate-<task>…`. A teacher that the recipe trains is
+    taken from `pool` where that has the same. With `resume`, a student that is already there is checked and left
+    (None).
+
+    Raises:
+        RecipeError: no student has that name, or the tasks have one class in all, or `separate` and only one task.
+        OutputError: a student is already there.
+        TaskError: a task is not the recipe's.
+    """
+    known = [student.name for student in recipe.students]
+    for name in students:
+        if name not in known:
+            raise RecipeError(
+                f"recipe '{recipe.name}' has no student '{name}'", allowed=known, hint=nearest(name, known)
+            )
+    if not known:
+        raise RecipeError(f"recipe '{recipe.name}' has no students", hint="add a section [[students]] to it")
+    experiment = Experiment(recipe, report)
+    chosen = choose(experiment.tasks, tasks, f"recipe '{recipe.name}'") if tasks else experiment.tasks
+    if len(class_names(chosen)) < 2:
+        raise RecipeError(
+            f"the task '{chosen[0].name}' is one class: a student for it alone has nothing to tell apart",
+            hint="name more tasks",
+        )
+    if separate and len(chosen) < 2:
+        raise RecipeError(f"there is one task, '{chosen[0].name}': nothing to separate", hint="leave --separate out")
+    suffix = "-separate" if separate else ""
+    suffix += "".join(f"-{file_name(task.name)}" for task in chosen) if tasks else ""
+    wanted = {out / f"{s.name}{suffix}": s for s in recipe.students if s.name in (students or known)}
+    for folder in wanted:  # before hours of training, not after
+        if not (resume and folder.exists()):
+            check_output(folder, force=force)
+    done: dict[Path, Fitted | None] = {}
+    taught: tuple[Teacher, dict[str, Any]] | None = None
+    for folder, student in wanted.items():
+        alone = recipe.model_copy(update={"students": [student]})
+        if resume and folder.exists():
+            finished = Model.open(folder)
+            same_recipe(finished.manifest["recipe"], alone, f"'{folder}' was made with another recipe")
+            finished.check()
+            sweep(folder)
+            done[folder] = None
+            continue
+        with unfinished(folder, alone, force=force, resume=resume) as work:
+            own = work / "train" / "teacher"
+            if taught is None:
+                taught = experiment.teacher(own, resume=resume, known=_known_teacher(pool, recipe, experiment))
+            if separate:
+                from kfdeploy.training.separate import distill_separately
+
+                done[folder] = distill_separately(experiment, taught, student, chosen, work, folder.name, resume=resume)
+            else:
+                done[folder] = _distill(experiment.only(chosen), taught, student, work, folder.name, resume)
+            if is_main():
+                shutil.rmtree(own, ignore_errors=True)
+    return done
+
+
+def _known_teacher(pool: str | Path | None, recipe: Recipe, experiment: Experiment) -> Path | None:
+    """Return the weights of a pool's trained teacher, if it is the one that this recipe would train."""
+    if pool is None or recipe.teacher.source != "train":
+        return None
+    from kfdeploy.pool.pool import Pool
+
+    found = Pool.open(pool)
+    before = found.manifest["recipe"]
+    matters = ("data", "image", "tasks", "teacher", "augment", "seed")
+    after = recipe.model_dump()
+    keys = changed_keys({key: before.get(key) for key in matters}, {key: after[key] for key in matters})
+    if different := [key for key in keys if key not in ("data.root", "teacher.min_accuracy")]:
+        experiment.report.note(
+            f"the teacher of '{found.where}' is another recipe's ({', '.join(different)} differ): training this "
+            "recipe's own"
+        )
+        return None
+    name = (TEACHER / WEIGHTS).as_posix()
+    return found.file(name) if found.has(name) else None
+
+
+def _distill(
+    experiment: Experiment,
+    taught: "tuple[Teacher, dict[str, Any]]",
+    student: Student,
+    work: Path,
+    name: str,
+    resume: bool,
+) -> Fitted:
+    recipe = experiment.recipe
+    teacher, about = taught
+    experiment.seed()
+    net = Classifier(student.net, experiment.image, len(experiment.classes))
+    part = experiment.slice_teacher(teacher)
+    learner = ClassifierLearner(net, student.soft, recipe.train.label_smoothing)
+    # A plain student (no soft targets) needs no teacher's forward pass.
+    asked = part if student.soft.weight else None
+    fitted = experiment.fit(learner, work / "train", name, recipe.train, teacher=asked, resume=resume)
+    if not is_main():
+        return fitted
+    fields = {
+        "teacher": about,
+        "net": describe(student.net),
+        "training": experiment.training(recipe.train, fitted),
+        "recipe": recipe.model_copy(update={"students": [student]}).model_dump(),
+    }
+    write_classifier(work, net, "student", name, experiment, fields)
+    return fitted

@@ -1,0 +1,201 @@
+"""What every training starts from: data and their split, the teacher (measured), and a folder to resume in."""
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kfdeploy.data.imageset import ImageSet, stratified
+from kfdeploy.data.sources import load_split
+from kfdeploy.data.splits import SPLIT_SEED
+from kfdeploy.errors import TeacherError
+from kfdeploy.files import sha256
+from kfdeploy.tasks.spec import TaskSpec, class_names
+from kfdeploy.training.loop.devices import make_fabric
+from kfdeploy.training.loop.fit import fit
+from kfdeploy.training.loop.learner import Fitted, Learner
+from kfdeploy.training.loop.loader import Loader, make_loader
+from kfdeploy.training.loop.processes import world
+from kfdeploy.training.loop.progress import Progress
+from kfdeploy.training.loop.replay import Live, Replay, views_folder
+from kfdeploy.training.nets.classifier import Classifier
+from kfdeploy.training.nets.teacher import Teacher, class_columns, fill, pretrained, read_weights
+from kfdeploy.training.recipe.recipe import Recipe
+from kfdeploy.training.recipe.sections import Train
+
+
+class Experiment:
+    """A recipe with its data decoded, its tasks resolved and its device opened.
+
+    Raises:
+        DataError, RecipeError, DeviceError: see `load_split`, `Recipe.task_specs` and `make_fabric`.
+    """
+
+    def __init__(self, recipe: Recipe, report: Progress | None = None) -> None:
+        self.recipe = recipe
+        self.report = report or Progress()
+        # The published code's t has no spread: its parameters get no gradient.
+        self.fabric = make_fabric(recipe.run, unused=recipe.objective.variant == "reference")
+        self.image = recipe.image.spec()
+        whole = load_split(recipe.data.source, recipe.data.root, "train", self.image)
+        self.data_classes = whole.classes
+        self.tasks = recipe.task_specs(whole.classes)
+        self.classes = class_names(self.tasks)  # the columns of every logit here
+        # Split before classes are chosen or permuted: recipes on the same data then have the same validation images.
+        train, validation = stratified(whole.labels, recipe.data.validation, SPLIT_SEED, whole.classes, self.classes)
+        self.train = whole.take(train).only(self.classes)
+        self.validation = whole.take(validation).only(self.classes)
+        if whole.megabytes <= recipe.data.stream_above_mb:
+            self.validation = self.validation.in_memory()
+            if not recipe.augment.resized_crop:
+                self.train = self.train.in_memory()
+
+    @cached_property
+    def test(self) -> ImageSet:
+        """The test split; its images are decoded when they are read."""
+        return load_split(self.recipe.data.source, self.recipe.data.root, "test", self.image).only(self.classes)
+
+    def loader(self, data: ImageSet, batch: int) -> Loader:
+        """Return a loader with the recipe's augmentation and seed."""
+        return make_loader(
+            data, batch, self.recipe.augment, self.recipe.seed, self.fabric.device, self.recipe.data.stream_above_mb
+        )
+
+    def fit(
+        self, learner: Learner, folder: Path, title: str, config: Train, *, teacher: Teacher | None = None, resume: bool
+    ) -> Fitted:
+        """Train a learner on the experiment's images, in place; see `kfdeploy.train.fit`."""
+        return fit(
+            learner,
+            self.loader(self.train, config.batch),
+            self.validation,
+            config,
+            self.recipe.run,
+            fabric=self.fabric,
+            folder=folder,
+            title=title,
+            teach=None if teacher is None else self._teach(teacher),
+            resume=resume,
+            report=self.report,
+        )
+
+    def _teach(self, teacher: Teacher) -> Live | Replay:
+        run, augment = self.recipe.run, self.recipe.augment
+        live = Live(teacher, self.fabric.autocast)
+        if not run.replay:
+            return live
+        seed = self.recipe.seed if augment.seed is None else augment.seed
+        precision = str(self.fabric._precision.precision)
+        folder = views_folder(Path(run.replay), teacher, self.image, augment, seed, precision)
+        return Replay(live, folder, self.train)
+
+    def seed(self) -> None:
+        """Seed torch's global generator, which initialises networks."""
+        torch.manual_seed(self.recipe.seed)
+
+    def teacher(self, folder: Path, *, resume: bool, known: Path | None = None) -> tuple[Teacher, dict[str, Any]]:
+        """Return the teacher on its device and what is known of it: source, hash of a file, measured accuracy.
+
+        A teacher that the recipe trains is trained in `folder`, or taken from `known` (a finished one's weights).
+
+        Raises:
+            TeacherError: it does not fit, or its accuracy is below the recipe's `min_accuracy`.
+        """
+        config = self.recipe.teacher
+        about: dict[str, Any] = {"source": config.source.partition(":")[0], "min_accuracy": config.min_accuracy}
+        if config.source == "train":
+            teacher = self._trained(folder, resume, known)
+        else:
+            teacher = pretrained(config, self.image, self.data_classes, self.classes)
+            about["name"] = Path(config.source.partition(":")[2]).name
+        if config.source.startswith("file:"):
+            about["sha256"] = sha256(Path(config.source.removeprefix("file:")))
+        teacher.to(self.fabric.device).to(memory_format=torch.channels_last)
+        accuracy = {
+            name: self.accuracy(teacher, data) for name, data in (("validation", self.validation), ("test", self.test))
+        }
+        if min(accuracy.values()) < config.min_accuracy:
+            raise TeacherError(
+                f"the teacher's accuracy is {min(accuracy.values()):.4f} (validation {accuracy['validation']:.4f}, "
+                f"test {accuracy['test']:.4f}), and the recipe asks for at least {config.min_accuracy:.4f}",
+                hint="check teacher.classes, image.mean and image.std, or lower teacher.min_accuracy",
+            )
+        return teacher, about | {"accuracy": accuracy, "seen_validation": config.source != "train"}
+
+    def _trained(self, folder: Path, resume: bool, known: Path | None) -> Teacher:
+        from kfdeploy.training.learners.classifier import ClassifierLearner
+
+        config = self.recipe.teacher
+        assert config.net is not None  # the recipe's own validator has checked both
+        assert config.train is not None
+        self.seed()
+        net = Classifier(config.net, self.image, len(self.classes))
+        if known is not None and known.is_file():
+            fill(net, read_weights(known), str(known))
+        else:
+            learner = ClassifierLearner(net, smoothing=config.train.label_smoothing)
+            self.fit(learner, folder, "teacher", config.train, resume=resume)
+        return Teacher(net, range(len(self.classes)), net.backbone.channels)
+
+    def slice_teacher(self, teacher: Teacher) -> Teacher:
+        """Return the teacher of all the recipe's classes with only the columns of this experiment's."""
+        everything = class_names(self.recipe.task_specs(self.data_classes))
+        columns = teacher.columns[class_columns(everything, self.classes)].tolist()
+        return Teacher(teacher.net, columns, teacher.channels).to(self.fabric.device)
+
+    @torch.no_grad()
+    def accuracy(self, teacher: Teacher, data: ImageSet) -> float:
+        """Return the teacher's accuracy on a set, in float32."""
+        found = [teacher(images.to(self.fabric.device))[0].argmax(1).cpu().numpy() for images in self._batches(data)]
+        return float((np.concatenate(found) == data.labels).mean())
+
+    def golden(self, count: int = 16) -> np.ndarray[Any, Any]:
+        """Return the indices of the golden samples: validation images spread over the classes."""
+        order = np.argsort(self.validation.labels, kind="stable")
+        return np.sort(order[np.linspace(0, len(order) - 1, min(count, len(order))).astype(np.int64)])
+
+    @torch.no_grad()
+    def evidence(self, logits: Callable[[Tensor], Tensor]) -> dict[str, np.ndarray[Any, Any]]:
+        """Return golden images and logits, validation logits, labels (indices of `classes`) and rows.
+
+        `logits` maps uint8 (N, H, W, C) on the CPU to (N, C).
+        """
+        values = torch.cat([logits(images) for images in self._batches(self.validation)]).float().numpy()
+        golden = self.golden()
+        return {
+            "golden.images": self.validation.load(golden),
+            "golden.logits": values[golden],
+            "validation.labels": self.validation.labels,
+            "validation.rows": self.validation.rows,
+            "validation.logits": values,
+        }
+
+    def only(self, tasks: Sequence[TaskSpec]) -> "Experiment":
+        """Return the same experiment on the images and classes of just these tasks."""
+        part = copy.copy(self)
+        part.tasks, part.classes = tuple(tasks), class_names(tuple(tasks))
+        part.train, part.validation = self.train.only(part.classes), self.validation.only(part.classes)
+        return part
+
+    def training(self, config: Train, fitted: Fitted) -> dict[str, Any]:
+        """Return the circumstances of a training and its last row of the log; its times are in `timing.csv`."""
+        return {
+            "epochs": config.epochs,
+            "images": len(self.train),
+            "device": self.fabric.device.type,
+            "precision": self.fabric._precision.precision,
+            "threads": torch.get_num_threads(),
+            "processes": world(),
+            "terms": fitted.log[-1] if fitted.log else {},
+            "seed": self.recipe.seed,
+        }
+
+    @staticmethod
+    def _batches(data: ImageSet, size: int = 512) -> Iterator[Tensor]:
+        for start in range(0, len(data), size):
+            yield torch.from_numpy(data.load(slice(start, start + size)))

@@ -1,0 +1,158 @@
+"""Growing a pool: one more task, its TSN and head alone, while everything that is there stays as it is, to the byte."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from kfdeploy.data.sources import load_split
+from kfdeploy.errors import DataError, TaskError, TeacherError, nearest
+from kfdeploy.files import check_output, file_name
+from kfdeploy.manifest import POOL
+from kfdeploy.pool.pool import Pool
+from kfdeploy.pool.remote.locate import local_folder
+from kfdeploy.tasks.spec import TaskSpec
+from kfdeploy.training.grow.images import Known, known_images, split_new, together
+from kfdeploy.training.grow.write import write_grown
+from kfdeploy.training.learners.added import AddedTask, Frozen
+from kfdeploy.training.loop.devices import make_fabric
+from kfdeploy.training.loop.fit import fit
+from kfdeploy.training.loop.learner import Fitted
+from kfdeploy.training.loop.loader import make_loader
+from kfdeploy.training.loop.progress import Progress, is_main
+from kfdeploy.training.loop.replay import Live
+from kfdeploy.training.loop.resume import sweep, unfinished
+from kfdeploy.training.nets.factor import FactorNet
+from kfdeploy.training.nets.teacher import Teacher, pretrained
+from kfdeploy.training.recipe.recipe import Recipe, apply_settings, parse_recipe
+from kfdeploy.training.writing.classifier import TEACHER, WEIGHTS
+
+
+def add_task(
+    pool: Pool | str | Path,
+    name: str,
+    *,
+    data: str | Path,
+    classes: Sequence[str] = (),
+    instead_of: Sequence[str] = (),
+    out: str | Path | None = None,
+    settings: Sequence[str] = (),
+    force: bool = False,
+    resume: bool = False,
+    report: Progress | None = None,
+) -> Fitted:
+    """Train one TSN and head for `classes`, and write the pool with it to `out` (default: in the pool's place).
+
+    `data` is a folder with `train/<class>/`; `classes` are by default those in it that the pool does not know. The
+    classes of the pool are what the new ones are told from: their images are those the pool was made with, or lie in
+    `data` too. `instead_of` are classes that the new ones divide more finely: their images and logits are left out of
+    training. `settings` change the pool's recipe, such as `train.epochs=4`. Every file of every other task stays
+    byte-identical.
+
+    Raises:
+        TaskError: the task is already there, or a class of it is, or none is new.
+        DataError: a class has no images, or none of the pool's classes has.
+        PoolError: the pool is not whole, or cannot be written to.
+        OutputError: `out` is there and `force` is not set.
+        TrainingError, Interrupted: see `kfdeploy.train.fit`.
+    """
+    pool = pool if isinstance(pool, Pool) else Pool.open(local_folder(pool, "adding a task"))
+    report = report or Progress()
+    pool.check([name for name in pool.manifest["files"] if not name.startswith("train/")])
+    place = pool.path if out is None else Path(out)
+    if out is not None:
+        check_output(place, force=force)
+    recipe = parse_recipe(apply_settings(pool.manifest["recipe"], settings), str(pool.path / POOL))
+    fresh = load_split("folder", str(data), "train", pool.image)
+    task = _new_task(pool, name, fresh.classes, classes, instead_of)
+    rest = [c for each in pool.tasks for c in each.classes]
+    kept = [i for i, c in enumerate(rest) if c not in instead_of]
+    known = known_images(pool, report)
+    mine = split_new(fresh, task.classes, recipe.data.validation)
+    beside: list[Known] = []  # classes of the pool that lie in the new folder, where their own data are gone
+    lost = [c for c in rest if c not in instead_of and not any(c in each.classes for each in known)]
+    if found := [c for c in lost if c in fresh.classes]:
+        beside = [split_new(fresh, found, recipe.data.validation)]
+    names = [rest[i] for i in kept]
+    train, validation = together([*known, *beside], mine, names)
+    fabric = make_fabric(recipe.run)
+    frozen = Frozen(pool, torch.get_num_threads())
+    torch.manual_seed(recipe.seed)
+    net = FactorNet(recipe.ckn, recipe.tsn, pool.image, [task])
+    learner = AddedTask(net, frozen, kept, recipe.objective, recipe.seed)
+    teacher = _teacher(pool, recipe, [*names, *task.classes], report)
+    teach = None if teacher is None else Live(teacher.to(fabric.device), fabric.autocast)
+    # What the work is begun from: the recipe alone would not tell two tasks apart.
+    about = recipe.model_copy(update={"name": f"{recipe.name}-add-{file_name(name)[:40]}"})
+    log = f"train/added-{file_name(name)}"
+    with unfinished(place, about, force=force, resume=resume, replace=True) as work:
+        loader = make_loader(
+            train, recipe.train.batch, recipe.augment, recipe.seed, fabric.device, recipe.data.stream_above_mb
+        )
+        fitted = fit(
+            learner, loader, validation, recipe.train, recipe.run, fabric=fabric, folder=work / log,
+            title=name, teach=teach, resume=resume, report=report,
+        )  # fmt: skip
+        if is_main():
+            extra = {
+                "data": {"source": "folder", "root": str(data)},
+                "instead_of": list(instead_of),
+                "teacher": teacher is not None,
+                "training": {"epochs": recipe.train.epochs, "images": len(train), "terms": fitted.log[-1]},
+            }
+            write_grown(work, pool, learner.cpu().float().eval(), recipe, task, known, [*beside, mine], extra)
+    sweep(place)
+    return fitted
+
+
+def _new_task(
+    pool: Pool, name: str, there: Sequence[str], classes: Sequence[str], instead_of: Sequence[str]
+) -> TaskSpec:
+    owner = {c: task.name for task in pool.tasks for c in task.classes}
+    if not name.strip():
+        raise TaskError("the task has no name", hint="--add-task fish")
+    if name in {task.name for task in pool.tasks}:
+        raise TaskError(
+            f"task '{name}' is already in pool '{pool.where}'", hint="kfdeploy pool remove, or another name"
+        )
+    for each in instead_of:
+        if each not in owner:
+            raise TaskError(
+                f"--instead-of names '{each}', which pool '{pool.where}' does not have",
+                allowed=owner, hint=nearest(each, list(owner)),
+            )  # fmt: skip
+    chosen = list(classes) or [c for c in there if c not in owner]
+    if not chosen:
+        raise TaskError(f"every class in the data is one of pool '{pool.where}' already: {', '.join(there)}")
+    for i, each in enumerate(chosen):
+        if each not in there:
+            raise DataError(f"the data have no class '{each}'", allowed=there, hint=nearest(each, there))
+        if each in owner:
+            raise TaskError(
+                f"class '{each}' is task '{owner[each]}' of pool '{pool.where}' already",
+                hint="give a finer class a name of its own",
+            )
+        if each in chosen[:i]:
+            raise TaskError(f"class '{each}' is named twice", hint="name each class once")
+    return TaskSpec(name, tuple(chosen))
+
+
+def _teacher(pool: Pool, recipe: Recipe, classes: Sequence[str], report: Progress) -> Teacher | None:
+    """Return the pool's teacher where it is at hand and knows all of these classes."""
+    config = recipe.teacher
+    if config.source == "train" or config.net is None:
+        known = list(config.classes)
+        if not known:
+            report.note("the teacher knows the pool's own classes alone: labels are used")
+            return None
+    weights = pool.path / TEACHER / WEIGHTS
+    if weights.is_file():
+        config = config.model_copy(update={"source": f"file:{weights}"})
+    try:
+        everything = config.classes or list(
+            load_split(recipe.data.source, recipe.data.root, "train", pool.image).classes
+        )
+        return pretrained(config, pool.image, everything, classes)
+    except (DataError, TeacherError) as error:
+        report.note(f"the teacher is left out, and labels are used: {error}")
+        return None

@@ -1,0 +1,95 @@
+"""The images that a new task is told from: those that a pool was made with, as far as they are still there."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from kfdeploy.data.imageset import ImageSet, stratified
+from kfdeploy.data.sources import load_split
+from kfdeploy.data.splits import SPLIT_SEED
+from kfdeploy.errors import DataError
+from kfdeploy.files import load_tensors
+from kfdeploy.pool.manifest import SHARED
+from kfdeploy.pool.pool import Pool
+from kfdeploy.training.loop.progress import Progress
+
+
+@dataclass(frozen=True)
+class Known:
+    """Images that the pool knows: what it was made with, or what a task was added with; `validation` as on record."""
+
+    key: str  # of a task's logits for `validation` in its evidence
+    classes: tuple[str, ...]  # of tasks that the pool still has
+    train: ImageSet
+    validation: ImageSet
+
+
+def known_images(pool: Pool, report: Progress) -> list[Known]:
+    """Return the images that the pool's tasks were made with, as far as they are still there."""
+    blocks = {block["task"]: block for block in pool.manifest.get("blocks", ())}
+    first = tuple(c for task in pool.tasks if task.name not in blocks for c in task.classes)
+    places = [("validation.logits", pool.manifest["recipe"]["data"], SHARED, first)]
+    for block in blocks.values():
+        own = tuple(c for task in pool.tasks if task.name == block["task"] for c in task.classes)
+        places.append((f"validation.logits/{block['task']}", block["data"], block["file"], own))
+    found = []
+    for key, about, file, classes in places:
+        rows = load_tensors(pool.file(file)).get("validation.rows")
+        if rows is None:
+            continue
+        try:
+            whole = load_split(about["source"], about["root"], "train", pool.image)
+            position = {int(row): i for i, row in enumerate(whole.rows)}
+            held = np.array([position[int(row)] for row in rows], dtype=np.int64)
+            rest = whole.take(np.setdiff1d(np.arange(len(whole)), held))
+            found.append(Known(key, classes, rest.only(classes), whole.take(held)))
+        except (DataError, KeyError) as error:
+            report.note(
+                f"the images of {', '.join(classes[:3])}… are not there any more ({error}): what the new task is worth "
+                "beside them will not be known exactly"
+            )
+    return found
+
+
+def split_new(fresh: ImageSet, classes: Sequence[str], share: float) -> Known:
+    """Split the new images as the pool's were split."""
+    train, validation = stratified(fresh.labels, share, SPLIT_SEED, fresh.classes, classes)
+    return Known("", tuple(classes), fresh.take(train).only(classes), fresh.take(validation).only(classes))
+
+
+def together(known: Sequence[Known], mine: Known, names: Sequence[str]) -> tuple[ImageSet, ImageSet]:
+    """Return the train and validation images of the kept classes and the new ones, as one set each.
+
+    Of each old class there are at most as many as of the largest new one: all classes weigh alike, as they did when the
+    pool was made.
+    """
+    classes = (*names, *mine.classes)
+    most = int(np.bincount(mine.train.labels).max())
+    sets: list[list[ImageSet]] = [[], []]
+    for each in known:
+        usable = [c for c in each.classes if c in names]
+        for side, images in enumerate((each.train, each.validation)):
+            own = images.only([c for c in usable if c in images.classes])
+            if side == 0 and len(own):
+                picks = [np.flatnonzero(own.labels == label) for label in np.unique(own.labels)]
+                # Evenly spread over what there is, so that it is the same choice every time.
+                spread = [
+                    p[np.unique(np.linspace(0, len(p) - 1, min(most, len(p))).round().astype(int))] for p in picks
+                ]
+                own = own.take(np.sort(np.concatenate(spread)))
+            sets[side].append(own)
+    if not sum(len(images) for images in sets[0]):
+        raise DataError(
+            "there are no images of any class that the pool knows, so there is nothing to tell the new ones from",
+            hint="put some into the same folder, or set data.root to what the pool was made with",
+        )
+    return union([*sets[0], mine.train], classes), union([*sets[1], mine.validation], classes)
+
+
+def union(sets: Sequence[ImageSet], classes: tuple[str, ...]) -> ImageSet:
+    """Return the images of several sets as one, in memory, labelled among `classes` and with rows of their own."""
+    kept = [images for images in sets if len(images)]
+    labels = np.concatenate([np.array([classes.index(c) for c in each.classes])[each.labels] for each in kept])
+    arrays = np.concatenate([each.load() for each in kept])
+    return replace(kept[0], classes=classes, labels=labels, rows=np.arange(len(labels)), images=arrays, paths=())

@@ -1,0 +1,119 @@
+"""Writing a pool that has grown: every file of the old one, linked, and the new task's, proved together."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from kfdeploy.arrays import Arrays
+from kfdeploy.data.imageset import ImageSet
+from kfdeploy.files import dump_json, file_name, link, load_tensors, save_tensors
+from kfdeploy.graph.compose import Part, compose
+from kfdeploy.manifest import POOL, SCHEMA, describe_files
+from kfdeploy.pool.manifest import SHARED
+from kfdeploy.pool.pool import Pool
+from kfdeploy.tasks.spec import TaskSpec
+from kfdeploy.training.grow.images import Known, union
+from kfdeploy.training.learners.added import AddedTask, Floats
+from kfdeploy.training.recipe.recipe import Recipe
+from kfdeploy.training.writing.pool import template_of
+from kfdeploy.training.writing.temperatures import fit_temperatures
+
+
+@torch.no_grad()
+def _logits(learner: AddedTask, images: ImageSet | np.ndarray[Any, Any], scale: float) -> Floats:
+    """Return the new task's logits (N, c)."""
+    count = len(images)
+    load = images.load if isinstance(images, ImageSet) else images.__getitem__
+    pieces = [learner.own(torch.from_numpy(load(slice(i, i + 250)))).numpy() for i in range(0, count, 250)]
+    return np.concatenate(pieces).astype(np.float32) / np.float32(scale)
+
+
+def write_grown(
+    work: Path, pool: Pool, learner: AddedTask, recipe: Recipe, task: TaskSpec, known: Sequence[Known],
+    fresh: Sequence[Known], extra: dict[str, Any],
+) -> None:  # fmt: skip
+    """Write the grown pool into `work` and prove it: every file of the old one, linked, and the new task's."""
+    from kfdeploy.data.splits import sample
+    from kfdeploy.graph.ranges import pool_ranges
+    from kfdeploy.graph.reference import golden_difference
+    from kfdeploy.pool.ranges import write_ranges
+
+    there = [path.relative_to(pool.path).as_posix() for path in sorted(pool.path.rglob("*")) if path.is_file()]
+    for name in there:
+        if name != POOL:
+            (work / name).unlink(missing_ok=True)  # what a resumed run has linked already
+            link(pool.path / name, work / name)
+    net, images = learner.net, union([each.validation for each in fresh], _vocabulary(fresh))
+    labels = images.labels
+    joint = recipe.objective.coupling == "joint"
+    temperature = 1.0
+    if not joint:
+        everything = [*known, *fresh]
+        raw = np.concatenate([_logits(learner, each.validation, 1.0) for each in everything])
+        truth = [np.array(each.validation.classes)[each.validation.labels] for each in everything]
+        column = {c: i for i, c in enumerate(task.classes)}
+        own = np.array([column.get(c, -1) for c in np.concatenate(truth)])
+        temperature = float(fit_temperatures(raw, own, np.zeros(len(task.classes), np.int64))[0])
+    template, weights = template_of(net, recipe, pool.image, pool.graphs()[1])
+    W, WA, b = (tensor.numpy() / temperature for tensor in net.folded_heads())
+    head = {"head.z": W.astype(np.float32), "head.u": WA.astype(np.float32), "head.bias": b.astype(np.float32)}
+    about = {"schema": SCHEMA, "kind": "task", "task": task.name, "classes": list(task.classes)}
+    stem = file_name(task.name)
+    file, evidence = f"tasks/{stem}.safetensors", f"evidence/{stem}.safetensors"
+    save_tensors(work / file, weights | head, about)
+    shared = load_tensors(pool.file(SHARED))
+    arrays: Arrays = {"golden.logits": _logits(learner, shared["golden.images"], temperature)}
+    for each in known:
+        arrays[each.key] = _logits(learner, each.validation, temperature)
+    arrays[f"validation.logits/{task.name}"] = _logits(learner, images, temperature)
+    save_tensors(work / evidence, arrays, about | {"kind": "evidence"})
+    block = f"evidence/added/{stem}.safetensors"  # in a folder, where no task's own file can be
+    rows = np.concatenate([each.validation.rows for each in fresh])
+    others = np.concatenate([learner.frozen(images.load(slice(i, i + 250)))[2] for i in range(0, len(images), 250)])
+    start, columns = 0, {}
+    for each_task in pool.tasks:
+        columns[f"logits/{each_task.name}"] = others[:, start : start + len(each_task.classes)]
+        start += len(each_task.classes)
+    save_tensors(
+        work / block, {"validation.labels": labels, "validation.rows": rows} | columns,
+        {"schema": SCHEMA, "kind": "evidence", "added": task.name},
+    )  # fmt: skip
+    part = Part(task.name, weights, head["head.z"], head["head.u"], head["head.bias"])
+    written = [file, evidence, block, f"train/added-{stem}/log.csv"]
+    entry = task.to_json() | {"file": file, "evidence": evidence}
+    if "calibration" in pool.manifest:
+        common, _ = pool.graphs()
+        ranges = pool_ranges(common, template, [part], sample(images))[task.name]
+        entry["calibration"] = write_ranges(work, f"task-{stem}", ranges, len(sample(images)))
+        written.append(entry["calibration"])
+    files = {name: known for name, known in pool.manifest["files"].items() if (work / name).exists()}
+    manifest = pool.manifest | {
+        "tasks": [*pool.manifest["tasks"], entry],
+        "blocks": [
+            *pool.manifest.get("blocks", ()),
+            {"task": task.name, "file": block, "classes": list(images.classes), "data": extra["data"]},
+        ],
+        "added": [*pool.manifest.get("added", ()), {"task": task.name, **extra}],
+        "files": files | describe_files(work, [work / name for name in written]),
+    }
+    if not joint:
+        manifest["temperatures"] = pool.manifest.get("temperatures", {}) | {task.name: round(temperature, 6)}
+    (work / POOL).write_text(dump_json(manifest), encoding="utf-8")
+    grown = Pool.open(work)
+    common, template = grown.graphs()
+    proof = work / "proof.onnx"
+    proof.write_bytes(
+        compose(common, template, [grown.part(each) for each in grown.tasks], "branches").SerializeToString()
+    )
+    try:
+        golden_difference(proof, grown.evidence())
+    finally:
+        proof.unlink()
+    grown.check()
+
+
+def _vocabulary(sets: Sequence[Known]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(c for each in sets for c in each.classes))

@@ -1,0 +1,1 @@
+"""Learners: a network with its objective, one module each."""

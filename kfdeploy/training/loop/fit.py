@@ -1,0 +1,331 @@
+"""The one training loop: precision, checkpoints and resuming, progress, and a log of every term.
+
+The learning rate and every random draw are functions of the step, so a run that was interrupted and resumed takes the
+same steps as one that was not.
+"""
+
+import csv
+import io
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from kfdeploy.data.imageset import ImageSet
+from kfdeploy.errors import Interrupted, MissingDependencyError, TrainingError
+from kfdeploy.files import TIMING, write_file
+from kfdeploy.training.loop import checkpoint
+from kfdeploy.training.loop.devices import peak_mib
+from kfdeploy.training.loop.learner import Fitted, Learner, Term, logits_of
+from kfdeploy.training.loop.loader import Loader
+from kfdeploy.training.loop.processes import globalise, rank, total, world
+from kfdeploy.training.loop.progress import Progress, is_main
+from kfdeploy.training.loop.replay import Live, Replay
+from kfdeploy.training.recipe.sections import Run, Train
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+
+_GENTLER = "lower train.lr or set train.clip, and start afresh with --force"
+
+
+def learning_rate(config: Train, step: int, steps: int) -> float:
+    """Return the rate at a step: a linear warm-up, then a cosine or a line that ends at zero."""
+    warm = config.warmup * steps
+    if step < warm:
+        return config.lr * (step + 1) / (warm + 1)
+    left = (steps - step) / max(1.0, steps - warm)
+    return config.lr * (left if config.schedule == "linear" else 0.5 * (1 - math.cos(math.pi * left)))
+
+
+def make_optimizer(learner: nn.Module, config: Train) -> torch.optim.Optimizer:
+    """Return the optimiser; biases and normalisation are not decayed."""
+    named = [(name, p) for name, p in learner.named_parameters() if p.requires_grad]
+    # A bank's biases have two dimensions, so the name decides too.
+    others = [p for name, p in named if p.ndim <= 1 or name.endswith("bias")]
+    weights = [p for name, p in named if p.ndim > 1 and not name.endswith("bias")]
+    groups = [{"params": weights, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=config.lr)
+    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0)
+
+
+def fit(
+    learner: Learner,
+    loader: Loader,
+    validation: ImageSet,
+    config: Train,
+    run: Run,
+    *,
+    fabric: "Fabric",
+    folder: Path,
+    title: str,
+    teach: "Live | Replay | None" = None,
+    resume: bool = False,
+    report: Progress | None = None,
+) -> Fitted:
+    """Train `learner` in place; checkpoints, `log.csv` and `timing.csv` go to `folder`.
+
+    `teach` is asked about every batch, outside of what is compiled and differentiated.
+
+    Raises:
+        TrainingError: a term is not finite (the last good checkpoint stays), a checkpoint does not fit, or another
+            process died.
+        Interrupted: Ctrl-C; the checkpoint holds the very step.
+    """
+    report = report or Progress()
+    with _peers():
+        if world() > 1:
+            globalise(learner)
+        learner.to(memory_format=torch.channels_last)
+        optimizer = make_optimizer(learner, config)
+        if run.compile:
+            learner.compile()
+        model, stepper = fabric.setup(learner, optimizer)
+        steps, fitted, at = len(loader), Fitted(), _Position()
+        same = {"threads": torch.get_num_threads() if fabric.device.type == "cpu" else 0, "processes": world()}
+        if resume and (state := checkpoint.load(folder, same, report)) is not None:
+            learner.load_state_dict(state["learner"])
+            optimizer.load_state_dict(state["optimizer"])
+            at, fitted = _Position(**state["at"]), Fitted(list(state["log"]), list(state["seconds"]))
+            fitted.resumed_at = at.epoch + 1
+        report.start(title, config.epochs, fitted.resumed_at, at.batch)
+        writer = _tensorboard(folder) if run.tensorboard and is_main() else None
+
+        def save(at: _Position) -> None:
+            if is_main():
+                state = {"learner": learner.state_dict(), "optimizer": optimizer.state_dict(), "at": vars(at)}
+                more = {"log": fitted.log, "seconds": fitted.epoch_seconds, "same": same}
+                checkpoint.save(folder, at.epoch * steps + at.batch, state | more)
+
+        try:
+            with _interrupts() as interrupted:
+                for epoch in range(at.epoch, config.epochs):
+                    at = at if epoch == at.epoch else _Position(epoch)
+                    _epoch(model, stepper, loader, config, run, fabric, at, teach, report, interrupted, save)
+                    if isinstance(teach, Replay):
+                        teach.flush()
+                    if at.batch < steps:
+                        save(at)
+                        raise _stopped(at, config, steps)
+                    began = time.perf_counter()
+                    accuracy = evaluate(learner, validation, fabric)
+                    # From the step, not from a variable: a resumed run may have no step left in this epoch.
+                    rate = learning_rate(config, (epoch + 1) * steps - 1, config.epochs * steps)
+                    row = at.means() | {"validation": accuracy, "lr": rate}
+                    fitted.log.append({"epoch": epoch + 1.0} | row)
+                    fitted.epoch_seconds.append(at.seconds + time.perf_counter() - began)
+                    save(_Position(epoch + 1))
+                    if is_main():
+                        write_log(folder, fitted)
+                    if writer is not None:
+                        for name, value in row.items():
+                            writer.add_scalar(f"{title}/{name}", value, epoch + 1)
+                    report.epoch(epoch, config.epochs, fitted.log[-1] | {"seconds": fitted.epoch_seconds[-1]})
+                    if _any(interrupted.is_set()):
+                        raise _stopped(at, config, steps)
+        finally:
+            report.stop()
+            if writer is not None:
+                writer.close()
+        return fitted
+
+
+_PEER_LOST = ("Connection closed by peer", "Connection reset", "Timed out", "Broken pipe", "gloo", "NCCL")
+
+
+@contextmanager
+def _peers() -> Iterator[None]:
+    """Say of a broken exchange that another process is gone.
+
+    Raises:
+        TrainingError: as above.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if world() > 1 and (lost := [word for word in _PEER_LOST if word in str(error)]):
+            raise TrainingError(
+                f"another of the {world()} processes died or does not answer ({lost[0].lower()})",
+                hint="go on with --resume",
+            ) from None
+        raise
+
+
+def _epoch(
+    model: Any,
+    optimizer: Any,
+    loader: Loader,
+    config: Train,
+    run: Run,
+    fabric: "Fabric",
+    at: "_Position",
+    teach: "Live | Replay | None",
+    report: Progress,
+    interrupted: threading.Event,
+    save: "Callable[[_Position], None]",
+) -> None:
+    """Take the steps of an epoch from `at` on, in place, until its end or an interrupt.
+
+    Raises:
+        TrainingError: a term or a weight is not finite.
+    """
+    began = saved = time.perf_counter()
+    # Reading a value waits for a GPU: there the check for finite terms runs every so many steps.
+    check_every = 1 if fabric.device.type == "cpu" else 50
+    names: list[str] = []
+    pending: list[Tensor] = []
+    model.train()
+    for batch in loader.epoch(at.epoch, at.batch):
+        step = at.epoch * len(loader) + at.batch
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(config, step, config.epochs * len(loader))
+        taught = None if teach is None else teach(batch)
+        terms: dict[str, Term] = model(batch.images, batch.labels, taught, step)
+        loss = torch.stack([term.weight * term.value for term in terms.values()]).sum()
+        names = [*terms, "loss"]
+        pending.append(torch.stack([*(term.value.detach() for term in terms.values()), loss.detach()]).float())
+        if len(pending) == check_every:
+            at.add(names, _finite(pending, names, step, at.epoch))
+            pending = []
+        optimizer.zero_grad(set_to_none=True)
+        fabric.backward(loss)
+        if config.clip:
+            # What is not finite shows in the next step's terms, where it has a name.
+            fabric.clip_gradients(model, optimizer, max_norm=config.clip, error_if_nonfinite=False)
+        optimizer.step()
+        at.batch += 1
+        report.step(at.epoch, at.batch, len(loader))
+        if _any(interrupted.is_set()):
+            break
+        now = time.perf_counter()
+        if now - saved > 60 * run.checkpoint_minutes and not pending and at.batch < len(loader):
+            at.seconds += now - began
+            began = saved = now
+            save(at)
+    if pending:
+        at.add(names, _finite(pending, names, step, at.epoch))
+    for name, parameter in model.module.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            raise TrainingError(
+                f"the weights '{name}' are not finite in epoch {at.epoch + 1}; a checkpoint before it is kept",
+                hint=_GENTLER,
+            )
+    at.seconds += time.perf_counter() - began
+
+
+def _any(flag: bool) -> bool:
+    """Return whether the flag is set in any process: all of them must stop at the same step."""
+    return flag if world() == 1 else bool(total(torch.tensor(float(flag))) > 0)
+
+
+def _stopped(at: "_Position", config: Train, steps: int) -> Interrupted:
+    return Interrupted(
+        f"stopped in epoch {at.epoch + 1} of {config.epochs}, at step {at.batch} of {steps}; everything is saved",
+        hint="go on with --resume",
+    )
+
+
+def evaluate(learner: Learner, data: ImageSet, fabric: "Fabric") -> float:
+    """Return the accuracy of a learner on a set; several processes take a part each."""
+    own = data if world() == 1 else data.take(np.arange(rank(), len(data), world()))
+    with fabric.autocast():
+        logits = logits_of(learner, own, fabric.device)
+    right = total(
+        torch.tensor(
+            float((logits.argmax(1) == learner.answers(own.labels)).sum()), dtype=torch.float64, device=fabric.device
+        )
+    )
+    return float(right) / len(data)
+
+
+def write_log(folder: Path, fitted: Fitted) -> None:
+    """Write `log.csv`, one row an epoch, and `timing.csv`: apart, because a log is reproducible and a time is not.
+
+    The peak of memory is this process's so far, the same in every row.
+    """
+    peak = peak_mib()
+    times = [
+        {"epoch": row["epoch"], "seconds": s, "peak_mib": peak}
+        for row, s in zip(fitted.log, fitted.epoch_seconds, strict=True)
+    ]
+    for name, rows in (("log.csv", fitted.log), (TIMING, times)):
+        text = io.StringIO()
+        table = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+        table.writeheader()
+        table.writerows({key: f"{value:.6g}" for key, value in row.items()} for row in rows)
+        write_file(folder / name, text.getvalue())
+
+
+@dataclass
+class _Position:
+    """Where an epoch stands: batches done, the sums of the terms over them, and the time they took."""
+
+    epoch: int = 0
+    batch: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+    counted: int = 0
+    seconds: float = 0.0
+
+    def add(self, names: list[str], values: Tensor) -> None:
+        """Add the terms of some steps, (steps, terms)."""
+        for name, value in zip(names, values.sum(0).tolist(), strict=True):
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        self.counted += len(values)
+
+    def means(self) -> dict[str, float]:
+        """Return the mean of each term over the epoch and over the processes."""
+        sums = total(torch.tensor([*self.sums.values(), float(self.counted)], dtype=torch.float64)).tolist()
+        return {name: value / max(1.0, sums[-1]) for name, value in zip(self.sums, sums[:-1], strict=True)}
+
+
+def _finite(pending: list[Tensor], names: list[str], step: int, epoch: int) -> Tensor:
+    values = torch.stack(pending).cpu()  # (steps, terms)
+    if not bool(torch.isfinite(values).all()):
+        row, column = (~torch.isfinite(values)).nonzero()[0].tolist()
+        raise TrainingError(
+            f"the term '{names[column]}' became {values[row, column].item()} at step {step - len(pending) + 1 + row} "
+            f"(epoch {epoch + 1}); the checkpoint of the epoch before it is kept",
+            hint=_GENTLER,
+        )
+    return values
+
+
+def _tensorboard(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise MissingDependencyError(
+            "TensorBoard was asked for and is not installed", hint='pip install "kfdeploy[tensorboard]"'
+        ) from None
+    return SummaryWriter(str(folder / "tensorboard"))
+
+
+@contextmanager
+def _interrupts() -> Iterator[threading.Event]:
+    """Turn the first Ctrl-C into an event, read between steps; a second one is the ordinary KeyboardInterrupt."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+
+    def note(*_: object) -> None:
+        event.set()
+        signal.signal(signal.SIGINT, previous)
+
+    previous = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, previous)

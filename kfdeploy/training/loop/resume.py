@@ -1,0 +1,90 @@
+"""A folder to train in, from which an interrupted run goes on."""
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+from kfdeploy.errors import OutputError, TrainingError
+from kfdeploy.files import CHECKPOINTS, check_output, commit, dump_json, partial, place_errors, write_file
+from kfdeploy.training.loop.processes import world
+from kfdeploy.training.loop.progress import is_main
+from kfdeploy.training.recipe.recipe import Recipe, changed_keys
+
+_NOTED = "recipe.json"  # in an unfinished folder: what it is being made from
+
+
+@contextmanager
+def unfinished(out: Path, recipe: Recipe, *, force: bool, resume: bool, replace: bool = False) -> Iterator[Path]:
+    """Give the folder beside `out` for training in; it becomes `out` when the block ends well.
+
+    With `replace`, what is at `out` gives way to it, `force` or not.
+
+    It stays for `--resume` when the block fails after a first checkpoint, and vanishes when it fails before.
+
+    Raises:
+        OutputError: `out` is there, or an unfinished run is and neither `resume` nor `force` was said.
+        TrainingError: the run to resume had another recipe.
+    """
+    work = partial(out)
+    if not is_main():  # one process writes: the others wait until the folder is there, and leave it alone
+        dist.barrier()
+        yield work
+        return
+    check_output(out, force=force or replace)
+    noted = work / _NOTED
+    begun = any(work.rglob(CHECKPOINTS))
+    if begun and resume and noted.is_file():
+        same_recipe(json.loads(noted.read_text(encoding="utf-8")), recipe, f"'{work}' was begun with another recipe")
+    elif begun and not force:
+        raise OutputError(f"'{work}' holds an unfinished run", hint="go on with --resume, or start afresh with --force")
+    elif work.exists():
+        shutil.rmtree(work)
+    for torn in work.rglob(".*.partial"):  # what was being written when a run was killed
+        torn.unlink()
+    try:
+        with place_errors(out, "free some space, then go on with --resume"):
+            work.mkdir(parents=True, exist_ok=True)
+            write_file(noted, dump_json(recipe.model_dump()))
+            if world() > 1:
+                dist.barrier()
+            yield work
+            commit(work, out)
+    except BaseException:
+        if not any(work.rglob(CHECKPOINTS)):
+            shutil.rmtree(work, ignore_errors=True)
+        raise
+    # Only now: while the folder is not in its place, they are what it could be finished from.
+    sweep(out)
+
+
+def sweep(out: Path) -> None:
+    """Remove from a finished folder what only an unfinished one needs; a run may have been killed before it did."""
+    for spent in (out / _NOTED, *out.rglob(CHECKPOINTS)):
+        spent.unlink(missing_ok=True)
+
+
+# What may change between two sittings: where things are and what is logged, but nothing that is computed.
+_MAY_CHANGE = (
+    *(f"run.{key}" for key in ("tensorboard", "device", "devices", "threads", "replay", "checkpoint_minutes")),
+    "data.root",
+    "teacher.min_accuracy",
+    "students",
+)
+
+
+def same_recipe(before: Mapping[str, Any], recipe: Recipe, what: str) -> None:
+    """Refuse to go on with another recipe.
+
+    Raises:
+        TrainingError: with the keys that differ.
+    """
+    after = json.loads(json.dumps(recipe.model_dump()))
+    if changed := [key for key in changed_keys(before, after) if key not in _MAY_CHANGE]:
+        raise TrainingError(
+            f"{what}; these keys differ: {', '.join(changed)}", hint="set them back, or start afresh with --force"
+        )

@@ -1,0 +1,1 @@
+"""Networks. Every backbone returns its stages' features through its return value, never through hooks."""

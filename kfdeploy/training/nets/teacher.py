@@ -1,0 +1,268 @@
+"""Teachers: from a file, from torchvision or from timm, always whole, always in `eval()`, and measured before use."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from kfdeploy.errors import TeacherError, first_line
+from kfdeploy.tasks.spec import ImageSpec
+from kfdeploy.training.nets.classifier import Classifier, Normalise
+from kfdeploy.training.recipe import sections
+
+_OWN_WEIGHTS = "set teacher.weights to a checkpoint of yours, or teacher.classes to its classes"
+_HEADS = ("linear", "fc", "head", "classifier")  # what published checkpoints call the last layer
+
+
+class Teacher(nn.Module):
+    """A frozen network whose logits are permuted and sliced to the classes asked for.
+
+    It stays in `eval()` whatever its surroundings do, so that its normalisation statistics never move.
+    """
+
+    columns: Tensor
+
+    def __init__(self, net: nn.Module, columns: Sequence[int], channels: Sequence[int]) -> None:
+        super().__init__()
+        self.net = net.requires_grad_(False)
+        self.channels = tuple(channels)
+        self.register_buffer("columns", torch.tensor(columns, dtype=torch.int64), persistent=False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> "Teacher":
+        """Stay in evaluation mode."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, image: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Return logits (N, C) and the stages' features, from uint8 (N, H, W, C)."""
+        logits, features = self.net(image)
+        return self.choose(logits), features
+
+    def choose(self, logits: Tensor) -> Tensor:
+        """Return the columns asked for, of all the logits that the network gives."""
+        return logits.index_select(1, self.columns)
+
+
+class _Torchvision(nn.Module):
+    """A torchvision classifier; its stages are the last map of each resolution, found by tracing, not by hooks."""
+
+    def __init__(self, model: nn.Module, image: ImageSpec) -> None:
+        super().__init__()
+        from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
+
+        names = get_graph_node_names(model)[1]
+        example = torch.zeros(1, image.channels, *image.size)
+        model.eval()
+        with torch.no_grad():
+            shapes = {
+                name: value.shape
+                for name, value in create_feature_extractor(model, names)(example).items()
+                if isinstance(value, Tensor)
+            }
+        # The same height twice means a later map of one stage; 1×1 maps after pooling are not stages.
+        last = {shape[2:]: name for name, shape in shapes.items() if len(shape) == 4 and shape[2] > 1}
+        self.nodes = list(last.values())[-4:]
+        self.channels = [shapes[name][1] for name in self.nodes]
+        self.output = names[-1]
+        self.body = create_feature_extractor(model, [*self.nodes, self.output])
+        self.normalise = Normalise(image)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Return logits and the stages' features."""
+        out = self.body(self.normalise(image))
+        return out[self.output], tuple(out[name] for name in self.nodes)
+
+
+class _TimmClassifier(nn.Module):
+    """A timm classifier, by `forward_intermediates` and `forward_head`."""
+
+    def __init__(self, model: nn.Module, image: ImageSpec) -> None:
+        super().__init__()
+        self.model = model
+        self.normalise = Normalise(image)
+        with torch.no_grad():
+            model.eval()
+            _, features = self(torch.zeros(1, *image.shape, dtype=torch.uint8))
+        self.channels = [feature.shape[1] for feature in features]
+
+    def forward(self, image: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Return logits and the stages' features."""
+        final, features = self.model.forward_intermediates(self.normalise(image))  # type: ignore[operator]
+        return self.model.forward_head(final), tuple(features)  # type: ignore[operator]
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read a checkpoint, unwrapping `state_dict` and stripping `module.`; nothing in it is executed.
+
+    Raises:
+        TeacherError: the file is missing, of another kind, or holds more than tensors.
+    """
+    if not path.is_file():
+        raise TeacherError(f"there is no teacher at '{path}'", hint="set teacher.source = 'file:<path>'")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state = load_file(path)
+        elif path.suffix in (".pt", ".pth", ".th"):
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        else:
+            raise TeacherError(
+                f"'{path}' is of an unknown kind '{path.suffix}'", allowed=(".safetensors", ".pt", ".pth", ".th")
+            )
+    except TeacherError:
+        raise
+    except Exception as error:  # unpickling fails in many ways, all of which mean the same to the user
+        raise TeacherError(
+            f"'{path}' cannot be read as weights alone: {first_line(error)}",
+            hint="save it as safetensors, or as a plain state_dict",
+        ) from None
+    state = state.get("state_dict", state) if isinstance(state, dict) else state
+    if not isinstance(state, dict):
+        raise TeacherError(
+            f"'{path}' holds a {type(state).__name__}, not weights by name",
+            hint="save it as safetensors, or as a plain state_dict",
+        )
+    return {key.removeprefix("module."): value for key, value in state.items() if isinstance(value, Tensor)}
+
+
+def fill(net: nn.Module, state: dict[str, Tensor], origin: str) -> None:
+    """Load a checkpoint of one of our nets, whole, in place.
+
+    Raises:
+        TeacherError: keys are missing or left over, or shapes differ.
+    """
+    own = net.state_dict()
+    renamed = {}
+    for key, value in state.items():
+        stem, _, rest = key.rpartition(".")
+        ours = f"head.{rest}" if stem in _HEADS else key if key in own else f"backbone.{key}"
+        renamed[ours] = value
+    # Counters of batches are not weights: older checkpoints lack them.
+    missing = [key for key in own if key not in renamed and not key.endswith("num_batches_tracked")]
+    unexpected = [key for key in renamed if key not in own]
+    if missing or unexpected:
+        raise TeacherError(
+            f"'{origin}' does not fit the net: {len(missing)} keys are missing {missing[:3]}, "
+            f"{len(unexpected)} are unexpected {[key.removeprefix('backbone.') for key in unexpected[:3]]}",
+            hint="set teacher.net to the architecture of the checkpoint",
+        )
+    for key, value in renamed.items():
+        if own[key].shape != value.shape:
+            if key.startswith("head."):
+                raise TeacherError(
+                    f"'{origin}' has {value.shape[0]} classes, the recipe's has {own[key].shape[0]}",
+                    hint="set teacher.classes to the classes of the checkpoint, in its order",
+                )
+            raise TeacherError(
+                f"'{origin}' does not fit the net: '{key.removeprefix('backbone.')}' has shape "
+                f"{tuple(value.shape)}, the net has {tuple(own[key].shape)}",
+                hint="set teacher.net to the architecture of the checkpoint",
+            )
+    net.load_state_dict({**own, **renamed})
+
+
+def class_columns(known: Sequence[str], wanted: Sequence[str]) -> list[int]:
+    """Return the teacher's column of each wanted class.
+
+    Raises:
+        TeacherError: the teacher does not know one.
+    """
+    if lost := [name for name in wanted if name not in known]:
+        raise TeacherError(
+            f"the teacher does not know the class '{lost[0]}'",
+            allowed=known,
+            hint="set teacher.classes to its classes in its order, or leave some out with data.ignore",
+        )
+    return [list(known).index(name) for name in wanted]
+
+
+def pretrained(
+    config: sections.Teacher, image: ImageSpec, data_classes: Sequence[str], wanted: Sequence[str]
+) -> Teacher:
+    """Return a published teacher (`file:`, `torchvision:` or `timm:`), its logits in the order of `wanted`.
+
+    Raises:
+        TeacherError: the weights cannot be had or do not fit, or the classes do not.
+    """
+    kind, _, name = config.source.partition(":")
+    if config.mean or config.std:
+        image = ImageSpec(image.size, image.channels, tuple(config.mean or image.mean), tuple(config.std or image.std))
+    known = config.classes or list(data_classes)
+    columns = class_columns(known, wanted)
+    if kind == "file":
+        assert config.net is not None  # the recipe's own validator has checked it
+        net = Classifier(config.net, image, len(known))
+        fill(net, read_weights(Path(name)), name)
+        return Teacher(net, columns, net.backbone.channels)
+    model = _torchvision(name, config, len(known)) if kind == "torchvision" else _timm(name, config, len(known), image)
+    try:
+        wrapped = _Torchvision(model, image) if kind == "torchvision" else _TimmClassifier(model, image)
+    except (RuntimeError, AssertionError) as error:
+        raise TeacherError(
+            f"{config.source} does not take images of {image.size[0]}×{image.size[1]}: {first_line(error)}",
+            hint="set image.size to the teacher's",
+        ) from None
+    return Teacher(wrapped, columns, wrapped.channels)
+
+
+def _torchvision(name: str, config: sections.Teacher, classes: int) -> nn.Module:
+    from torchvision import models
+
+    if name not in models.list_models(models):
+        from kfdeploy.errors import nearest
+
+        raise TeacherError(f"torchvision has no classifier '{name}'", hint=nearest(name, models.list_models(models)))
+    if config.weights:
+        model: nn.Module = models.get_model(name, weights=None, num_classes=classes)
+        _load_exactly(model, Path(config.weights))
+        return model
+    weights = models.get_model_weights(name).DEFAULT
+    if len(weights.meta["categories"]) != classes:
+        found = len(weights.meta["categories"])
+        raise TeacherError(f"torchvision's {name} has {found} classes, the recipe's has {classes}", hint=_OWN_WEIGHTS)
+    return _download(lambda: models.get_model(name, weights=weights), config.source)
+
+
+def _timm(name: str, config: sections.Teacher, classes: int, image: ImageSpec) -> nn.Module:
+    import timm
+
+    if not timm.is_model(name.partition(".")[0]):
+        from kfdeploy.errors import nearest
+
+        raise TeacherError(f"timm has no model '{name}'", hint=nearest(name, timm.list_models()))
+    if config.weights:
+        model: nn.Module = timm.create_model(name, num_classes=classes, in_chans=image.channels)
+        _load_exactly(model, Path(config.weights))
+        return model
+    model = _download(lambda: timm.create_model(name, pretrained=True), config.source)
+    found = int(model.num_classes)  # type: ignore[arg-type]
+    if found != classes:
+        raise TeacherError(f"timm's {name} has {found} classes, the recipe's has {classes}", hint=_OWN_WEIGHTS)
+    return model
+
+
+def _download(make: Callable[[], nn.Module], source: str) -> nn.Module:
+    try:
+        return make()
+    except Exception as error:  # urllib, requests and the hub each have errors of their own
+        raise TeacherError(
+            f"the weights of {source} could not be downloaded: {type(error).__name__}: {first_line(error)}",
+            hint="download them elsewhere and set teacher.weights = '<path>'",
+        ) from None
+
+
+def _load_exactly(model: nn.Module, path: Path) -> None:
+    state = read_weights(path)
+    own = model.state_dict()
+    wrong = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
+    wrong += [key for key in state if key not in own or own[key].shape != state[key].shape]
+    if wrong:
+        raise TeacherError(
+            f"'{path}' does not fit the model: {len(wrong)} keys are missing, unexpected or of another "
+            f"shape {wrong[:3]}",
+            hint="set teacher.source to the checkpoint's model, and teacher.classes",
+        )
+    model.load_state_dict({**own, **state})

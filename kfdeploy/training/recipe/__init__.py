@@ -1,0 +1,1 @@
+"""The typed recipe: everything an experiment is, in one TOML file."""

@@ -1,0 +1,87 @@
+"""The nets a recipe may name, typed."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveInt, model_validator
+
+from kfdeploy.training.recipe.base import Section
+
+
+class CifarResNet(Section):
+    """A CIFAR ResNet of depth 6n+2 (He et al. 2016, section 4.2), or with other numbers of blocks in its stages."""
+
+    family: Literal["cifar_resnet"]
+    depth: int
+    blocks: list[PositiveInt] | None = Field(None, min_length=3, max_length=3)  # two layers each; none: n a stage
+    width: int = Field(16, ge=1)
+    shortcut: Literal["A", "projection"] = "A"
+
+    @model_validator(mode="after")
+    def _depth(self) -> "CifarResNet":
+        if self.blocks is not None:
+            if self.depth != 2 * sum(self.blocks) + 2:
+                told = "-".join(map(str, self.blocks))
+                raise ValueError(f"blocks {told} make a depth of {2 * sum(self.blocks) + 2}, and depth is {self.depth}")
+        elif self.depth < 8 or (self.depth - 2) % 6:
+            raise ValueError(f"depth must be 6n+2 (8, 14, 20, …), not {self.depth}; for another, say blocks")
+        if self.shortcut == "A" and self.width % 2:
+            raise ValueError("option A shortcuts need an even width")
+        return self
+
+
+class ResNet(Section):
+    """ResNet-18 or -34 (He et al. 2016, table 1); the CIFAR stem is one 3×3 convolution without pooling."""
+
+    family: Literal["resnet"]
+    depth: Literal[18, 34]
+    width: int = Field(64, ge=1)
+    stem: Literal["image", "cifar"] = "image"
+
+
+class WideResNet(Section):
+    """A wide ResNet of depth 6n+4 (Zagoruyko & Komodakis 2016)."""
+
+    family: Literal["wide_resnet"]
+    depth: int
+    width: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _depth(self) -> "WideResNet":
+        if self.depth < 10 or (self.depth - 4) % 6:
+            raise ValueError(f"depth must be 6n+4 (10, 16, 22, 28, …), not {self.depth}")
+        return self
+
+
+class MobileNetV2(Section):
+    """MobileNetV2 (Sandler et al. 2018); with the CIFAR stem a 32×32 input ends at 4×4."""
+
+    family: Literal["mobilenetv2"]
+    width: float = Field(1.0, gt=0)
+    stem: Literal["image", "cifar"] = "image"
+
+
+class ConvNet(Section):
+    """Plain 3×3 convolutions, each with batch normalisation and ReLU."""
+
+    family: Literal["convnet"]
+    channels: list[int] = Field(min_length=1)
+    strides: list[int]
+
+    @model_validator(mode="after")
+    def _fits(self) -> "ConvNet":
+        if len(self.strides) != len(self.channels):
+            raise ValueError(f"strides must have {len(self.channels)} values, one a convolution")
+        if min(self.channels) < 1 or min(self.strides) < 1:
+            raise ValueError("channels and strides must be positive")
+        return self
+
+
+class Timm(Section):
+    """Any timm backbone that knows `features_only`."""
+
+    family: Literal["timm"]
+    model: str
+    pretrained: bool = False
+
+
+Net = Annotated[CifarResNet | ResNet | WideResNet | MobileNetV2 | ConvNet | Timm, Field(discriminator="family")]

@@ -1,0 +1,286 @@
+"""The typed recipe: everything an experiment is, in one TOML file, whole and without inheritance."""
+
+import copy
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from kfdeploy.errors import RecipeError, nearest
+from kfdeploy.tasks.spec import TaskSpec
+from kfdeploy.training.recipe.base import Section
+from kfdeploy.training.recipe.nets import CifarResNet, Net, Timm
+from kfdeploy.training.recipe.sections import Augment, Data, Image, Objective, Run, Student, Teacher, Train, Tsn
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+
+DEFAULT = "digits"
+
+
+class Recipe(Section):
+    """One experiment, whole."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    seed: int = Field(0, ge=0)
+    tasks: Literal["classes"] | dict[str, list[str]]
+    data: Data
+    image: Image
+    augment: Augment = Augment()
+    teacher: Teacher
+    ckn: Net
+    tsn: Tsn
+    objective: Objective = Objective()
+    train: Train
+    run: Run = Run()
+    students: list[Student] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Recipe":
+        if isinstance(self.tsn.net, Timm):
+            raise ValueError(
+                "a TSN must be a net that can be banked: cifar_resnet, resnet, wide_resnet, mobilenetv2 or convnet"
+            )
+        if isinstance(self.tsn.net, CifarResNet) and self.tsn.net.shortcut == "A":
+            raise ValueError("a TSN cannot use option A shortcuts (they pad channels); set shortcut = 'projection'")
+        if self.objective.coupling == "independent" and self.train.label_smoothing:
+            raise ValueError(
+                "train.label_smoothing spreads a label over the classes of all tasks, and coupling = 'independent' has "
+                "none such; set it to 0"
+            )
+        # Runtimes compute in blocks of 8 channels; a bank of odd widths would lose what grouping wins.
+        widths = {"convnet": "channels", "cifar_resnet": "width"}.get(self.tsn.net.family)
+        if widths and any(c % 8 for c in _numbers(getattr(self.tsn.net, widths))):
+            raise ValueError(f"the channels of a TSN must be multiples of 8 (tsn.net.{widths})")
+        for name in ("mean", "std"):
+            if getattr(self.teacher, name) and len(getattr(self.teacher, name)) != self.image.channels:
+                raise ValueError(f"teacher.{name} must have {self.image.channels} values, one a channel")
+        if self.teacher.std and min(self.teacher.std) <= 0:
+            raise ValueError("teacher.std must be positive")
+        names = [student.name for student in self.students]
+        if len(set(names)) < len(names):
+            raise ValueError(f"two students have one name: {', '.join(names)}")
+        return self
+
+    def task_specs(self, classes: Sequence[str]) -> tuple[TaskSpec, ...]:
+        """Return the tasks over the data's `classes`, checking that each class has exactly one place.
+
+        Raises:
+            RecipeError: a class is unknown, in two tasks, or in none and not ignored.
+        """
+        for name in self.data.ignore:
+            if name not in classes:
+                raise RecipeError(
+                    f"data.ignore names '{name}', which the data do not have",
+                    allowed=classes,
+                    hint=nearest(name, classes),
+                )
+        kept = [name for name in classes if name not in self.data.ignore]
+        if self.tasks == "classes":
+            return tuple(TaskSpec(name, (name,)) for name in kept)
+        owner: dict[str, str] = {}
+        for task, members in self.tasks.items():
+            if not members:
+                raise RecipeError(f"task '{task}' has no classes", allowed=kept)
+            if not task.strip():
+                raise RecipeError("a task has no name", hint="name it in [tasks]")
+            for name in members:
+                if name in self.data.ignore:
+                    raise RecipeError(
+                        f"class '{name}' is in task '{task}' and in data.ignore", hint="take it out of one of them"
+                    )
+                if name not in kept:
+                    raise RecipeError(
+                        f"task '{task}' names class '{name}', which the data do not have",
+                        allowed=kept,
+                        hint=nearest(name, kept),
+                    )
+                if name in owner:
+                    raise RecipeError(
+                        f"class '{name}' is in two tasks, '{owner[name]}' and '{task}'",
+                        hint="a class belongs to one task",
+                    )
+                owner[name] = task
+        if lost := [name for name in kept if name not in owner]:
+            raise RecipeError(
+                f"no task has class '{lost[0]}'" + (f" (nor {', '.join(lost[1:])})" if lost[1:] else ""),
+                hint=f"put it into a task, or leave it out: data.ignore = {lost}",
+            )
+        return tuple(TaskSpec(task, tuple(members)) for task, members in self.tasks.items())
+
+
+def _numbers(value: int | list[int]) -> list[int]:
+    return [value] if isinstance(value, int) else value
+
+
+def shipped() -> dict[str, Path]:
+    """Return the shipped recipes by name: from the package's own data, else beside it (a checkout)."""
+    package = Path(__file__).parents[2]
+    for folder in (package / "_data" / "recipes", package.parent / "recipes"):
+        if folder.is_dir():
+            return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+    return {}
+
+
+def find_recipe(name: str) -> Path:
+    """Return the file of a recipe named by path or by shipped name.
+
+    Raises:
+        RecipeError: there is neither.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    recipes = shipped()
+    if name in recipes:
+        return recipes[name]
+    raise RecipeError(
+        f"there is no recipe '{name}', neither a file nor a shipped name",
+        allowed=recipes,
+        hint=nearest(name, list(recipes)) or "kfdeploy recipes list",
+    )
+
+
+def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe by path or shipped name, with `key=value` overrides such as `train.epochs=5`.
+
+    Raises:
+        RecipeError: no such recipe, not TOML, an unknown key, or a wrong type.
+    """
+    path = find_recipe(str(name))
+    try:
+        fields = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"'{path}' is not TOML: {error}", hint="kfdeploy recipes show digits") from None
+    recipe = parse_recipe(apply_settings(fields, overrides), str(path))
+    # A relative path in a recipe is meant from the recipe's folder if it leads somewhere there, else from here.
+    return _anchor(recipe, path.parent)
+
+
+def parse_recipe(fields: Mapping[str, Any], origin: str) -> Recipe:
+    """Check the fields of a recipe.
+
+    Raises:
+        RecipeError: an unknown key or a wrong type, by its dotted name.
+    """
+    try:
+        return Recipe.model_validate(fields)
+    except ValidationError as error:
+        raise _explain(error.errors()[0], origin) from None
+
+
+def apply_settings(fields: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Return a recipe's fields with `key=value` overrides, such as `train.epochs=5`.
+
+    Raises:
+        RecipeError: an override is not `key=value`, or its key leads into a value.
+    """
+    changed = copy.deepcopy(dict(fields))
+    for override in overrides:
+        _set(changed, override)
+    return changed
+
+
+def _set(fields: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise RecipeError(
+            f"--set takes key=value, not '{override}'", hint="kfdeploy factorize digits --set train.epochs=5"
+        )
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text  # a bare word is a string
+    *parents, last = key.strip().split(".")
+    section: Any = fields
+    for parent in parents:
+        if isinstance(section, list) and parent.isdigit() and int(parent) < len(section):
+            section = section[int(parent)]  # one of several: students.0.name
+        elif isinstance(section, dict):
+            section = section.setdefault(parent, {})
+        else:
+            section = None
+    if not isinstance(section, dict):
+        raise RecipeError(f"--set {key}: '{'.'.join(parents)}' is not a section of the recipe")
+    section[last] = value
+
+
+def _explain(error: "ErrorDetails", origin: str) -> RecipeError:
+    # pydantic puts a union's tag into the location: "tsn.net.convnet.channels".
+    families = ("cifar_resnet", "resnet", "wide_resnet", "mobilenetv2", "convnet", "timm")
+    where = [part for part in error["loc"] if part not in families]
+    if where and where[0] == "tasks" and error["type"] != "missing":
+        return RecipeError(
+            f"recipe '{origin}' has tasks = {error['input']!r}, where a list of classes is meant",
+            hint="tasks = 'classes', or [tasks] with lines such as pets = ['cat', 'dog']",
+        )
+    key = ".".join(str(part) for part in where)
+    if error["type"] == "extra_forbidden":
+        allowed = _keys(where[:-1], str(next((p for p in error["loc"] if p in families), "")))
+        return RecipeError(
+            f"recipe '{origin}' has an unknown key '{key}'", allowed=allowed, hint=nearest(str(where[-1]), allowed)
+        )
+    if error["type"] == "missing":
+        return RecipeError(f"recipe '{origin}' lacks '{key}'", hint="kfdeploy recipes show digits")
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "value_error":
+        return RecipeError(f"recipe '{origin}'{', ' + key if key else ''}: {message}")
+    if error["type"] == "union_tag_invalid":
+        tag = str(error["ctx"]["tag"])
+        return RecipeError(
+            f"recipe '{origin}', {key}: there is no net family '{tag}'", allowed=families, hint=nearest(tag, families)
+        )
+    return RecipeError(f"recipe '{origin}' has {key} = {error['input']!r}: {message[0].lower() + message[1:]}")
+
+
+def _keys(where: Sequence[str | int], family: str) -> list[str]:
+    """Return the keys that the section at `where` may have."""
+    section: Any = Recipe
+    for part in where:
+        if isinstance(part, int):
+            continue
+        found = _sections(section.model_fields[part].annotation)
+        section = next((kind for kind in found if _family(kind) == family), found[0])
+    return list(section.model_fields)
+
+
+def _sections(annotation: Any) -> list[Any]:
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return [annotation]
+    return [section for inner in getattr(annotation, "__args__", ()) for section in _sections(inner)]
+
+
+def _family(section: Any) -> str:
+    field = section.model_fields.get("family")
+    return str(field.annotation.__args__[0]) if field else ""
+
+
+def _anchor(recipe: Recipe, folder: Path) -> Recipe:
+    def from_folder(text: str) -> str:
+        beside = folder / text
+        return str(beside) if text and not Path(text).is_absolute() and beside.exists() else text
+
+    kind, colon, path = recipe.teacher.source.partition(":")
+    source = f"file:{from_folder(path)}" if kind == "file" else kind + colon + path
+    return recipe.model_copy(
+        update={
+            "data": recipe.data.model_copy(update={"root": from_folder(recipe.data.root)}),
+            "teacher": recipe.teacher.model_copy(
+                update={"source": source, "weights": from_folder(recipe.teacher.weights)}
+            ),
+        }
+    )
+
+
+def changed_keys(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Return the dotted keys in which two recipes (as `model_dump` gives them) differ."""
+    keys: list[str] = []
+    for key in sorted({*before, *after}):
+        old, new = before.get(key), after.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            keys += changed_keys(old, new, f"{prefix}{key}.")
+        elif old != new:
+            keys.append(f"{prefix}{key}")
+    return keys

@@ -1,0 +1,164 @@
+"""The tables of a recipe, typed. See `Recipe` for the whole."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from kfdeploy.tasks.spec import ImageSpec, Interpolation
+from kfdeploy.training.recipe.base import Section
+from kfdeploy.training.recipe.nets import Net
+
+
+class Data(Section):
+    """Where the images come from and how they are split."""
+
+    source: str = "digits"
+    root: str = ""
+    ignore: list[str] = Field(default_factory=list)
+    validation: float = Field(0.1, gt=0, lt=1)  # the stratified share of train that every choice is made on
+    stream_above_mb: int = Field(4096, ge=0)  # decoded train images larger than this stream from disk
+
+
+class Image(Section):
+    """The model's input; see `ImageSpec`."""
+
+    size: list[int] = Field(min_length=2, max_length=2)
+    channels: Literal[1, 3]
+    mean: list[float]
+    std: list[float]
+    resize: int = Field(0, ge=0)
+    interpolation: Interpolation = "bilinear"
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Image":
+        if len(self.mean) != self.channels or len(self.std) != self.channels:
+            raise ValueError(f"mean and std must have {self.channels} values, one a channel")
+        if min(self.size) < 1 or min(self.std) <= 0:
+            raise ValueError("size and std must be positive")
+        return self
+
+    def spec(self) -> ImageSpec:
+        """Return the part that travels with weights."""
+        return ImageSpec(
+            (self.size[0], self.size[1]),
+            self.channels,
+            tuple(self.mean),
+            tuple(self.std),
+            self.resize,
+            self.interpolation,
+        )
+
+
+class Augment(Section):
+    """Random crops after padding by `crop` pixels, mirrored halves, and random resized crops (streamed data only).
+
+    Every view is a function of the seed, the epoch and the image's place in its source. With a `seed` of its own here,
+    runs of several seeds see the same views, in another order, and can share what the teacher says of them
+    (`run.replay`).
+    """
+
+    crop: int = Field(0, ge=0)
+    flip: bool = False
+    resized_crop: float = Field(0.0, ge=0, lt=1)  # the smallest share of the area; 0 switches it off
+    seed: int | None = None  # none: the recipe's
+
+
+class Train(Section):
+    """Optimisation. The learning rate is a function of the step: linear warm-up, then a cosine or a line to zero."""
+
+    epochs: int = Field(ge=1)
+    batch: int = Field(128, ge=2)
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: float = Field(0.1, gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(5e-4, ge=0)
+    warmup: float = Field(0.1, ge=0, lt=1)  # share of all steps
+    schedule: Literal["cosine", "linear"] = "cosine"
+    clip: float = Field(0.0, ge=0)  # largest gradient norm; 0 switches it off
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+
+
+class Run(Section):
+    """Where training runs and what it writes beside the pool."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    devices: int = Field(1, ge=1)  # processes; the batch is shared among them
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    compile: bool = False  # torch.compile
+    threads: int = Field(0, ge=0)  # of each process on the CPU; 0: torch's choice
+    replay: str = ""  # a folder of what the teacher said of each view, read and added to
+    checkpoint_minutes: float = Field(10.0, gt=0)  # besides the one after every epoch
+    tensorboard: bool = False
+
+
+class Teacher(Section):
+    """The network to factorize: `train`, `file:<path>`, `torchvision:<name>` or `timm:<name>`."""
+
+    source: str
+    net: Net | None = None
+    weights: str = ""  # for torchvision and timm: a local file instead of a download
+    classes: list[str] = Field(default_factory=list)
+    # Where the teacher was normalised otherwise than the recipe's image.
+    mean: list[float] = Field(default_factory=list)
+    std: list[float] = Field(default_factory=list)
+    min_accuracy: float = Field(0.0, ge=0, le=1)
+    train: Train | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Teacher":
+        kind, _, rest = self.source.partition(":")
+        if kind not in ("train", "file", "torchvision", "timm") or (kind != "train") != bool(rest):
+            raise ValueError(
+                f"source must be 'train', 'file:<path>', 'torchvision:<name>' or 'timm:<name>', not '{self.source}'"
+            )
+        if kind in ("train", "file") and self.net is None:
+            raise ValueError(f"a teacher from '{kind}' needs a net, such as {{ family = 'cifar_resnet', depth = 56 }}")
+        if kind == "train" and self.train is None:
+            raise ValueError("a teacher from 'train' needs a section [teacher.train]")
+        return self
+
+
+class Tsn(Section):
+    """The task-specific networks: what they read, and their architecture."""
+
+    tap: str = Field("image", pattern=r"^(image|stage[1-9][0-9]*)$")
+    net: Net
+
+
+class Objective(Section):
+    """The weights and variants of Eq. 3 and 12 (Yang et al., ECCV 2022). `reference` is the published code's."""
+
+    coupling: Literal["joint", "independent"] = "joint"
+    variant: Literal["default", "reference"] = "default"
+    lambda_kt: float = Field(0.1, ge=0)
+    temperature: float = Field(10.0, gt=0)
+    lambda_i: float = Field(1.0, ge=0)
+    alpha: float = Field(1.0, ge=0)
+    beta: float = Field(1e-3, ge=0)
+    beta_reduction: Literal["sum", "mean"] = "sum"  # over the dimensions of t; Eq. 11 is the sum
+    infomax: Literal["dv", "infonce"] = "dv"
+    infomax_temperature: float = Field(0.1, gt=0)
+    infomax_levels: int = Field(0, ge=0)  # the last so many stages of teacher and CKN; 0: as many as both have
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Objective":
+        if self.variant == "reference":
+            for name in ("infomax", "infomax_temperature", "beta_reduction"):
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(f"{name} has no meaning with variant = 'reference', which has its own form")
+        return self
+
+
+class SoftTargets(Section):
+    """Distillation of a full student: (1 − weight) CE + weight T² KL (Hinton et al. 2015)."""
+
+    weight: float = Field(0.9, ge=0, le=1)
+    temperature: float = Field(4.0, gt=0)
+
+
+class Student(Section):
+    """A student to distil, the alternative to an assembly."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    net: Net
+    soft: SoftTargets = SoftTargets()

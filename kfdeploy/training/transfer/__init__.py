@@ -1,0 +1,1 @@
+"""Ways to transfer knowledge from a teacher, one module each."""

@@ -1,0 +1,61 @@
+"""Writing a trained network as a student or a teacher, in the form of an assembly."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kfdeploy.files import save_tensors
+from kfdeploy.manifest import SCHEMA, versions
+from kfdeploy.tasks.evidence import Evidence
+from kfdeploy.training.experiment import Experiment
+from kfdeploy.training.nets.teacher import Teacher
+
+TEACHER = Path("train") / "teacher"  # in a pool: the teacher, in the form of an assembly, and its weights
+WEIGHTS = "state.safetensors"
+LIBRARIES = ("torch", "torchvision", "timm", "onnx", "onnxscript", "onnxruntime", "numpy")
+
+
+class _Logits(nn.Module):
+    """image → logits (N, C) alone."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, image: Tensor) -> Tensor:
+        logits: Tensor = self.net(image)[0]
+        return logits
+
+
+def save_state(path: Path, net: nn.Module) -> None:
+    """Write a network's weights and buffers."""
+    state = {name: value.detach().cpu().numpy() for name, value in net.state_dict().items()}
+    save_tensors(path, state, {"schema": SCHEMA, "kind": "state"})
+
+
+def write_classifier(
+    out: Path, net: nn.Module, kind: str, name: str, experiment: Experiment, fields: dict[str, Any]
+) -> None:
+    """Write a network image → (logits, …) as a student or a teacher, in the form of an assembly, with its weights."""
+    from kfdeploy.data.splits import sample
+    from kfdeploy.deploy.calibrate import calibrate_model
+    from kfdeploy.deploy.model import write_model
+    from kfdeploy.training.writing.to_onnx import export
+
+    net = net.cpu().float().eval()
+    save_state(out / WEIGHTS, net.net if isinstance(net, Teacher) else net)
+    only_logits = _Logits(net)
+    arrays = experiment.evidence(only_logits)
+    graph = export(only_logits, torch.zeros(2, *experiment.image.shape, dtype=torch.uint8), ["image"], ["logits"])
+    evidence = Evidence(
+        arrays["golden.images"],
+        arrays["golden.logits"],
+        tuple(experiment.classes[i] for i in arrays["validation.labels"]),
+        arrays["validation.rows"],
+        arrays["validation.logits"],
+    )
+    fields = fields | {"data": experiment.recipe.data.model_dump(), "versions": versions(*LIBRARIES)}
+    write_model(out, graph.model, kind, name, experiment.image, experiment.tasks, evidence, fields)
+    calibrate_model(out, sample(experiment.validation))

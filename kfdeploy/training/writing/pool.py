@@ -1,0 +1,176 @@
+"""Writing a factorization as a pool, proved before it is there."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from kfdeploy.files import file_name, save_tensors
+from kfdeploy.manifest import SCHEMA, versions
+from kfdeploy.pool.manifest import SHARED, write_manifest
+from kfdeploy.pool.pool import Pool
+from kfdeploy.tasks.spec import ImageSpec, TaskSpec
+from kfdeploy.training.experiment import Experiment
+from kfdeploy.training.learners.factor import FactorLearner
+from kfdeploy.training.loop.learner import Fitted
+from kfdeploy.training.nets.build import build, describe
+from kfdeploy.training.nets.classifier import Normalise
+from kfdeploy.training.nets.factor import FactorNet
+from kfdeploy.training.recipe.recipe import Recipe
+from kfdeploy.training.writing.classifier import LIBRARIES, WEIGHTS, save_state
+from kfdeploy.training.writing.temperatures import fit_temperatures
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+
+class _Common(nn.Module):
+    """image → z (N, d, 1, 1), tap."""
+
+    def __init__(self, normalise: Normalise, ckn: nn.Module, tap: int) -> None:
+        super().__init__()
+        self.normalise, self.ckn, self.tap = normalise, ckn, tap
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.normalise(image)
+        stages = self.ckn(x)
+        return stages[-1].mean((2, 3), keepdim=True), x if self.tap < 0 else stages[self.tap]
+
+
+class _Template(nn.Module):
+    """tap → u (N, D, 1, 1)."""
+
+    def __init__(self, tsn: nn.Module) -> None:
+        super().__init__()
+        self.tsn = tsn
+
+    def forward(self, tap: Tensor) -> Tensor:
+        u: Tensor = self.tsn(tap)[-1].mean((2, 3), keepdim=True)
+        return u
+
+
+def write_pool(
+    work: Path, learner: FactorLearner, experiment: Experiment, teacher: dict[str, Any], fitted: Fitted
+) -> None:
+    """Write a whole pool into `work` and prove it: every task assembled at once gives the torch network's logits."""
+    from kfdeploy.data.splits import IMAGES, sample
+    from kfdeploy.graph.compose import Part, compose
+    from kfdeploy.graph.fold import check_template
+    from kfdeploy.graph.ranges import pool_ranges
+    from kfdeploy.graph.reference import golden_difference
+    from kfdeploy.pool.ranges import write_pool_ranges
+
+    recipe, tasks, image = experiment.recipe, experiment.tasks, experiment.image
+    net = learner.net.cpu().float().eval()
+    evidence = experiment.evidence(lambda image: net(image).logits)
+    common, template, states = graphs_of(net, recipe, image)
+    (work / "common.onnx").write_bytes(common.model.SerializeToString(deterministic=True))
+    (work / "task.onnx").write_bytes(template.model.SerializeToString(deterministic=True))
+    folded = [template.fold(state) for state in states]
+    check_template(template, folded)
+
+    joint = recipe.objective.coupling == "joint"
+    owner = net.owner.numpy()
+    temperatures = np.ones(len(tasks))
+    if not joint:
+        temperatures = fit_temperatures(evidence["validation.logits"], evidence["validation.labels"], owner)
+    each = temperatures[owner]  # (C,)
+    W, WA, b = ((tensor.numpy().T / each).T.astype(np.float32) for tensor in net.folded_heads())
+    for key in ("golden.logits", "validation.logits"):
+        evidence[key] = (evidence[key] / each).astype(np.float32)
+    start, parts = 0, []
+    for task, arrays in zip(tasks, folded, strict=True):
+        own = slice(start, start + len(task.classes))
+        start = own.stop
+        parts.append(Part(task.name, arrays, W[own], WA[own], b[own]))
+        head = {"head.z": W[own], "head.u": WA[own], "head.bias": b[own]}
+        about = {"schema": SCHEMA, "kind": "task", "task": task.name, "classes": list(task.classes)}
+        save_tensors(work / "tasks" / f"{file_name(task.name)}.safetensors", arrays | head, about)
+        logits = {key: evidence[key][:, own] for key in ("golden.logits", "validation.logits")}
+        save_tensors(work / "evidence" / f"{file_name(task.name)}.safetensors", logits, about | {"kind": "evidence"})
+    shared = {key: evidence[key] for key in ("golden.images", "validation.labels", "validation.rows")}
+    save_tensors(work / SHARED, shared, {"schema": SCHEMA, "kind": "evidence"})
+    save_state(work / "train" / WEIGHTS, learner)
+    ranges = pool_ranges(common.model, template.model, parts, sample(experiment.validation))
+    write_manifest(
+        work,
+        {
+            "name": recipe.name,
+            "recipe": recipe.model_dump(),
+            "image": image.to_json(),
+            "coupling": recipe.objective.coupling,
+            "temperatures": {}
+            if joint
+            else {t.name: round(float(v), 6) for t, v in zip(tasks, temperatures, strict=True)},
+            "teacher": teacher,
+            "versions": versions(*LIBRARIES),
+            "nets": {
+                "ckn": describe(recipe.ckn),
+                "tsn": describe(recipe.tsn.net),
+                "d": net.d,
+                "D": net.D,
+                "tap": {"name": recipe.tsn.tap, "channels": net.tap_channels},
+            },
+            "training": experiment.training(recipe.train, fitted),
+        },
+        tasks,
+        write_pool_ranges(work, ranges, min(IMAGES, len(experiment.validation))),
+    )
+    pool = Pool.open(work)
+    whole, part = pool.graphs()
+    graph = compose(whole, part, [pool.part(task) for task in tasks], "branches")
+    proof = work / "proof.onnx"
+    proof.write_bytes(graph.SerializeToString())
+    try:
+        golden_difference(proof, pool.evidence())
+    finally:
+        proof.unlink()
+
+
+def graphs_of(
+    net: FactorNet, recipe: Recipe, image: ImageSpec
+) -> "tuple[Any, Any, list[dict[str, np.ndarray[Any, Any]]]]":
+    """Return the common graph, the task template, and each task's unfolded weights by the template's names."""
+    from kfdeploy.training.writing.to_onnx import export
+
+    example = torch.zeros(2, *image.shape, dtype=torch.uint8)
+    common = export(_Common(net.normalise, net.ckn, net.tap).eval(), example, ["image"], ["z", "tap"])
+    with torch.no_grad():
+        tap = _Common(net.normalise, net.ckn, net.tap).eval()(example)[1]
+    single = build(recipe.tsn.net, net.tap_channels)
+    bank = {key: value for key, value in net.bank.state_dict().items() if not key.endswith("num_batches_tracked")}
+    states = [
+        {f"tsn.{key}": value.chunk(net.K)[j].numpy() for key, value in bank.items()} for j in range(net.K)
+    ]  # every tensor of a bank lies along its first axis
+    single.load_state_dict(
+        {key.removeprefix("tsn."): torch.from_numpy(v) for key, v in states[0].items()}, strict=False
+    )
+    template = export(_Template(single).eval(), tap, ["tap"], ["u"])
+    return common, template, states
+
+
+def template_of(
+    net: FactorNet, recipe: Recipe, image: ImageSpec, template: "ModelProto"
+) -> "tuple[ModelProto, dict[str, np.ndarray[Any, Any]]]":
+    """Return a pool's template and, folded as its tasks' are, the weights of a network with one task.
+
+    Raises:
+        ComposeError: they are not the template's.
+    """
+    from kfdeploy.graph.fold import check_template
+    from kfdeploy.training.writing.to_onnx import export
+
+    with torch.no_grad():
+        probe = FactorNet(recipe.ckn, recipe.tsn, image, [TaskSpec("", ("",))]).eval()
+        example = torch.zeros(2, *image.shape, dtype=torch.uint8)
+        tap = _Common(probe.normalise, probe.ckn, probe.tap)(example)[1]
+    single = build(recipe.tsn.net, net.tap_channels)
+    bank = {key: value for key, value in net.bank.state_dict().items() if not key.endswith("num_batches_tracked")}
+    single.load_state_dict(bank, strict=False)
+    made = export(_Template(single).eval(), tap, ["tap"], ["u"])
+    weights = made.fold({f"tsn.{key}": value.numpy() for key, value in bank.items()})
+    made.model.CopyFrom(template)  # the pool's own, whatever this torch would export
+    check_template(made, [weights])
+    return template, weights

@@ -1,0 +1,76 @@
+import pytest
+
+from kfdeploy.measuring.answer import answer, break_even, front
+
+
+def row(kind, name, p50, accuracy, size=1e6, tasks=("a", "b"), **more):
+    base = {"target": "onnx", "precision": "fp32", "threads": 1, "scenario": "single-stream", "batch": 1}
+    subjects = more.pop("subjects", [", ".join(tasks)])
+    return base | {
+        "kind": kind, "name": name, "tasks": list(tasks), "latency_ms": {"p50": p50}, "bytes": size,
+        "accuracies": {s: {"accuracy": accuracy, "images": 100} for s in subjects},
+    } | more  # fmt: skip
+
+
+def pair(a, b, low, high, points):
+    return {"a": a, "b": b, "b_kind": "student", "subject": "a, b", "target": "onnx", "precision": "fp32", "threads": 1,
+            "scenario": "single-stream", "interval": [low, high], "accuracy_interval": [points, points]}  # fmt: skip
+
+
+ROWS = [row("assembly", "x", 1.0, 0.80), row("student", "s", 2.0, 0.85, 2e6), row("student", "slow", 3.0, 0.84)]
+
+
+def asked(comparisons=(), **limits):
+    return answer({"rows": ROWS, "comparisons": list(comparisons)}, **limits)["answers"]["a, b"]
+
+
+def test_the_front_leaves_out_what_is_beaten_in_both():
+    assert [r["name"] for r in front(ROWS, "a, b")] == ["x", "s"]
+    found = asked()
+    assert found["winner"] is None
+    assert [r["name"] for r in found["front"]] == ["x", "s"]
+    assert "assembly x (onnx fp32), 1.000 ms, 80.00 %" in found["sentence"]
+
+
+def test_the_winner_under_each_constraint():
+    assert asked(min_accuracy=0.82)["winner"]["name"] == "s"
+    assert asked(min_accuracy=0.5)["winner"]["name"] == "x"
+    assert asked(max_ms=1.5)["winner"]["name"] == "x"
+    assert asked(max_ms=9)["winner"]["name"] == "s"
+    assert asked(max_ms=9, max_mb=1.5)["winner"]["name"] == "slow"
+    assert "at least 82 % accuracy" in asked(min_accuracy=0.82)["sentence"]
+    nothing = asked(min_accuracy=0.9, max_ms=1.0)
+    assert nothing["winner"] is None
+    assert "nothing has at most 1 ms and at least 90 % accuracy; the nearest is assembly x" in nothing["sentence"]
+
+
+def test_as_accurate_is_said_only_with_its_statistic():
+    assert "faster than, and as accurate as, s" in asked([pair("x", "s", 0.4, 0.6, -0.002)])["sentence"]
+    for doubtful in (pair("x", "s", 0.4, 1.1, 0.0), pair("x", "s", 0.4, 0.6, -0.004)):
+        assert "as accurate as, s" not in asked([doubtful])["sentence"]
+
+
+def test_rows_that_were_not_measured_take_no_part():
+    rows = [*ROWS, row("student", "lost", 0.1, 0.99, reason="no GPU")]
+    assert answer({"rows": rows, "comparisons": []}, min_accuracy=0.5)["answers"]["a, b"]["winner"]["name"] == "x"
+    assert answer({"rows": [], "comparisons": []}) == {"answers": {}, "break_even": None}
+
+
+def test_the_break_even_is_where_the_interval_lies_above_one():
+    rows = [row("assembly", f"k{k}", float(k), 0.8, tasks=[str(i) for i in range(k)]) for k in (2, 4, 6)]
+    rows.append(row("student", "s", 3.5, 0.8))
+    pairs = [pair(f"k{k}", "s", k / 3.5 - d, k / 3.5 + d, 0) for k, d in ((2, 0.1), (4, 0.2), (6, 0.1))]
+    found = break_even(rows, pairs)
+    assert found == {"sizes": [2, 4, 6], "models": {"assembly": [2.0, 4.0, 6.0], "s": [3.5] * 3}, "k": {"s": 6}}
+    assert break_even(rows[:1] + rows[3:], pairs) is None
+    assert break_even(rows[3:], pairs) is None
+    assert break_even(rows[:2] + rows[3:], pairs[:1])["k"] == {"s": None}
+
+
+def test_several_subjects_have_an_answer_each():
+    rows = [row("assembly", "x", 1, 0.8), row("assembly", "y", 2, 0.7, tasks=("c", "d")),
+            row("student", "s", 3, 0.9, subjects=["a, b", "c, d"])]  # fmt: skip
+    found = answer({"rows": rows, "comparisons": []}, min_accuracy=0.75)["answers"]
+    assert {name: entry["winner"]["name"] for name, entry in found.items()} == {"a, b": "x", "c, d": "s"}
+    assert found["c, d"]["sentence"].startswith("For c, d, at least 75 % accuracy: student s")
+    assert pytest.approx(0.75) == found["a, b"]["constraints"]["min_accuracy"]

@@ -1,0 +1,114 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+from pools import grow, rows_of
+
+from kfdeploy.deploy.assemble import assemble
+from kfdeploy.deploy.export import export
+from kfdeploy.errors import DataError, OutputError, PoolError, UnsupportedError
+from kfdeploy.files import load_tensors, save_tensors
+from kfdeploy.manifest import describe_files
+from kfdeploy.pool.convert import halve
+from kfdeploy.pool.edit import faults, leftovers, merge, remove
+from kfdeploy.pool.pool import Pool
+from kfdeploy.tasks.kinds.classes import known_accuracy
+
+
+@pytest.fixture(scope="module")
+def half(toy, tmp_path_factory):
+    return halve(toy.pool, tmp_path_factory.mktemp("half") / "pool")
+
+
+def test_half_the_bytes_and_what_is_known_is_of_the_rounded_weights(toy, half):
+    whole, pool = Pool.open(toy.pool), half.pool
+    assert not faults(pool)
+    assert not leftovers(pool)
+    assert half.bytes_after < 0.6 * half.bytes_before
+    for task in pool.tasks:
+        stored = load_tensors(pool.file(pool.entry(task)["file"]))
+        assert {array.dtype for array in stored.values()} == {np.dtype(np.float16)}
+        part, exact = pool.part(task), whole.part(task)
+        assert {array.dtype for array in part.weights.values()} == {np.dtype(np.float32)}
+        for name, array in part.weights.items():
+            assert array == pytest.approx(exact.weights[name], rel=1e-3, abs=1e-6)
+        assert pool.ranges(task) == whole.ranges(task)
+    ours, theirs = pool.evidence(), whole.evidence()
+    assert ours.labels == theirs.labels
+    assert 0 < np.abs(ours.logits - theirs.logits).max() < 0.05
+    assert half.before == known_accuracy(theirs, whole.tasks)
+    assert half.after == known_accuracy(ours, pool.tasks)
+    about = pool.manifest["converted"]
+    assert about["from"] == whole.sha256
+    assert about["accuracy"] == {"before": half.before.value, "after": half.after.value}
+
+
+def test_a_half_pool_assembles_and_exports_in_every_form(toy, half, tmp_path):
+    for form in ("bank", "branches"):
+        model = assemble(half.pool, ["élan", "pets"], tmp_path / form, fuse=form)  # proved on its golden samples
+        assert model.manifest["golden"]["difference"] < 1e-5
+    from kfdeploy.data.splits import validation_set
+    from kfdeploy.targets.onnx import session
+
+    evidence = half.pool.evidence(model.tasks)
+    images = validation_set(half.pool.manifest["recipe"]["data"], evidence.rows, half.pool.image).load()
+    assert session(model.graph, 1).run(None, {"image": images})[0] == pytest.approx(evidence.logits, abs=1e-5)
+    artifact = export(model, "onnx", precision="int8", out=tmp_path)
+    assert "int8" in artifact.manifest["executed"]["convolutions"]
+
+
+def test_images_that_came_with_a_task_are_run_too(pool, tmp_path):
+    rows = rows_of(Pool.open(pool), "junk")
+    grow(pool, "fish", rows[:6])
+    grow(pool, "eel", rows[6:], seed=2)
+    whole, done = Pool.open(pool), halve(pool, tmp_path / "half").pool
+    for names in (["fish", "pets"], ["eel", "fish"]):
+        ours, theirs = (which.evidence(which.choose(names)) for which in (done, whole))
+        assert ours.labels == theirs.labels
+        assert 0 < np.abs(ours.logits - theirs.logits).max() < 0.05
+    assert not faults(done)
+
+
+def test_a_merged_pool_may_be_half_in_part_and_is_converted_whole(pool, tmp_path):
+    halve(pool, tmp_path / "half")
+    rest = remove(pool, ["pets"], tmp_path / "rest")
+    pets = remove(tmp_path / "half", ["sea horse", "élan", "ünï/c"], tmp_path / "pets")
+    merged = merge(rest, pets, tmp_path / "merged")
+    assert [entry.get("weights") for entry in merged.manifest["tasks"]] == [None, None, None, "float16"]
+    again = halve(merged, tmp_path / "again").pool
+    name = "tasks/pets.safetensors"
+    assert (again.path / name).read_bytes() == (tmp_path / "half" / name).read_bytes()
+    with pytest.raises(PoolError, match="are stored as float16 already"):
+        halve(again, tmp_path / "more")
+
+
+def test_without_its_images_nothing_is_said_and_nothing_is_left(pool, tmp_path):
+    with pytest.raises(DataError, match="validation images that .* was made with are needed") as caught:
+        halve(pool, tmp_path / "half", data=tmp_path / "nowhere")
+    assert "--data <folder>" in caught.value.hint
+    manifest = json.loads((pool / "pool.json").read_text(encoding="utf-8"))
+    data = shutil.copytree(manifest["recipe"]["data"]["root"], tmp_path / "data")
+    for folder in sorted((data / "train").iterdir()):  # as many images, but others
+        for path in folder.iterdir():
+            shutil.copyfile(data / "test" / "cat" / "000.png", path)
+    with pytest.raises(DataError, match="are not those that .* was made with: on them the logits of 'pets' differ by"):
+        halve(pool, tmp_path / "half", data=data)
+    with pytest.raises(OutputError, match="is already there"):
+        halve(pool, pool)
+    assert not (tmp_path / "half").exists()
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_weight_beyond_float16_is_named(pool, tmp_path):
+    path = pool / "tasks" / "pets.safetensors"
+    arrays = load_tensors(path)
+    arrays["head.bias"] = np.array([0, 7e4], np.float32)
+    save_tensors(path, arrays, {})
+    manifest = json.loads((pool / "pool.json").read_text(encoding="utf-8"))
+    manifest["files"] |= describe_files(pool, [path])
+    (pool / "pool.json").write_text(json.dumps(manifest), encoding="utf-8")
+    with pytest.raises(
+        UnsupportedError, match=r"'head\.bias' of task 'pets' reaches 7e\+04, and float16 ends at 65504"
+    ):
+        halve(pool, tmp_path / "half")

@@ -1,0 +1,100 @@
+import itertools
+
+import numpy as np
+import pytest
+from pools import grown_apart
+
+from kfdeploy.errors import PoolError, TaskError, UnsupportedError
+from kfdeploy.pool.plan import Subsets, choose_subset
+from kfdeploy.pool.pool import Pool
+from kfdeploy.tasks.evidence import Evidence
+from kfdeploy.tasks.kinds.classes import known_accuracy, subset_accuracy
+from kfdeploy.tasks.spec import TaskSpec
+
+
+def made_up(tasks, images, seed=0):
+    random = np.random.default_rng(seed)
+    specs = [TaskSpec(f"t{i}", tuple(f"t{i}c{j}" for j in range(1 + i % 3))) for i in range(tasks)]
+    classes = [name for task in specs for name in task.classes]
+    labels = [*classes, *(random.choice([*classes, "none of them"]) for _ in range(images))]
+    logits = random.integers(0, 4, (len(labels), len(classes))).astype(np.float32)  # many are equal
+    empty = np.zeros((0, len(classes)), np.float32)
+    return specs, Evidence(np.zeros((0, 1, 1, 1), np.uint8), empty, tuple(labels), np.arange(len(labels)), logits)
+
+
+def test_every_subset_at_once_is_each_by_itself():
+    specs, evidence = made_up(6, 300)
+    masks, values, images = Subsets.of(evidence, specs).every()
+    assert len({tuple(mask) for mask in masks.tolist()}) == 63
+    assert masks.sum(1).tolist() == sorted(masks.sum(1).tolist())
+    owner = np.repeat(np.arange(6), [len(task.classes) for task in specs])
+    for mask, value, count in zip(masks, values, images, strict=True):
+        part = Evidence(
+            evidence.images, evidence.golden, evidence.labels, evidence.rows, evidence.logits[:, mask[owner]]
+        )
+        alone = subset_accuracy(
+            part, [name for task, there in zip(specs, mask, strict=True) if there for name in task.classes]
+        )
+        assert (value, count) == (pytest.approx(alone.value, abs=1e-12), alone.images)
+
+
+def test_many_tasks_are_not_told_one_by_one():
+    specs, evidence = made_up(17, 10)
+    with pytest.raises(
+        UnsupportedError, match=r"17 tasks have too many subsets to tell each: at most 16 tasks \(65,535"
+    ) as caught:
+        Subsets.of(evidence, specs).every()
+    assert "--tasks" in caught.value.hint
+    specs, evidence = made_up(16, 500)
+    _, values, _ = Subsets.of(evidence, specs).every()
+    assert len(values) == 2**16 - 1
+    assert not np.isnan(values).any()
+    # Beyond 64 tasks images are not grouped by what beats them: the numbers are the same.
+    specs, evidence = made_up(70, 400)
+    subsets = Subsets.of(evidence, specs)
+    wanted = [0, 5, 33, 69]
+    classes = [name for i in wanted for name in specs[i].classes]
+    columns = [i for i, name in enumerate(n for task in specs for n in task.classes) if name in classes]
+    part = Evidence(evidence.images, evidence.golden, evidence.labels, evidence.rows, evidence.logits[:, columns])
+    assert subsets.accuracy(wanted) == pytest.approx(subset_accuracy(part, classes).value)
+
+
+def test_what_is_known_of_a_pool_that_grew_by_merging(pool, tmp_path):
+    merged = grown_apart(pool, tmp_path)
+    masks, values, images = Subsets.of_pool(merged).every()
+    for mask, value, count in zip(masks, values, images, strict=True):
+        chosen = [task for task, there in zip(merged.tasks, mask, strict=True) if there]
+        known = known_accuracy(merged.evidence(chosen), chosen)
+        names = {task.name for task in chosen}
+        assert (known is None) == ("eel" in names and len(names) > 1), names
+        assert np.isnan(value) if known is None else (value, count) == (pytest.approx(known.value), known.images)
+    found = choose_subset(Subsets.of_pool(merged), size=5)
+    assert 5 not in found.tasks
+    with pytest.raises(PoolError, match="what subsets are worth cannot be known"):
+        choose_subset(Subsets.of_pool(merged), size=6)
+    assert len(choose_subset(Subsets.of_pool(merged)).tasks) == 5
+
+
+def test_an_assembly_s_parts_say_that_they_know_nothing(assembly):
+    parts = Pool.open(assembly.path / "parts")
+    for act in (lambda s: s.every(), lambda s: choose_subset(s, size=2), lambda s: choose_subset(s, min_accuracy=0.5)):
+        with pytest.raises(PoolError, match="what subsets are worth cannot be known") as caught:
+            act(Subsets.of_pool(parts))
+        assert "an assembly's parts have no validation logits" in caught.value.hint
+
+
+def test_the_best_is_the_best_of_all_whichever_way_it_is_found():
+    specs, evidence = made_up(8, 400, seed=3)
+    subsets = Subsets.of(evidence, specs)
+    for size in (1, 2, 5, 8):
+        each = {c: subsets.accuracy(c) for c in itertools.combinations(range(8), size)}
+        tasks, value, whole = subsets.best(size)
+        assert whole
+        assert value == max(each.values()) == each[tuple(tasks)]
+    with pytest.raises(TaskError, match="no subset reaches 99 %; the nearest is") as caught:
+        choose_subset(subsets, min_accuracy=0.99)
+    reach = float(caught.value.hint.removeprefix("--min-accuracy "))
+    assert choose_subset(subsets, min_accuracy=reach).accuracy >= reach
+    one = Subsets.of(*reversed(made_up(1, 5)))
+    with pytest.raises(TaskError, match="a single class is right always"):
+        choose_subset(one, min_accuracy=0.9)
