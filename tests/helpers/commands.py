@@ -1,6 +1,8 @@
 """Running the command line in this process."""
 
 import sys
+from contextlib import redirect_stdout
+from io import StringIO
 
 from kfdeploy.cli import main
 
@@ -15,3 +17,15 @@ def kfdeploy(*words, capsys=None, monkeypatch=None):
         code = leave.code or 0
     out = capsys.readouterr()
     return code, out.out, out.err
+
+
+def command(line):
+    """Run one line that has to succeed, silently; `@` stands for a space inside a word."""
+    argv, sys.argv = sys.argv, ["kfdeploy", *(word.replace("@", " ") for word in line.split())]
+    try:
+        with redirect_stdout(StringIO()):
+            main()
+    except SystemExit as leave:
+        assert not leave.code, line
+    finally:
+        sys.argv = argv

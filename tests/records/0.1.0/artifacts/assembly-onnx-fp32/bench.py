@@ -1,0 +1,135 @@
+"""Measure this model on this device: the protocol and the JSON of `kfdeploy benchmark`.
+
+python bench.py --json device.json [--scenario single-stream offline] [--threads 1] [--batch 32] [--data FOLDER]
+
+Every round is a process of its own. `--data` is a folder with one folder of images a class: accuracy is then measured
+too, of this very file. Bring the JSON back: it can be compared with other rows of the same schema.
+"""
+
+import argparse
+import hashlib
+import json
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+
+import clock
+import kit
+import numpy as np
+import pixels
+
+
+def main():
+    """Read the command line, measure, print a table and write the JSON."""
+    options = kit.parser(__doc__)
+    options.add_argument("--scenario", nargs="+", default=["single-stream", "offline"], choices=SCENARIOS)
+    options.add_argument("--batch", type=int, default=32, help="images at a time in the offline scenario (default 32)")
+    options.add_argument("--quick", action="store_true", help="a look, too short for numbers to be quoted")
+    options.add_argument("--data", type=Path, help="a folder with one folder of images a class")
+    options.add_argument("--json", type=Path, help="where every number goes")
+    options.add_argument("--round", help=argparse.SUPPRESS)  # for this program itself
+    asked = options.parse_args()
+    if asked.round:
+        print(json.dumps(asdict(one_round(**json.loads(asked.round)))))
+        return
+    about = kit.manifest()
+    protocol = clock.QUICK if asked.quick else clock.Protocol()
+    fixed = about["options"]["batch"]
+    rows = []
+    for scenario in [name for name in SCENARIOS if name in asked.scenario]:
+        batch = 1 if scenario == "single-stream" else asked.batch
+        if fixed not in (0, batch):
+            print(f"{scenario}: left out, the model has the fixed batch {fixed}")
+            continue
+        job = {"scenario": scenario, "threads": asked.threads, "batch": batch, "quick": asked.quick}
+        rounds = [afresh(job) for _ in range(protocol.rounds)]
+        rows.append(row(about, scenario, asked.threads, batch) | clock.summarise(rounds, batch))
+    right = accuracy(about, asked.data, asked.threads) if asked.data else None
+    for found in rows:
+        found["accuracy"], found["images"] = (float(right.mean()), len(right)) if right is not None else (None, 0)
+        subject, scored = ", ".join(found["tasks"]), {"accuracy": found["accuracy"], "images": found["images"]}
+        found["accuracies"] = {subject: scored} if right is not None else {}
+        latency = found["latency_ms"]
+        print(
+            f"{found['scenario']:14} batch {found['batch']:3}  threads {found['threads']}  "
+            f"p50 {latency['p50']:.3f} ms  p90 {latency['p90']:.3f} ms  {found['throughput']:,.0f} images/s"
+            + ("" if right is None else f"  accuracy {100 * found['accuracy']:.2f} %")
+            + "".join(f"\n  noisy: {why}" for why in found["noise"])
+        )
+    result = {
+        "schema": 1, "kind": "benchmark", "quick": asked.quick,
+        "when": datetime.now(UTC).isoformat(timespec="seconds"), "protocol": vars(protocol),
+        "machine": clock.describe_machine(kit.versions("numpy", *VERSIONS)), "rows": rows, "comparisons": [],
+    }  # fmt: skip
+    if asked.json:
+        beside = asked.json.with_name(f".{asked.json.name}.partial")
+        beside.write_text(json.dumps(result, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+        beside.replace(asked.json)
+        print(f"wrote {asked.json}")
+
+
+def row(about, scenario, threads, batch):
+    """Return what is known of a row before it is measured."""
+    files = about["model_files"]
+    each = [hashlib.sha256((kit.HERE / name).read_bytes()).hexdigest() for name in files]
+    return {
+        "kind": about["model"]["kind"], "name": about["model"]["name"], "tasks": [t["name"] for t in about["tasks"]],
+        "target": about["target"], "precision": about["precision"], "threads": threads, "batch": batch,
+        "scenario": scenario, "bytes": sum((kit.HERE / name).stat().st_size for name in files),
+        "parameters": about["parameters"], "training": about.get("training"),
+        "sha256": each[0] if len(each) == 1 else hashlib.sha256("".join(each).encode()).hexdigest(),
+    }  # fmt: skip
+
+
+def afresh(job):
+    """Measure one round in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).resolve()), "--round", json.dumps(job)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        sys.exit(f"error: measuring failed: {(done.stderr.strip().splitlines() or ['nothing was said'])[-1]}")
+    return clock.Round(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def one_round(scenario, threads, batch, quick):
+    """Measure in this process."""
+    cores = clock.pin(threads)
+    about = kit.manifest()
+    images, image = kit.golden()[0], about["image"]
+    inputs = clock.rotation(images, batch)
+    began = time.perf_counter_ns()
+    session = kit.open_session(threads, scenario)
+    load = (time.perf_counter_ns() - began) / 1e6
+    protocol = clock.QUICK if quick else clock.Protocol()
+    found = clock.time_runs(lambda i: session.run(inputs[i % 16]), protocol, gpu=clock.on_gpu(about))
+    found.load, found.cores = load, cores
+    fit = tuple(image["size"]), image["channels"], image["resize"], image["interpolation"]
+    found.stages = clock.time_stages(pixels.stages(images[0], *fit))
+    return found
+
+
+def accuracy(about, folder, threads):
+    """Return 1 or 0 for each image of the model's classes: whether it is right."""
+    names = kit.classes(about)
+    labelled = [(path, i) for i, name in enumerate(names) for path in sorted((folder / name).glob("*"))]
+    labelled = [(path, i) for path, i in labelled if path.suffix.lower() in kit.EXTENSIONS]
+    if not labelled:
+        sys.exit(f"error: '{folder}' has no folder of images for any of: {', '.join(names)}")
+    session, right = kit.open_session(threads), []
+    for start in range(0, len(labelled), 256):
+        piece = labelled[start : start + 256]
+        images = np.stack([kit.read(path, about["image"]) for path, _ in piece])
+        right.append(kit.run(session, images, about["options"]["batch"]).argmax(1) == [i for _, i in piece])
+    return np.concatenate(right).astype(float)
+
+
+SCENARIOS = ("single-stream", "offline")
+
+if __name__ == "__main__":
+    from session import VERSIONS
+
+    main()

@@ -1,0 +1,96 @@
+"""What the kit's three programs share. Numpy and Pillow; the runtime is in `session.py`."""
+
+import argparse
+import json
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+from pixels import fit, to_channels
+
+HERE = Path(__file__).resolve().parent
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+
+
+def manifest():
+    """Return what the model beside this file is."""
+    return json.loads((HERE / "manifest.json").read_text(encoding="utf-8"))
+
+
+def classes(about):
+    """Return the columns of the logits."""
+    return [name for task in about["tasks"] for name in task["classes"]]
+
+
+def golden():
+    """Return golden images (G, H, W, C), the torch network's logits (G, C), and those expected of this precision."""
+    with np.load(HERE / "golden.npz") as arrays:
+        return arrays["image"], arrays["logits"], arrays["expected"]
+
+
+def read(path, image):
+    """Return an image file as uint8 (H, W, C), fitted as the manifest says; exit where it does not decode or fit."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as opened:
+            decoded = to_channels(opened.copy(), image["channels"])
+        return fit(decoded, tuple(image["size"]), image["resize"], image["interpolation"])
+    except FileNotFoundError:
+        sys.exit(f"error: there is no image at '{path}'")
+    except (OSError, ValueError) as error:
+        sys.exit(f"error: '{path}' {error}")
+
+
+def files(names):
+    """Return image files: the named ones, and every one in the named folders."""
+    found = []
+    for path in map(Path, names):
+        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS) if path.is_dir() else [path]
+        if not inside:
+            sys.exit(f"error: the folder '{path}' has no images (allowed: {', '.join(EXTENSIONS)})")
+        found += inside
+    return found
+
+
+def run(session, images, batch):
+    """Return logits (N, C) of uint8 images (N, H, W, C); see `outputs`."""
+    return outputs(session, images, batch)["logits"]
+
+
+def outputs(session, images, batch):
+    """Return all outputs of uint8 images (N, H, W, C), `batch` at a time (0: up to 32), a last batch filled up."""
+    # An engine may take fewer images than that (a TensorRT profile).
+    size, found = batch or min(32, getattr(session, "largest", 32)), []
+    for start in range(0, len(images), size):
+        piece = images[start : start + size]
+        filled = np.concatenate([piece, np.repeat(piece[-1:], size - len(piece), axis=0)]) if batch else piece
+        arrays = session.outputs(np.ascontiguousarray(filled))
+        found.append({name: array[: len(piece)] for name, array in arrays.items()})
+    return {name: np.concatenate([arrays[name] for arrays in found]) for name in found[0]}
+
+
+def versions(*names):
+    """Return the installed versions of packages."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def parser(text):
+    """Return the options that all programs have."""
+    found = argparse.ArgumentParser(description=text.splitlines()[0])
+    found.add_argument("--threads", type=int, default=1, help="threads of the runtime (default 1)")
+    return found
+
+
+def open_session(threads, scenario="single-stream"):
+    """Return the runtime's session; exit with what to type where something is missing."""
+    from session import Session
+
+    return Session(HERE, manifest(), threads, scenario)

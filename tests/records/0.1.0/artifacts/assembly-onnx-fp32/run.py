@@ -1,0 +1,38 @@
+"""Classify images: one line of JSON for each, the likeliest class first.
+
+python run.py photo.png folder/ [--top 3] [--threads 1]
+"""
+
+import json
+
+import kit
+import numpy as np
+
+
+def main():
+    """Read the command line and print."""
+    options = kit.parser(__doc__)
+    options.add_argument("images", nargs="+", help="files, or folders of them")
+    options.add_argument("--top", type=int, default=3, help="how many classes to print (default 3)")
+    asked = options.parse_args()
+    about = kit.manifest()
+    names, paths = kit.classes(about), kit.files(asked.images)
+    session = kit.open_session(asked.threads)
+    for start in range(0, len(paths), 256):
+        piece = paths[start : start + 256]
+        images = np.stack([kit.read(path, about["image"]) for path in piece])
+        outputs = kit.outputs(session, images, about["options"]["batch"])
+        logits = outputs["logits"].astype(np.float64)
+        shares = np.exp(logits - logits.max(1, keepdims=True))
+        shares /= shares.sum(1, keepdims=True)
+        for number, (path, row) in enumerate(zip(piece, shares, strict=True)):
+            best = np.argsort(-row, kind="stable")[: asked.top]
+            found = [{"class": names[i], "probability": round(float(row[i]), 6)} for i in best]
+            line = {"image": str(path), "classes": found}
+            if "known" in outputs:  # below 0: none of these
+                line["known"] = round(float(outputs["known"][number]), 6)
+            print(json.dumps(line, ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+"""The model on ONNX Runtime."""
+
+import sys
+
+VERSIONS = ("onnxruntime", "onnxruntime-gpu")
+
+
+class Session:
+    """One session; `run` gives logits (N, C) for uint8 images (N, H, W, C)."""
+
+    def __init__(self, folder, manifest, threads, scenario):
+        try:
+            import onnxruntime
+        except ImportError:
+            sys.exit("error: ONNX Runtime is not installed\nhint:  pip install -r requirements.txt")
+        provider = manifest["options"].get("provider") or "CPUExecutionProvider"
+        if provider not in onnxruntime.get_available_providers():
+            sys.exit(
+                f"error: this ONNX Runtime has no '{provider}' "
+                f"(it has: {', '.join(onnxruntime.get_available_providers())})"
+            )
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        options.log_severity_level = 3
+        if provider != "CPUExecutionProvider":  # never a silent fall-back to the CPU
+            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        self.session = onnxruntime.InferenceSession(str(folder / "model.onnx"), options, providers=[provider])
+
+    def run(self, images):
+        """Return logits (N, C)."""
+        return self.session.run(None, {"image": images})[0]
+
+    def outputs(self, images):
+        """Return every output by its name."""
+        names = [output.name for output in self.session.get_outputs()]
+        return dict(zip(names, self.session.run(None, {"image": images}), strict=True))
