@@ -30,9 +30,10 @@ import torch.nn.functional as F
 from kfdeploy.data.imageset import ImageSet
 from kfdeploy.files import dump_line_json, write_file
 from kfdeploy.measuring.rounds import describe_machine
+from kfdeploy.targets.device.watch import peak_mib
 from kfdeploy.tasks.spec import TaskSpec
 from kfdeploy.training.learners.factor import FactorLearner
-from kfdeploy.training.loop.devices import cpu_has_bf16, keep_memory, peak_mib
+from kfdeploy.training.loop.devices import cpu_has_bf16, keep_memory
 from kfdeploy.training.loop.fit import make_optimizer
 from kfdeploy.training.loop.loader import MemoryLoader
 from kfdeploy.training.loop.replay import Live, Replay

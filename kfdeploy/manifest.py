@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from kfdeploy.errors import PoolError
 from kfdeploy.files import sha256
@@ -13,6 +13,13 @@ GOLDEN = "golden.npz"
 ASSEMBLY = "assembly.json"
 GRAPH = "model.onnx"
 POOL = "pool.json"
+
+
+class DataOrigin(TypedDict):
+    """Where a model's images came from: the source's name, and the root it was read from."""
+
+    source: str
+    root: str
 
 
 def versions(*names: str) -> dict[str, str]:

@@ -3,6 +3,7 @@
 import shlex
 import time
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -23,13 +24,13 @@ LINES = (
 
 
 def command(
+    ctx: typer.Context,
     out: Path = typer.Option(Path("kfdeploy-demo"), help="Where everything goes."),
     force: bool = FORCE,
 ) -> None:
     """Run every verb on the digits: factorize, distill, assemble, export, verify, benchmark, predict."""
     import os
 
-    from kfdeploy.cli import app
     from kfdeploy.errors import require, require_training
     from kfdeploy.files import check_output
 
@@ -42,6 +43,7 @@ def command(
         shutil.rmtree(out)
     out.mkdir(parents=True)
     (out / "demo.json").write_text("{}\n", encoding="utf-8")  # by which --force knows its own folder
+    root: Any = ctx.find_root().command
     began = time.perf_counter()
     say(f"working in '{out}'; every command below can be typed there by hand")
     before = Path.cwd()
@@ -50,7 +52,7 @@ def command(
         _images()
         for line in LINES:
             say(f"\n$ {line}")
-            app(shlex.split(line)[1:], standalone_mode=False)
+            root.main(shlex.split(line)[1:], standalone_mode=False)
     finally:
         os.chdir(before)
     say(f"\nthe demo took {time.perf_counter() - began:.0f} s; everything is in '{out}'")

@@ -22,20 +22,9 @@ def command() -> None:
         else f"processor  {machine['cpu']}"
     )
     if importlib.util.find_spec("torch"):
-        import torch
+        from kfdeploy.training.loop.devices import describe
 
-        from kfdeploy.training.loop.devices import cpu_has_bf16
-
-        gpus = (
-            [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-            if torch.cuda.is_available()
-            else []
-        )
-        say(
-            f"training   torch {torch.__version__.partition('+')[0]}; "
-            f"cuda: {', '.join(gpus) or 'none that torch can use'}; "
-            f"bf16 on the CPU: {'yes' if cpu_has_bf16() else 'no'}"
-        )
+        say(f"training   {describe()}")
     else:
         say('training   torch is not installed:  pip install "kfdeploy[train]"')
     for name in targets.TARGETS:

@@ -30,7 +30,7 @@ def command(
 ) -> None:
     """Export models, each proved right on its golden samples before it is there."""
     from kfdeploy import targets
-    from kfdeploy.deploy.export import check_fuse, chosen_options, export
+    from kfdeploy.deploy.export import check_fuse, chosen_options
     from kfdeploy.deploy.here import find_models
     from kfdeploy.deploy.model import Model
     from kfdeploy.errors import OutputError
@@ -52,17 +52,15 @@ def command(
     for model in [] if auto else opened:
         for name in names:
             check_output(out / f"{model.name}-{name}-{precision}", force=force)
-    shared: dict[str, Any] = {"fuse": fuse, "kit": kit, "atol": atol, "report": say} | options
+    shared: dict[str, Any] = {"fuse": fuse, "kit": kit, "atol": atol} | options
     for model in opened:
         for name in names:
-            if auto:
-                artifact, rows = export_fastest(
-                    model, name, max_drop=max_drop, data=data, out=out, force=force, **shared
-                )
-                for row in rows:
-                    say(f"  {row['precision']}: {_numbers(row)}{row['why']}")
-            else:
-                artifact = export(model, name, precision=precision, out=out, force=force, **shared)
+            artifact, rows = export_fastest(
+                model, name, precision=precision, max_drop=max_drop, data=data, out=out, force=force, report=say,
+                **shared,
+            )  # fmt: skip
+            for row in rows:
+                say(f"  {row['precision']}: {_numbers(row)}{row['why']}")
             found = artifact.manifest["verify"]
             form = artifact.manifest["fuse"]
             say(

@@ -10,7 +10,7 @@ import numpy as np
 
 from kfdeploy import targets
 from kfdeploy.errors import MissingDependencyError, PoolError
-from kfdeploy.manifest import ARTIFACT, GOLDEN, check_files, inside, read_manifest
+from kfdeploy.manifest import ARTIFACT, GOLDEN, DataOrigin, check_files, inside, read_manifest
 from kfdeploy.targets.base import Device, Session
 from kfdeploy.tasks.spec import ImageSpec, TaskSpec, class_names
 
@@ -64,6 +64,18 @@ class Artifact:
     def batch(self) -> int:
         """The fixed batch, or 0 where it is dynamic."""
         return int(self.manifest["options"]["batch"])
+
+    @property
+    def data(self) -> DataOrigin:
+        """Where its images came from."""
+        about: DataOrigin = self.manifest["data"]
+        return about
+
+    @property
+    def executed(self) -> dict[str, Any]:
+        """What the runtime said it executes: `{"device", "convolutions": {precision: n}, "nodes": {type: n}}`."""
+        found: dict[str, Any] = self.manifest["executed"]
+        return found
 
     @cached_property
     def image(self) -> ImageSpec:

@@ -6,7 +6,7 @@ from typing import Any
 
 from kfdeploy.deploy.model import Model, serialize, write_model
 from kfdeploy.files import output_folder
-from kfdeploy.pool.pool import Fuse, Pool, graph_of
+from kfdeploy.pool.pool import Fuse, Pool
 from kfdeploy.tasks.openset import open_set as choose_threshold
 from kfdeploy.tasks.openset import threshold_of
 from kfdeploy.tasks.spec import class_names
@@ -45,7 +45,7 @@ def assemble(
         found = choose_threshold(evidence, class_names(chosen), open_set)
         threshold = found.threshold
         fields["open_set"] = found.to_json() | {"threshold": threshold}
-    graph, form = graph_of(pool, chosen, fuse, threshold)
+    graph, form = pool.fused(chosen, fuse, threshold)
     out = Path(out)
     with output_folder(out, force=force) as work:
         pool.write_part(chosen, work / "parts")
@@ -65,7 +65,5 @@ def assemble(
 
 def recompose(parts: Pool, manifest: dict[str, Any]) -> bytes:
     """Return the bytes of `model.onnx` that follow from an assembly's parts and its manifest."""
-    from kfdeploy.pool.pool import compose_tasks
-
     tasks = parts.choose([entry["name"] for entry in manifest["tasks"]])
-    return serialize(compose_tasks(parts, tasks, manifest["fuse"], threshold_of(manifest)), manifest)
+    return serialize(parts.graph(tasks, manifest["fuse"], threshold_of(manifest)), manifest)

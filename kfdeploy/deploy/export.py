@@ -1,7 +1,7 @@
 """Exporting: a model becomes an artifact of a target, proved right step by step before it is there."""
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,11 @@ from kfdeploy.deploy.model import Model
 from kfdeploy.deploy.parity import Verdict, allowed_in, blame, compare, judge, require
 from kfdeploy.deploy.prepare import prepare
 from kfdeploy.errors import UnsupportedError, nearest
-from kfdeploy.files import dump_json, output_folder, sha256
+from kfdeploy.files import commit, dump_json, output_folder, place_errors, sha256
 from kfdeploy.graph.compose import Form
 from kfdeploy.graph.known import KNOWN
 from kfdeploy.graph.precision import Prepared, write
-from kfdeploy.graph.reference import logits_of, tolerance
+from kfdeploy.graph.reference import run, tolerance
 from kfdeploy.manifest import ARTIFACT, GOLDEN, SCHEMA, describe_files, versions
 from kfdeploy.pool.pool import Pool
 from kfdeploy.targets.base import Device, Target
@@ -26,6 +26,7 @@ from kfdeploy.targets.kits import write_kit
 from kfdeploy.tasks.openset import threshold_of
 
 FUSE = ("auto", "bank", "branches")
+FORMS = ("bank", "branches")
 
 
 def export(
@@ -39,14 +40,15 @@ def export(
     fuse: str | None = None,
     kit: bool = False,
     force: bool = False,
-    report: Callable[[str], None] = lambda _: None,
+    measured: Mapping[str, float] | None = None,
     **options: Any,
 ) -> Artifact:
     """Export a model to `out/<name>-<target>-<precision>`, verified on its golden samples before it is there.
 
-    `batch` 0 keeps the batch dynamic. `fuse` composes an assembly anew, as a `bank` or as `branches`, or measures both
-    here and keeps the faster (`auto`). `kit` puts the target's device kit beside the model. `options` are the
-    target's own (`provider` of `onnx`). `atol` replaces the tolerance of every step.
+    `batch` 0 keeps the batch dynamic. `fuse` composes an assembly anew, as a `bank` or as `branches`; `measured` are
+    the milliseconds of both that it was chosen by (`kfdeploy.measuring.fastest` measures them). `kit` puts the target's
+    device kit beside the model. `options` are the target's own (`provider` of `onnx`). `atol` replaces the tolerance of
+    every step.
 
     Raises:
         UnsupportedError: the target, the precision or an option is not there.
@@ -60,22 +62,28 @@ def export(
         raise UnsupportedError(f"the batch is {batch}", allowed=("0 (dynamic)", "1", "2", "…"))
     module = targets.load(target, precision)
     setting = chosen_options(module, precision=precision, batch=batch, **options)
-    check_fuse(fuse)
+    check_fuse(fuse, FORMS)
     model = model if isinstance(model, Model) else Model.open(model)
     model.check()
-    wanted = module.GRAPHS[setting.precision]
     folder = Path(out) / f"{model.name}-{target}-{precision}"
     with output_folder(folder, force=force) as work:
-        measured: dict[str, float] = {}
-        if fuse == "auto" and model.kind == "assembly":
-            from kfdeploy.measuring.fastest import faster_form
-
-            form, measured = faster_form(model, module, setting, report)
-            prepared = prepare(model, wanted, form)
-        else:
-            prepared = prepare(model, wanted, None if fuse == "auto" else _form(fuse))
-        _write(work, model, module, setting, prepared, atol, measured, kit=kit)
+        form: Form | None = "bank" if fuse == "bank" else "branches" if fuse == "branches" else None
+        prepared = prepare(model, module.GRAPHS[setting.precision], form)
+        _write(work, model, module, setting, prepared, atol, dict(measured or {}), kit=kit)
     return Artifact.open(folder)
+
+
+def move(artifact: Artifact, place: Path, **facts: Any) -> Artifact:
+    """Move an artifact that was exported elsewhere on this disk to its place, with what was measured of it on record.
+
+    Raises:
+        OutputError: the place cannot be written.
+    """
+    with place_errors(place, "free some space, or choose another --out"):
+        (artifact.path / ARTIFACT).write_text(dump_json(artifact.manifest | facts), encoding="utf-8")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        commit(artifact.path, place)
+    return Artifact.open(place)
 
 
 def chosen_options(module: Target, **asked: Any) -> Any:
@@ -93,18 +101,17 @@ def chosen_options(module: Target, **asked: Any) -> Any:
     return module.Options(**asked)
 
 
-def check_fuse(fuse: str | None) -> None:
+def check_fuse(fuse: str | None, allowed: Sequence[str] = FUSE) -> None:
     """Refuse a form that there is not.
 
     Raises:
         UnsupportedError: as above.
     """
-    if fuse is not None and fuse not in FUSE:
-        raise UnsupportedError(f"--fuse is '{fuse}'", allowed=FUSE, hint=nearest(fuse, FUSE))
-
-
-def _form(fuse: str | None) -> Form | None:
-    return "bank" if fuse == "bank" else "branches" if fuse == "branches" else None
+    if fuse is not None and fuse not in allowed:
+        hint = nearest(fuse, allowed)
+        if fuse == "auto":
+            hint = "to measure both: kfdeploy export --fuse auto, or kfdeploy.measuring.fastest.export_fastest"
+        raise UnsupportedError(f"--fuse is '{fuse}'", allowed=allowed, hint=hint)
 
 
 def convert(module: Target, setting: Any, prepared: Prepared, work: Path) -> list[str]:
@@ -151,7 +158,7 @@ def _write(
         "model_files": files,
         "versions": versions("onnx", module.PACKAGE),
         "training": training_of(model),
-        "data": model.manifest["data"],
+        "data": model.data,
     }
 
     def record(**more: Any) -> None:
@@ -207,12 +214,12 @@ def _ladder(
     name: str,
 ) -> tuple[list[Verdict], np.ndarray[Any, Any]]:
     """Prove torch → ONNX → the precision's ONNX, and return the verdicts and the last one's logits."""
-    logits = logits_of(prepared.float32, images)
+    logits = run(prepared.float32, images)["logits"]
     steps = [judge(logits, golden, model.tasks, tolerance(golden) if atol is None else atol, "onnx")]
     require(steps[0], name)
     if prepared.graph is prepared.float32:
         return steps, logits
-    found = logits_of(prepared.graph, images)
+    found = run(prepared.graph, images)["logits"]
     steps.append(judge(found, logits, model.tasks, allowed_in(precision, logits, atol), precision))
     if not steps[-1].passed:
         require(steps[-1], name, blame(prepared.float32, prepared.graph, images, model.tasks))

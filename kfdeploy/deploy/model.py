@@ -11,7 +11,7 @@ import numpy as np
 from kfdeploy.errors import PoolError
 from kfdeploy.files import dump_json, load_tensors, save_tensors
 from kfdeploy.graph.reference import golden_difference
-from kfdeploy.manifest import ASSEMBLY, GRAPH, SCHEMA, check_files, describe_files, inside, read_manifest
+from kfdeploy.manifest import ASSEMBLY, GRAPH, SCHEMA, DataOrigin, check_files, describe_files, inside, read_manifest
 from kfdeploy.pool.pool import Pool
 from kfdeploy.tasks.evidence import Evidence
 from kfdeploy.tasks.kinds.classes import Accuracy, known_accuracy, subset_accuracy
@@ -67,6 +67,12 @@ class Model:
     def graph(self) -> Path:
         """The ONNX file."""
         return self.path / GRAPH
+
+    @property
+    def data(self) -> DataOrigin:
+        """Where its images came from."""
+        about: DataOrigin = self.manifest["data"]
+        return about
 
     @cached_property
     def image(self) -> ImageSpec:
@@ -213,7 +219,7 @@ def write_model(
             "validation.logits": evidence.logits,
         }
         save_tensors(out / _EVIDENCE, arrays, {"schema": SCHEMA, "kind": "evidence"})
-    difference, allowed = golden_difference(graph, evidence)
+    difference, allowed = golden_difference(graph, evidence.images, evidence.golden)
     accuracy = subset_accuracy(evidence, class_names(tuple(tasks)))
     if kind == "assembly":  # of some of its classes alone it would be another subset's
         accuracy = known_accuracy(evidence, tasks) or Accuracy(float("nan"), 0)

@@ -8,7 +8,7 @@ import numpy as np
 
 from kfdeploy.errors import ParityError
 from kfdeploy.graph.known import KNOWN
-from kfdeploy.graph.reference import in_memory, tolerance
+from kfdeploy.graph.reference import run, tolerance
 from kfdeploy.targets.base import Session, run_in_batches
 from kfdeploy.tasks.openset import scores
 from kfdeploy.tasks.spec import TaskSpec
@@ -152,16 +152,12 @@ def blame(before: "ModelProto", after: "ModelProto", images: np.ndarray[Any, Any
     Both are run by ONNX Runtime with the modules' outputs, which have the same names in both, given out besides.
     """
     from kfdeploy.graph.heads import inputs
-    from kfdeploy.graph.reference import with_outputs
 
     common, own = inputs(before, len(tasks))
     if not common:
         return ""
     names = list(dict.fromkeys([common, *own]))
-    found = []
-    for model in (before, after):
-        session = in_memory(with_outputs(model, names))
-        found.append(dict(zip(names, session.run(names, {"image": images}), strict=True)))
+    found = [run(model, images, names) for model in (before, after)]
     errors = {"the CKN": _relative(found[0][common], found[1][common])}
     for j, (task, name) in enumerate(zip(tasks, own, strict=True)):
         bank = name.startswith("bank/")

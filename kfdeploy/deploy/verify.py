@@ -7,7 +7,8 @@ which step failed, and which module is to blame: the CKN, or which task's networ
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kfdeploy.deploy.parity import Verdict, compare, require
+from kfdeploy.deploy.parity import Verdict, compare, judge, require
+from kfdeploy.graph.reference import run, tolerance
 from kfdeploy.manifest import ARTIFACT, POOL
 from kfdeploy.pool.remote.locate import locate
 from kfdeploy.tasks.openset import threshold_of
@@ -59,17 +60,9 @@ def verify(path: str | Path, *, atol: float | None = None, threads: int = 1) -> 
 
 def _verify_pool(whole: "Pool", atol: float | None, threads: int) -> Verdict:
     """Check every file of a pool, and every task at once against the golden samples."""
-    import tempfile
-
-    from kfdeploy.graph.compose import compose
-    from kfdeploy.targets import onnx
-    from kfdeploy.targets.base import Device
-
     whole.check()
-    common, template = whole.graphs()
-    graph = compose(common, template, [whole.part(task) for task in whole.tasks], "branches")
+    graph = whole.graph()
     evidence = whole.evidence()
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / onnx.MODEL).write_bytes(graph.SerializeToString())
-        with onnx.open(Path(folder), onnx.Options(), Device(threads=threads)) as session:
-            return compare(session, evidence.images, evidence.golden, whole.tasks, allowed=atol, step="onnx")
+    logits = run(graph, evidence.images, threads=threads)["logits"]
+    allowed = tolerance(evidence.golden) if atol is None else atol
+    return judge(logits, evidence.golden, whole.tasks, allowed, "onnx")

@@ -13,7 +13,7 @@ from onnx import ModelProto
 
 from kfdeploy.arrays import Images
 from kfdeploy.graph.compose import Part, compose
-from kfdeploy.graph.reference import observed, with_outputs
+from kfdeploy.graph.reference import Runner, observed
 
 _BINS = 1024
 _AT_ONCE = 8  # tasks observed in one graph
@@ -51,22 +51,16 @@ def model_ranges(graph: Path, images: Images) -> dict[str, Range]:
 
 def observe(model: ModelProto, names: Sequence[str], images: Images) -> dict[str, Range]:
     """Run images (N, H, W, C) and return the range to quantise each named tensor with; 0 is always inside."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        with_outputs(model, names).SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    run = Runner(model, names)
     batches = [images[i : i + 64] for i in range(0, len(images), 64)]
     low = dict.fromkeys(names, 0.0)
     high = dict.fromkeys(names, 0.0)
     for batch in batches:
-        for name, value in zip(names, session.run(list(names), {"image": batch}), strict=True):
+        for name, value in run(batch).items():
             low[name], high[name] = min(low[name], float(value.min())), max(high[name], float(value.max()))
     counts = {name: np.zeros(_BINS, np.int64) for name in names}
     for batch in batches:
-        for name, value in zip(names, session.run(list(names), {"image": batch}), strict=True):
+        for name, value in run(batch).items():
             counts[name] += np.histogram(value, _BINS, (low[name], max(high[name], low[name] + 1e-6)))[0]
     return {name: least_error(counts[name], low[name], high[name]) for name in names}
 

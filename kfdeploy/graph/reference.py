@@ -7,44 +7,73 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, TensorProto, helper
 
-from kfdeploy.errors import ParityError
-from kfdeploy.tasks.evidence import Evidence
+from kfdeploy.arrays import Arrays
+from kfdeploy.errors import MissingDependencyError, ParityError
+
+CPU = "CPUExecutionProvider"
 
 
-def golden_difference(graph: Path, evidence: Evidence) -> tuple[float, float]:
-    """Run the golden samples through an ONNX file, and return the largest difference and the tolerance.
+class Runner:
+    """An opened graph with one input: call it with an array, and it gives the named outputs.
+
+    An output may be any float tensor inside a graph in memory. `threads` 0 is as many as there are cores.
+    `accelerate` uses a CUDA device where ONNX Runtime has one.
+    """
+
+    def __init__(
+        self, model: ModelProto | Path, outputs: Sequence[str] = ("logits",), *, threads: int = 0,
+        accelerate: bool = False,
+    ) -> None:  # fmt: skip
+        try:
+            import onnxruntime
+        except ImportError:
+            raise MissingDependencyError("ONNX Runtime is not installed", hint="pip install onnxruntime") from None
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        wanted = (*(("CUDAExecutionProvider",) if accelerate else ()), CPU)
+        providers = [name for name in wanted if name in onnxruntime.get_available_providers()]
+        source = str(model) if isinstance(model, Path) else with_outputs(model, outputs).SerializeToString()
+        self._session = onnxruntime.InferenceSession(source, options, providers=providers)
+        self._input, self.outputs = self._session.get_inputs()[0].name, list(outputs)
+
+    def __call__(self, array: np.ndarray[Any, Any]) -> Arrays:
+        """Return `{output: array}`."""
+        return dict(zip(self.outputs, self._session.run(self.outputs, {self._input: array}), strict=True))
+
+
+def run(
+    model: ModelProto | Path, images: np.ndarray[Any, Any], outputs: Sequence[str] = ("logits",), *, threads: int = 0
+) -> Arrays:
+    """Return a graph's outputs by name, run once; see `Runner` to run it several times."""
+    return Runner(model, outputs, threads=threads)(images)
+
+
+def tolerance(logits: np.ndarray[Any, Any]) -> float:
+    """Return the largest difference allowed between two runs of one model: 1e-4 × max(1, largest logit)."""
+    return 1e-4 * max(1.0, float(np.abs(logits).max(initial=0)))
+
+
+def golden_difference(
+    graph: ModelProto | Path, images: np.ndarray[Any, Any], golden: np.ndarray[Any, Any]
+) -> tuple[float, float]:
+    """Run golden images (G, H, W, C); return the largest difference from the golden logits (G, C), and the tolerance.
 
     Raises:
         ParityError: the difference is above the tolerance; it names the worst column.
     """
-    from kfdeploy.targets.onnx import session
-
-    allowed = tolerance(evidence.golden)
-    logits = session(graph, threads=1).run(None, {"image": evidence.images})[0]
-    difference = np.abs(logits - evidence.golden)
+    allowed = tolerance(golden)
+    logits = run(graph, images, threads=1)["logits"]
+    difference = np.abs(logits - golden)
     worst = float(difference.max(initial=0)) if np.isfinite(logits).all() else float("inf")
     if not worst <= allowed:
+        name = f"the graph '{graph.name}'" if isinstance(graph, Path) else "the composed graph"
         raise ParityError(
-            f"the graph '{graph.name}' differs from the torch network by {worst:.3g}, and {allowed:.3g} "
+            f"{name} differs from the torch network by {worst:.3g}, and {allowed:.3g} "
             f"is allowed (the worst is column {int(difference.max(0).argmax())})",
             hint="please report this: a composed graph must give the same numbers",
         )
     return worst, allowed
-
-
-def in_memory(model: "ModelProto") -> Any:
-    """Return a session of a graph that is in memory."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-
-
-def logits_of(graph: "ModelProto", images: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Return a graph's logits (N, C) on ONNX Runtime's CPU, the reference of every other runtime."""
-    logits: np.ndarray[Any, Any] = in_memory(graph).run(["logits"], {"image": images})[0]
-    return logits
 
 
 def observed(model: ModelProto) -> list[str]:
@@ -61,8 +90,3 @@ def with_outputs(model: ModelProto, names: Sequence[str]) -> ModelProto:
         helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names if name not in there
     )
     return out
-
-
-def tolerance(logits: np.ndarray[Any, Any]) -> float:
-    """Return the largest difference allowed between two runs of one model: 1e-4 × max(1, largest logit)."""
-    return 1e-4 * max(1.0, float(np.abs(logits).max(initial=0)))

@@ -68,7 +68,12 @@ def benchmark(
     settings = [setting for setting in SCENARIOS if setting in scenarios]
     protocol = QUICK if quick else Protocol()
     # What is not there is missed before the measuring, not after.
-    test = test_images(opened[0], list(dict.fromkeys(c for classes in subjects.values() for c in classes)), data)
+    test = test_images(
+        opened[0].data,
+        opened[0].image,
+        list(dict.fromkeys(c for classes in subjects.values() for c in classes)),
+        data,
+    )
     jobs: dict[tuple[Path, str, int], Job] = {}
     reasons: dict[tuple[Path, str, int], str] = {}
     for artifact, scenario, count in itertools.product(opened, settings, sorted(set(threads))):

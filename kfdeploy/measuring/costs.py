@@ -18,7 +18,7 @@ from kfdeploy.deploy.model import Model
 from kfdeploy.errors import PoolError, UnsupportedError
 from kfdeploy.files import dump_json, write_file
 from kfdeploy.manifest import SCHEMA
-from kfdeploy.measuring.rounds import Job, describe_machine, measure_afresh
+from kfdeploy.measuring.rounds import Job, alternating, describe_machine, measure_afresh
 from kfdeploy.pool.pool import Pool
 from kfdeploy.targets.device.clock import QUICK, Protocol
 
@@ -86,10 +86,9 @@ def profile(
             made = export(student, target, precision=precision, out=Path(place) / "students")
             jobs[f"student {student.name}"] = Job(str(made.path), "single-stream", threads, 1)
         samples: dict[str, list[float]] = {name: [] for name in jobs}
-        for number in range(protocol.rounds):
-            for name in sorted(jobs, reverse=bool(number % 2)):
-                report(f"round {number + 1} of {protocol.rounds}: {name}")
-                samples[name] += measure_afresh(jobs[name], protocol).samples
+        for number, name in alternating(jobs, protocol.rounds):
+            report(f"round {number + 1} of {protocol.rounds}: {name}")
+            samples[name] += measure_afresh(jobs[name], protocol).samples
     median = {name: round(float(np.median(times)), 5) for name, times in samples.items()}
     points = {name: ms for name, ms in median.items() if not name.startswith("student ")}
     task, common = (float(v) for v in np.polyfit([int(k) for k in points], list(points.values()), 1))

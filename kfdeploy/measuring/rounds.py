@@ -7,8 +7,9 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from kfdeploy.deploy.artifact import Artifact
 from kfdeploy.errors import KfdeployError
@@ -17,6 +18,8 @@ from kfdeploy.targets.base import Device, Scenario
 from kfdeploy.targets.device import clock
 from kfdeploy.targets.device.clock import Protocol, Round, time_runs
 from kfdeploy.targets.device.pixels import stages
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,14 @@ def measure_afresh(job: Job, protocol: Protocol) -> Round:
         last = done.stderr.strip().splitlines()[-1:] or [f"exit {done.returncode}"]
         raise KfdeployError(f"measuring '{job.artifact}' failed: {last[0]}", hint=f"kfdeploy verify {job.artifact}")
     return Round(**json.loads(done.stdout))
+
+
+def alternating(names: Iterable[T], rounds: int) -> Iterator[tuple[int, T]]:
+    """Give every name once a round, backwards every second time: none always follows the same neighbour."""
+    order = list(names)
+    for number in range(rounds):
+        for name in order[:: -1 if number % 2 else 1]:
+            yield number, name
 
 
 def describe_machine() -> dict[str, Any]:

@@ -13,7 +13,7 @@ from kfdeploy.errors import ComposeError, DataError, PoolError, UnsupportedError
 from kfdeploy.files import METADATA_KEY, check_output, dump_json, load_tensors, output_folder, save_tensors
 from kfdeploy.graph.compose import Part, compose
 from kfdeploy.graph.half import LARGEST
-from kfdeploy.graph.reference import tolerance
+from kfdeploy.graph.reference import Runner, tolerance
 from kfdeploy.manifest import POOL, describe_files
 from kfdeploy.pool.manifest import SHARED
 from kfdeploy.pool.pool import Block, Pool
@@ -136,15 +136,11 @@ def _images(pool: Pool, block: Block, folder: str | Path | None) -> "ImageSet | 
 
 def _logits(pool: Pool, parts: Sequence[Part], batches: Any) -> list[Floats]:
     """Run images (N, H, W, C) through the graph of all tasks and return each task's logits (V, c)."""
-    from kfdeploy.targets.onnx import CPU
-
     common, template = pool.graphs()
     sizes = [len(part.head_bias) for part in parts]
     graphs = [_graph(common, template, parts[i : i + _AT_ONCE]) for i in range(0, len(parts), _AT_ONCE)]
-    import onnxruntime
-
-    sessions = [onnxruntime.InferenceSession(graph.SerializeToString(), providers=[CPU]) for graph in graphs]
-    rows = [np.concatenate([run.run(None, {"image": images})[0] for run in sessions], axis=1) for images in batches]
+    runs = [Runner(graph) for graph in graphs]
+    rows = [np.concatenate([run(images)["logits"] for run in runs], axis=1) for images in batches]
     return np.split(np.concatenate(rows), np.cumsum(sizes)[:-1], axis=1)
 
 

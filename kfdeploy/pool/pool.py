@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from kfdeploy.pool.remote.cache import Mirror
 
 
+Fuse = Literal["auto", "bank", "branches"]
+FORMS: tuple[Fuse, ...] = ("auto", "bank", "branches")
 _AGAIN = "kfdeploy factorize"
 
 
@@ -184,6 +186,52 @@ class Pool:
 
         return onnx.load(self.file("common.onnx")), onnx.load(self.file("task.onnx"))
 
+    def graph(
+        self, tasks: Sequence[TaskSpec] | None = None, form: "Form" = "branches", threshold: float | None = None
+    ) -> "ModelProto":
+        """Return the graph of some tasks (default: all): what `assemble` writes, and a device makes of an update.
+
+        With a `threshold` it has the output `known` of `kfdeploy.graph.known`.
+
+        Raises:
+            PoolError: a file of the pool is missing, truncated or altered.
+            ComposeError: the form is `bank`, and an operator cannot be banked.
+        """
+        from kfdeploy.graph.compose import compose
+
+        parts = [self.part(task) for task in (self.tasks if tasks is None else tasks)]
+        graph = compose(*self.graphs(), parts, form)
+        return graph if threshold is None else add_known(graph, threshold)
+
+    def fused(
+        self, tasks: Sequence[TaskSpec], fuse: Fuse = "auto", threshold: float | None = None
+    ) -> "tuple[ModelProto, Form]":
+        """Return `graph` and the form it has: a bank where that was asked for, or can be.
+
+        Raises:
+            PoolError: a file of the pool is missing, truncated or altered.
+            ComposeError: `fuse` is `bank`, and an operator cannot be banked.
+        """
+        if fuse != "branches":
+            try:
+                return self.graph(tasks, "bank", threshold), "bank"
+            except ComposeError:
+                if fuse == "bank":
+                    raise
+        return self.graph(tasks, "branches", threshold), "branches"
+
+    def prove(self) -> None:
+        """Run all tasks at once on the golden samples.
+
+        Raises:
+            PoolError: a file of the pool is missing, truncated or altered.
+            ParityError: the numbers are not the torch network's.
+        """
+        from kfdeploy.graph.reference import golden_difference
+
+        evidence = self.evidence()
+        golden_difference(self.graph(), evidence.images, evidence.golden)
+
     def part(self, task: TaskSpec) -> "Part":
         """Return one task's weights and folded head.
 
@@ -318,42 +366,3 @@ class Pool:
     @cached_property
     def _entries(self) -> dict[str, dict[str, Any]]:
         return {entry["name"]: entry for entry in self.manifest["tasks"]}
-
-
-Fuse = Literal["auto", "bank", "branches"]
-FORMS: tuple[Fuse, ...] = ("auto", "bank", "branches")
-
-
-def compose_tasks(pool: Pool, tasks: Sequence[TaskSpec], form: "Form", threshold: float | None = None) -> "ModelProto":
-    """Return the graph of some tasks of a pool: what `assemble` writes, and what a device makes of an update.
-
-    With a `threshold` it has the output `known` of `kfdeploy.openset`.
-
-    Raises:
-        PoolError: a file of the pool is missing, truncated or altered.
-        ComposeError: the form is `bank`, and an operator cannot be banked.
-    """
-    from kfdeploy.graph.compose import compose
-
-    common, template = pool.graphs()
-    graph = compose(common, template, [pool.part(task) for task in tasks], form)
-    return graph if threshold is None else add_known(graph, threshold)
-
-
-def graph_of(
-    pool: Pool, tasks: Sequence[TaskSpec], fuse: Fuse = "auto", threshold: float | None = None
-) -> "tuple[ModelProto, Form]":
-    """Return `compose_tasks` and the form it has: a bank where that was asked for, or can be.
-
-    Raises:
-        PoolError: a file of the pool is missing, truncated or altered.
-        ComposeError: `fuse` is `bank`, and an operator cannot be banked.
-    """
-    if fuse == "branches":
-        return compose_tasks(pool, tasks, "branches", threshold), "branches"
-    try:
-        return compose_tasks(pool, tasks, "bank", threshold), "bank"
-    except ComposeError:
-        if fuse == "bank":
-            raise
-        return compose_tasks(pool, tasks, "branches", threshold), "branches"

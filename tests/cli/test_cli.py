@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -300,8 +301,9 @@ def test_the_demo_types_what_it_prints(here, monkeypatch):
 
     typed = []
     verbs = {command.name for command in cli.app.registered_commands}
-    monkeypatch.setattr(cli, "app", lambda words, standalone_mode: typed.append(["kfdeploy", *words]))
+    root = SimpleNamespace(main=lambda words, standalone_mode: typed.append(["kfdeploy", *words]))
+    context = SimpleNamespace(find_root=lambda: SimpleNamespace(command=root))
     monkeypatch.setattr(demo, "_images", lambda: None)
-    demo.command(out=Path("demo"), force=False)
+    demo.command(context, out=Path("demo"), force=False)
     assert [" ".join(words) for words in typed] == list(demo.LINES)
     assert {words[1] for words in typed} <= verbs

@@ -5,7 +5,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from kfdeploy.errors import UnsupportedError
 from kfdeploy.graph.half import halve
-from kfdeploy.graph.reference import logits_of
+from kfdeploy.graph.reference import run
 
 
 def test_everything_inside_is_float16_and_the_ends_are_what_they_were(assembly):
@@ -17,7 +17,7 @@ def test_everything_inside_is_float16_and_the_ends_are_what_they_were(assembly):
     assert after.graph.output[0].type.tensor_type.elem_type == TensorProto.FLOAT
     assert {t.data_type for t in before.graph.initializer} & {TensorProto.FLOAT16} == set()  # a copy
     images = assembly.evidence().images
-    one, other = logits_of(before, images), logits_of(after, images)
+    one, other = run(before, images)["logits"], run(after, images)["logits"]
     assert 0 < np.abs(one - other).max() <= 1e-2 * max(1, np.abs(one).max())
 
 

@@ -15,7 +15,7 @@ from kfdeploy.graph.compose import Part, compose
 from kfdeploy.graph.precision import quantised
 from kfdeploy.graph.quantize import equalise, quantise, scale_of
 from kfdeploy.graph.ranges import pool_ranges
-from kfdeploy.graph.reference import logits_of
+from kfdeploy.graph.reference import run
 from kfdeploy.pool.pool import Pool
 from kfdeploy.targets.base import Device
 
@@ -44,8 +44,8 @@ def test_folding_changes_no_number_and_gives_every_task_one_range(toy):
     assert all(ranges == found[0] for ranges in found)
     assert set(found[0].values()) <= {(0.0, 1.0), (-1.0, 1.0)}
     for form in ("bank", "branches"):
-        one = logits_of(compose(common, template, parts, form), images)
-        other = logits_of(compose(common, template, folded, form), images)
+        one = run(compose(common, template, parts, form), images)["logits"]
+        other = run(compose(common, template, folded, form), images)["logits"]
         assert np.abs(one - other).max() <= 1e-5 * max(1, np.abs(one).max())
     assert np.abs(folded[0].head_u - parts[0].head_u).max() > 0
 
@@ -65,7 +65,7 @@ def test_a_tasks_int8_logits_are_the_same_bits_in_every_subset(toy, form, tmp_pa
         model = assemble(pool, names, tmp_path / str(number), fuse=form)
         graph = prepare(model, "uint8").graph
         for count in (len(images), 1):
-            logits, start = logits_of(graph, images[:count]), 0
+            logits, start = run(graph, images[:count])["logits"], 0
             for task in model.tasks:
                 own = logits[:, start : (start := start + len(task.classes))]
                 assert np.array_equal(seen.setdefault(task.name, own)[:count], own), (names, task.name)
@@ -90,7 +90,7 @@ def test_nor_do_they_change_in_fifty_random_subsets_of_ten(toy, form):
         chosen = draw.permutation(10)[: draw.integers(1, 11)]
         some = [parts[i] for i in chosen]
         found = quantised(common, template, some, ranges[""], [ranges[p.name] for p in some], "uint8", form)
-        logits, start = logits_of(found.graph, images), 0
+        logits, start = run(found.graph, images)["logits"], 0
         for part in some:
             own = logits[:, start : (start := start + len(part.head_bias))]
             assert np.array_equal(seen.setdefault(part.name, own), own), (chosen, part.name)
@@ -140,7 +140,7 @@ def test_convolutions_stand_between_pairs_and_heads_stay_in_float(assembly, kind
     if kind == "int8":
         assert not any(zero.any() for zero in zeros.values())
     images = assembly.evidence().images
-    one, other = logits_of(prepared.float32, images), logits_of(prepared.graph, images)
+    one, other = run(prepared.float32, images)["logits"], run(prepared.graph, images)["logits"]
     assert 0 < np.abs(one - other).max() <= 0.2 * max(1, np.abs(one).max())
 
 

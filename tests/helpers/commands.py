@@ -26,6 +26,7 @@ def command(line):
         with redirect_stdout(StringIO()):
             main()
     except SystemExit as leave:
-        assert not leave.code, line
+        if leave.code:
+            raise AssertionError(f"{line}: exit {leave.code}") from None
     finally:
         sys.argv = argv

@@ -163,7 +163,8 @@ def main(root):
     found["rollback"] = sweep.run(root / "done", lambda: update.rollback(sweep.device), sweep.rolled_back)
     for side in ("old", "new"):  # every graph that was found above has the bytes of one of these
         model = Model.open(root / side)
-        golden_difference(model.graph, model.evidence())
+        evidence = model.evidence()
+        golden_difference(model.graph, evidence.images, evidence.golden)
     print(json.dumps(found))
 
 

@@ -61,16 +61,21 @@ def test_auto_says_what_it_needs(assembly, tmp_path, monkeypatch):
     with pytest.raises(UnsupportedError, match="--precision auto measures, and this machine is a toaster"):
         export_fastest(assembly, "onnx", out=tmp_path)
     with pytest.raises(UnsupportedError, match="--fuse auto measures, and this machine is a toaster"):
-        export(assembly, "onnx", fuse="auto", out=tmp_path)
+        export_fastest(assembly, "onnx", precision="fp32", out=tmp_path)
 
 
 def test_bank_or_branches_is_measured_and_both_are_on_record(assembly, tmp_path, monkeypatch):
-    artifact = export(assembly, "onnx", fuse="auto", out=tmp_path)
+    artifact, rows = export_fastest(assembly, "onnx", precision="fp32", out=tmp_path)
+    assert rows == []
     found = artifact.manifest["fuse"]
     assert set(found["p50_ms"]) == {"bank", "branches"}
     assert found["form"] == min(found["p50_ms"], key=found["p50_ms"].get)
     monkeypatch.setattr(choose, "alternate", lambda c: {name: [1.0 + (name == "bank")] for name in c})
-    assert export(assembly, "onnx", fuse="auto", out=tmp_path / "b").manifest["fuse"]["form"] == "branches"
+    chosen, _ = export_fastest(assembly, "onnx", precision="fp32", out=tmp_path / "b")
+    assert chosen.manifest["fuse"]["form"] == "branches"
+    with pytest.raises(UnsupportedError, match="--fuse is 'auto'") as caught:  # exporting measures nothing
+        export(assembly, "onnx", fuse="auto", out=tmp_path / "d")
+    assert "export_fastest" in caught.value.hint
     fixed = export(assembly, "onnx", fuse="branches", precision="int8", out=tmp_path / "c")
     assert fixed.manifest["fuse"] == {"form": "branches", "p50_ms": {}}
     assert np.isfinite(fixed.manifest["verify"]["difference"])
@@ -80,4 +85,4 @@ def test_a_student_is_neither_bank_nor_branches(toy, tmp_path):
     shutil.copytree(toy.students / "small", tmp_path / "small")
     with pytest.raises(UnsupportedError, match="it is neither a bank nor branches"):
         export(tmp_path / "small", "onnx", fuse="bank", out=tmp_path)
-    assert export(tmp_path / "small", "onnx", fuse="auto", out=tmp_path).manifest["fuse"] is None
+    assert export_fastest(tmp_path / "small", "onnx", precision="fp32", out=tmp_path)[0].manifest["fuse"] is None

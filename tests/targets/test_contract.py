@@ -11,7 +11,7 @@ from kfdeploy.deploy.export import convert
 from kfdeploy.deploy.parity import allowed_in
 from kfdeploy.deploy.prepare import prepare
 from kfdeploy.errors import MissingDependencyError, OutputError, UnsupportedError
-from kfdeploy.graph.reference import logits_of
+from kfdeploy.graph.reference import run
 from kfdeploy.targets.base import Device
 from kfdeploy.targets.kits import kits
 
@@ -30,7 +30,7 @@ def written(target, model, folder, precision="fp32", **options):
     prepared = prepare(model, target.GRAPHS[precision])
     files = convert(target, setting, prepared, folder)
     assert all((folder / name).is_file() for name in files)
-    return setting, logits_of(prepared.graph, model.evidence().images)
+    return setting, run(prepared.graph, model.evidence().images)["logits"]
 
 
 def test_it_is_named_as_the_table_says(target):

@@ -154,7 +154,8 @@ def _stage(update: Update, root: Path, work: Path) -> tuple[float, float]:
         write(work / GRAPH, composed)
         model = Model.open(work)
         model.check()
-        return golden_difference(model.graph, model.evidence())
+        evidence = model.evidence()
+        return golden_difference(model.graph, evidence.images, evidence.golden)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UpdateError(f"'{update.path}' does not make an assembly: {error!r:.200}", hint=AGAIN) from error
     except KfdeployError as error:  # what it says of files in `work` is about the update

@@ -1,17 +1,13 @@
 """The features of a pool's factors on images, by ONNX Runtime."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from kfdeploy.arrays import Floats
 from kfdeploy.data.imageset import ImageSet
-from kfdeploy.errors import MissingDependencyError
+from kfdeploy.graph.reference import Runner
 from kfdeploy.pool.pool import Pool
-
-if TYPE_CHECKING:
-    from onnx import ModelProto
-
 
 COMMON = "common network"
 
@@ -22,26 +18,18 @@ def features(pool: Pool, images: ImageSet, batch: int = 250) -> dict[str, Floats
 
     common, template = pool.graphs()
     parts = [pool.part(task) for task in pool.tasks]
-    runs = {COMMON: _session(common)}
+    runs = {COMMON: Runner(common, ("z", "tap"))}
     for part in parts:
         own = onnx.ModelProto()
         own.CopyFrom(template)
         for initializer in own.graph.initializer:
             if initializer.name in part.weights:
                 initializer.CopyFrom(onnx.numpy_helper.from_array(part.weights[initializer.name], initializer.name))
-        runs[part.name] = _session(own)
+        runs[part.name] = Runner(own, ("u",))
     found: dict[str, list[Any]] = {name: [] for name in runs}
     for start in range(0, len(images), batch):
-        z, tap = runs[COMMON].run(["z", "tap"], {"image": images.load(slice(start, start + batch))})
-        found[COMMON].append(z[:, :, 0, 0])
+        common_out = runs[COMMON](images.load(slice(start, start + batch)))
+        found[COMMON].append(common_out["z"][:, :, 0, 0])
         for part in parts:
-            found[part.name].append(runs[part.name].run(["u"], {"tap": tap})[0][:, :, 0, 0])
+            found[part.name].append(runs[part.name](common_out["tap"])["u"][:, :, 0, 0])
     return {name: np.concatenate(rows).astype(np.float64) for name, rows in found.items()}
-
-
-def _session(model: "ModelProto") -> Any:
-    try:
-        import onnxruntime
-    except ImportError:
-        raise MissingDependencyError("ONNX Runtime is not installed", hint="pip install onnxruntime") from None
-    return onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])

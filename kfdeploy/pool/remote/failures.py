@@ -1,15 +1,11 @@
 """What it means when a server does not give: every library's errors, in words of ours."""
 
 import re
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 from kfdeploy.errors import KfdeployError, PoolError, StoreError, first_line
+from kfdeploy.manifest import POOL
 
-if TYPE_CHECKING:
-    from kfdeploy.pool.remote.store import Store
-
-
-_MANIFEST = "pool.json"  # pool.py has this name, and needs us to be loaded first
 _KEYS = {
     "s3": "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; FSSPEC_S3_ANON=true for a public bucket",
     "gs": "gcloud auth application-default login",
@@ -18,35 +14,43 @@ _KEYS = {
 _BUSY = ("SlowDown", "InternalError", "ServiceUnavailable", "500", "502", "503")
 
 
-def explain(error: Exception, store: "Store", name: str, doing: str) -> KfdeployError:
-    """Return an error of ours for what fsspec raised while `doing` something with the file `name` of a store."""
-    code, address = _code(error), store.at(name)
+@dataclass(frozen=True)
+class Asked:
+    """What a server was asked: where (without secrets), over which protocol, and whether it has answered before."""
+
+    where: str
+    protocol: str
+    bucket: str
+    answered: bool
+
+
+def explain(error: Exception, asked: Asked, name: str, doing: str) -> KfdeployError:
+    """Return an error of ours for what fsspec raised while `doing` something with the file `name` ("": the folder)."""
+    code, address = _code(error), f"{asked.where}/{name}" if name else asked.where
     if code == "NoSuchBucket":
         return StoreError(
-            f"there is no bucket '{store.root.partition('/')[0]}' ('{store.where}')",
+            f"there is no bucket '{asked.bucket}' ('{asked.where}')",
             hint="check its name, and whose server is asked: AWS_ENDPOINT_URL, AWS_PROFILE",
         )
     if isinstance(error, FileNotFoundError) or code == "404":
         if doing == "writing":
             return StoreError(f"there is no place for '{address}': {_line(error)}", hint="make the bucket first")
         what = (
-            f"there is no pool at '{store.where}' ('{name}' is missing)"
-            if name == _MANIFEST
-            else f"'{address}' is missing"
+            f"there is no pool at '{asked.where}' ('{name}' is missing)" if name == POOL else f"'{address}' is missing"
         )
-        return PoolError(what, hint=f"kfdeploy pool push <pool> {store.where}")
+        return PoolError(what, hint=f"kfdeploy pool push <pool> {asked.where}")
     if code in ("InvalidRange", "416"):
         return PoolError(f"'{address}' was altered on the server: it is too short", hint="push the pool again")
     if isinstance(error, PermissionError) or code in ("401", "403") or "Credentials" in type(error).__name__:
         return StoreError(
             f"{doing} '{address}' is not permitted: {_line(error)}",
-            hint=_KEYS.get(store.protocol.removesuffix("a"), "check the key or the token of this address"),
+            hint=_KEYS.get(asked.protocol.removesuffix("a"), "check the key or the token of this address"),
         )
     if _unreachable(error):
-        halfway = f"stopped answering at '{name}'" if store.answered and name else "cannot be reached"
-        own = ", and AWS_ENDPOINT_URL" if store.protocol.startswith("s3") else ""
+        halfway = f"stopped answering at '{name}'" if asked.answered and name else "cannot be reached"
+        own = ", and AWS_ENDPOINT_URL" if asked.protocol.startswith("s3") else ""
         return StoreError(
-            f"'{store.where}' {halfway}: {_line(error)}",
+            f"'{asked.where}' {halfway}: {_line(error)}",
             hint=f"check the network and the address{own}; the same command goes on from what has arrived",
         )
     return StoreError(f"{doing} '{address}' failed: {_line(error)}", hint="try again, or ask who runs the server")

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from kfdeploy.errors import MissingDependencyError, PoolError, StoreError, UnsupportedError, first_line, nearest
-from kfdeploy.pool.remote.failures import explain, may_pass
+from kfdeploy.pool.remote.failures import Asked, explain, may_pass
 from kfdeploy.pool.remote.locate import locate, shown
 
 T = TypeVar("T")
@@ -129,7 +129,8 @@ class Store:
             except Exception as error:
                 wait = next(waits, None) if may_pass(error) else None
                 if wait is None:
-                    raise explain(error, self, name, doing) from error
+                    asked = Asked(self.where, self.protocol, self.root.partition("/")[0], self.answered)
+                    raise explain(error, asked, name, doing) from error
                 time.sleep(wait)
             else:
                 self.answered = True

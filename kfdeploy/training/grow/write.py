@@ -10,7 +10,7 @@ import torch
 from kfdeploy.arrays import Arrays
 from kfdeploy.data.imageset import ImageSet
 from kfdeploy.files import dump_json, file_name, link, load_tensors, save_tensors
-from kfdeploy.graph.compose import Part, compose
+from kfdeploy.graph.compose import Part
 from kfdeploy.manifest import POOL, SCHEMA, describe_files
 from kfdeploy.pool.manifest import SHARED
 from kfdeploy.pool.pool import Pool
@@ -38,7 +38,6 @@ def write_grown(
     """Write the grown pool into `work` and prove it: every file of the old one, linked, and the new task's."""
     from kfdeploy.data.splits import sample
     from kfdeploy.graph.ranges import pool_ranges
-    from kfdeploy.graph.reference import golden_difference
     from kfdeploy.pool.ranges import write_ranges
 
     there = [path.relative_to(pool.path).as_posix() for path in sorted(pool.path.rglob("*")) if path.is_file()]
@@ -103,15 +102,7 @@ def write_grown(
         manifest["temperatures"] = pool.manifest.get("temperatures", {}) | {task.name: round(temperature, 6)}
     (work / POOL).write_text(dump_json(manifest), encoding="utf-8")
     grown = Pool.open(work)
-    common, template = grown.graphs()
-    proof = work / "proof.onnx"
-    proof.write_bytes(
-        compose(common, template, [grown.part(each) for each in grown.tasks], "branches").SerializeToString()
-    )
-    try:
-        golden_difference(proof, grown.evidence())
-    finally:
-        proof.unlink()
+    grown.prove()
     grown.check()
 
 

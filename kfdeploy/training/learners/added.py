@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kfdeploy.graph.reference import with_outputs
-from kfdeploy.pool.pool import Pool, graph_of
+from kfdeploy.graph.reference import Runner
+from kfdeploy.pool.pool import Pool
 from kfdeploy.training.loop.learner import Learner, Taught, Term
 from kfdeploy.training.loop.processes import rank, world
 from kfdeploy.training.nets.factor import FactorNet
@@ -29,22 +29,15 @@ class Frozen:
     """The pool as it is: uint8 images (N, H, W, C) → z (N, d, 1, 1), what tasks read, and all logits (N, C)."""
 
     def __init__(self, pool: Pool, threads: int) -> None:
-        import onnxruntime
-
-        graph, _ = graph_of(pool, pool.tasks)
+        graph, _ = pool.fused(pool.tasks)
         common, _ = pool.graphs()
         self.names = ["logits", *(f"common/{output.name}" for output in common.graph.output)]
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-        options.log_severity_level = 3
-        there = onnxruntime.get_available_providers()
-        providers = [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in there]
-        text = with_outputs(graph, self.names).SerializeToString()
-        self.session = onnxruntime.InferenceSession(text, options, providers=providers)
+        self.run = Runner(graph, self.names, threads=threads, accelerate=True)
 
     def __call__(self, images: np.ndarray[Any, Any]) -> tuple[Floats, Floats, Floats]:
         """Return z, tap and logits."""
-        logits, z, tap = self.session.run(self.names, {"image": images})
+        found = self.run(images)
+        logits, z, tap = (found[name] for name in self.names)
         return z, tap, logits
 
 

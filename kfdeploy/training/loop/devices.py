@@ -157,14 +157,14 @@ def keep_memory() -> None:
     mallopt(top_pad, 64 * 2**20)
 
 
-def peak_mib() -> float:
-    """Return the most memory this process has held so far, in MiB; 0 where the system does not tell."""
-    try:
-        status = Path("/proc/self/status").read_text(encoding="utf-8")  # rusage would count the parent's before exec
-    except OSError:
-        return 0.0
-    found = [line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")]
-    return int(found[0]) / 1024 if found else 0.0
+def describe() -> str:
+    """Return what torch is here, and what it can use."""
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    gpus = [torch.cuda.get_device_name(i) for i in range(count)]
+    return (
+        f"torch {torch.__version__.partition('+')[0]}; cuda: {', '.join(gpus) or 'none that torch can use'}; "
+        f"bf16 on the CPU: {'yes' if cpu_has_bf16() else 'no'}"
+    )
 
 
 def _compiler() -> bool:

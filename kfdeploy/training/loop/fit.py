@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from kfdeploy.data.imageset import ImageSet
 from kfdeploy.errors import Interrupted, MissingDependencyError, TrainingError
 from kfdeploy.files import TIMING, write_file
+from kfdeploy.targets.device.watch import peak_mib
 from kfdeploy.training.loop import checkpoint
-from kfdeploy.training.loop.devices import peak_mib
 from kfdeploy.training.loop.learner import Fitted, Learner, Term, logits_of
 from kfdeploy.training.loop.loader import Loader
 from kfdeploy.training.loop.processes import globalise, rank, total, world
@@ -254,7 +254,7 @@ def write_log(folder: Path, fitted: Fitted) -> None:
 
     The peak of memory is this process's so far, the same in every row.
     """
-    peak = peak_mib()
+    peak = peak_mib() or 0.0
     times = [
         {"epoch": row["epoch"], "seconds": s, "peak_mib": peak}
         for row, s in zip(fitted.log, fitted.epoch_seconds, strict=True)

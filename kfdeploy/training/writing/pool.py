@@ -56,10 +56,9 @@ def write_pool(
 ) -> None:
     """Write a whole pool into `work` and prove it: every task assembled at once gives the torch network's logits."""
     from kfdeploy.data.splits import IMAGES, sample
-    from kfdeploy.graph.compose import Part, compose
+    from kfdeploy.graph.compose import Part
     from kfdeploy.graph.fold import check_template
     from kfdeploy.graph.ranges import pool_ranges
-    from kfdeploy.graph.reference import golden_difference
     from kfdeploy.pool.ranges import write_pool_ranges
 
     recipe, tasks, image = experiment.recipe, experiment.tasks, experiment.image
@@ -118,15 +117,7 @@ def write_pool(
         tasks,
         write_pool_ranges(work, ranges, min(IMAGES, len(experiment.validation))),
     )
-    pool = Pool.open(work)
-    whole, part = pool.graphs()
-    graph = compose(whole, part, [pool.part(task) for task in tasks], "branches")
-    proof = work / "proof.onnx"
-    proof.write_bytes(graph.SerializeToString())
-    try:
-        golden_difference(proof, pool.evidence())
-    finally:
-        proof.unlink()
+    Pool.open(work).prove()
 
 
 def graphs_of(
