@@ -21,7 +21,7 @@ from kfdeploy.files import dump_line_json, write_file
 from kfdeploy.measuring.intervals import ratio_interval
 from kfdeploy.measuring.rounds import Job, describe_machine, measure_afresh
 from kfdeploy.pool.pool import Pool
-from kfdeploy.targets.base import Device
+from kfdeploy.targets.base import Setup
 from kfdeploy.targets.device.clock import QUICK, Protocol
 
 
@@ -64,7 +64,7 @@ def compare(artifacts, K, target, threads, protocol):
     images = np.random.default_rng(0).integers(0, 256, (32, *artifacts["bank"].image.shape), dtype=np.uint8)
     logits = {}
     for form, artifact in artifacts.items():
-        with artifact.session(Device(threads=threads)) as session:
+        with artifact.session(Setup(threads=threads)) as session:
             logits[form] = session.run({"image": images})["logits"]
     difference = float(np.abs(logits["bank"] - logits["branches"]).max())
     allowed = 1e-5 * max(1.0, float(np.abs(logits["branches"]).max()))

@@ -25,7 +25,7 @@ from kfdeploy.manifest import describe_files, versions
 from kfdeploy.measuring.benchmark import benchmark
 from kfdeploy.measuring.intervals import ratio_interval
 from kfdeploy.pool.pool import Pool
-from kfdeploy.targets.base import Device
+from kfdeploy.targets.base import Setup
 
 
 def main() -> None:
@@ -136,7 +136,7 @@ def adopt(artifact, out):
     manifest = artifact.manifest | {"precision": "int8"}
     manifest["options"] = manifest["options"] | {"precision": "int8"}
     setting = module.Options(**manifest["options"])
-    with module.open(out, setting, Device()) as session:
+    with module.open(out, setting, Setup()) as session:
         images, logits, _ = artifact.golden()
         np.savez(out / "golden.npz", image=images, logits=logits, expected=session.run({"image": images})["logits"])
     manifest["executed"] = module.executed(out, setting)

@@ -25,7 +25,7 @@ from kfdeploy.deploy.update.diff import write_update
 from kfdeploy.deploy.update.keys import keygen, sign
 from kfdeploy.files import dump_line_json, write_file
 from kfdeploy.measuring.rounds import describe_machine
-from kfdeploy.pool.convert import halve
+from kfdeploy.pool.convert import store_half
 from kfdeploy.pool.pool import Pool
 
 OLD, NEW = ["cat", "dog"], ["cat", "dog", "horse"]
@@ -42,7 +42,7 @@ def main() -> None:
     student = Model.open(asked.student).graph.stat().st_size
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        rounded = halve(Pool.open(asked.pool), work / "half", data=asked.data)
+        rounded = store_half(Pool.open(asked.pool), work / "half", data=asked.data)
         pools = {"float32": Pool.open(asked.pool), "float16": rounded.pool}
         keygen(work / "update")
         updates = [update(kind, pool, student, work / kind, work / "update.key") for kind, pool in pools.items()]

@@ -137,7 +137,7 @@ def separate(recipe, out, study, row):
     from kfdeploy.cli.console import TrainingProgress
     from kfdeploy.training.experiment import Experiment
     from kfdeploy.training.learners.classifier import AgainstRest
-    from kfdeploy.training.loop.learner import logits_of
+    from kfdeploy.training.loop.learner import outputs_of
     from kfdeploy.training.nets.build import describe as title
     from kfdeploy.training.nets.classifier import Classifier
     from kfdeploy.training.writing.classifier import WEIGHTS, save_state
@@ -164,7 +164,7 @@ def separate(recipe, out, study, row):
     for split, data in (("validation", experiment.validation), ("test", experiment.test)):
         if split == "test" and not row.get("test"):
             continue
-        logits = np.concatenate([logits_of(part, data, experiment.fabric.device)[:, 1:] for part in parts], 1)
+        logits = np.concatenate([outputs_of(part, data, experiment.fabric.device)[:, 1:] for part in parts], 1)
         found |= scored(split, logits, data.labels, experiment.classes, study["subsets"])
     if row.get("inspect"):
         found["inspection"] = inspect_separate(experiment, parts, owner.numpy())

@@ -139,13 +139,13 @@ def convert(
 ) -> None:
     """Store the tasks' weights in fewer bytes, and measure what that does to them."""
     from kfdeploy.errors import UnsupportedError
-    from kfdeploy.pool.convert import halve
+    from kfdeploy.pool.convert import store_half
 
     if not half:
         raise UnsupportedError(
             "nothing says into what", allowed=("--half",), hint="kfdeploy pool convert --half --out …"
         )
-    done = halve(pool, out, data=data, force=force, report=say)
+    done = store_half(pool, out, data=data, force=force, report=say)
     share = 100 * done.bytes_after / done.bytes_before
     say(f"weights:   {megabytes(done.bytes_before)} → {megabytes(done.bytes_after)} ({share:.0f} %), stored as float16")
     say(f"accuracy:  {_told(done.before)}")

@@ -11,7 +11,7 @@ import numpy as np
 from kfdeploy import targets
 from kfdeploy.errors import MissingDependencyError, PoolError
 from kfdeploy.manifest import ARTIFACT, GOLDEN, DataOrigin, check_files, inside, read_manifest
-from kfdeploy.targets.base import Device, Session
+from kfdeploy.targets.base import Session, Setup
 from kfdeploy.tasks.spec import ImageSpec, TaskSpec, class_names
 
 
@@ -131,7 +131,7 @@ class Artifact:
         except MissingDependencyError as error:
             return f"{error}:  {error.hint}"
 
-    def session(self, device: Device) -> Session:
+    def session(self, device: Setup) -> Session:
         """Open a session on the artifact's target.
 
         Raises:

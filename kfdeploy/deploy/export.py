@@ -21,7 +21,7 @@ from kfdeploy.graph.precision import Prepared, write
 from kfdeploy.graph.reference import run, tolerance
 from kfdeploy.manifest import ARTIFACT, GOLDEN, SCHEMA, describe_files, versions
 from kfdeploy.pool.pool import Pool
-from kfdeploy.targets.base import Device, Target
+from kfdeploy.targets.base import Setup, Target
 from kfdeploy.targets.kits import write_kit
 from kfdeploy.tasks.openset import threshold_of
 
@@ -173,7 +173,7 @@ def _write(
     if build is not None and not unable:
         build(work, setting)
     if not unable:
-        with module.open(work, setting, Device()) as session:
+        with module.open(work, setting, Setup()) as session:
             held = {"batch": setting.batch, "threshold": threshold_of(model.manifest)}
             found = compare(session, evidence.images, expected, model.tasks, allowed=allowed, **held)
             total = compare(session, evidence.images, evidence.golden, model.tasks, allowed=np.inf, **held)

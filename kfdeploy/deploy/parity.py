@@ -151,9 +151,9 @@ def blame(before: "ModelProto", after: "ModelProto", images: np.ndarray[Any, Any
 
     Both are run by ONNX Runtime with the modules' outputs, which have the same names in both, given out besides.
     """
-    from kfdeploy.graph.heads import inputs
+    from kfdeploy.graph.heads import head_inputs
 
-    common, own = inputs(before, len(tasks))
+    common, own = head_inputs(before, len(tasks))
     if not common:
         return ""
     names = list(dict.fromkeys([common, *own]))

@@ -13,7 +13,7 @@ from kfdeploy.errors import DataError
 from kfdeploy.graph.known import KNOWN
 from kfdeploy.manifest import ARTIFACT
 from kfdeploy.targets import onnx
-from kfdeploy.targets.base import Device, run_in_batches
+from kfdeploy.targets.base import Setup, run_in_batches
 from kfdeploy.tasks.kinds.classes import shares
 
 
@@ -41,11 +41,11 @@ def predict(model: str | Path, images: Sequence[str | Path], *, top: int = 3, th
     if (root / ARTIFACT).is_file():
         opened: Artifact | Model = Artifact.open(root)
         opened.check()
-        session, batch = opened.session(Device(threads=threads)), opened.batch  # type: ignore[union-attr]
+        session, batch = opened.session(Setup(threads=threads)), opened.batch  # type: ignore[union-attr]
     else:
         opened = Model.open(root)
         opened.check()
-        session, batch = onnx.open(opened.path, onnx.Options(), Device(threads=threads)), 0
+        session, batch = onnx.open(opened.path, onnx.Options(), Setup(threads=threads)), 0
     found: list[Prediction] = []
     with session:
         for start in range(0, len(paths), 256):  # a folder may be larger than memory

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 from kfdeploy.deploy.model import Model
 from kfdeploy.errors import UnsupportedError
 from kfdeploy.graph.compose import Form, compose
-from kfdeploy.graph.half import halve
+from kfdeploy.graph.half import to_float16
 from kfdeploy.graph.known import add_known
-from kfdeploy.graph.precision import Graph, Prepared, quantised
+from kfdeploy.graph.precision import Numerics, Prepared, quantised
 from kfdeploy.graph.quantize import Kind, quantise
 from kfdeploy.pool.pool import Pool
 from kfdeploy.tasks.openset import threshold_of
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 
-def prepare(model: Model, wanted: Graph, form: Form | None = None) -> Prepared:
+def prepare(model: Model, wanted: Numerics, form: Form | None = None) -> Prepared:
     """Return a model's graph for `wanted`; `form` composes an assembly anew, None leaves it as it was assembled.
 
     Raises:
@@ -34,13 +34,13 @@ def prepare(model: Model, wanted: Graph, form: Form | None = None) -> Prepared:
             )
         if wanted in ("uint8", "int8"):
             return Prepared(quantise(whole, model.ranges(), wanted), whole, None)
-        return Prepared(whole if wanted == "float32" else halve(whole), whole, None)
+        return Prepared(whole if wanted == "float32" else to_float16(whole), whole, None)
     made: Form = model.manifest["fuse"]
     if wanted in ("uint8", "int8"):
         return _quantised(model, whole, wanted, form or made, fixed=form is not None)
     if form not in (None, made):
         whole = _composed(model, whole, form)
-    return Prepared(whole if wanted == "float32" else halve(whole), whole, form or made)
+    return Prepared(whole if wanted == "float32" else to_float16(whole), whole, form or made)
 
 
 def _composed(model: Model, whole: "ModelProto", form: Form | None) -> "ModelProto":
@@ -59,7 +59,7 @@ def _finished(graph: "ModelProto", model: Model, whole: "ModelProto") -> "ModelP
     return graph
 
 
-def _quantised(model: Model, whole: "ModelProto", wanted: Graph, form: Form, *, fixed: bool) -> Prepared:
+def _quantised(model: Model, whole: "ModelProto", wanted: Numerics, form: Form, *, fixed: bool) -> Prepared:
     pool = Pool.open(model.path / "parts")
     common, template = pool.graphs()
     kind: Kind = "uint8" if wanted == "uint8" else "int8"

@@ -26,7 +26,7 @@ def verify(path: str | Path, *, atol: float | None = None, threads: int = 1) -> 
     """
     from kfdeploy.deploy import artifact, model
     from kfdeploy.pool import pool
-    from kfdeploy.targets.base import Device
+    from kfdeploy.targets.base import Setup
 
     path = locate(path)
     if isinstance(path, str):  # only pools are read from servers
@@ -36,7 +36,7 @@ def verify(path: str | Path, *, atol: float | None = None, threads: int = 1) -> 
         exported.check()
         images, _, expected = exported.golden()
         allowed = exported.manifest["verify"]["engine_tolerance"] if atol is None else atol
-        with exported.session(Device(threads=threads)) as session:
+        with exported.session(Setup(threads=threads)) as session:
             verdict = compare(
                 session, images, expected, exported.tasks, batch=exported.batch, allowed=allowed,
                 threshold=threshold_of(exported.manifest),
@@ -49,7 +49,7 @@ def verify(path: str | Path, *, atol: float | None = None, threads: int = 1) -> 
         network = model.Model.open(path)
         network.check()
         evidence = network.evidence()
-        with onnx.open(network.path, onnx.Options(), Device(threads=threads)) as session:
+        with onnx.open(network.path, onnx.Options(), Setup(threads=threads)) as session:
             verdict = compare(
                 session, evidence.images, evidence.golden, network.tasks, allowed=atol, step="onnx",
                 threshold=threshold_of(network.manifest),

@@ -8,7 +8,7 @@ from kfdeploy.errors import UnsupportedError
 LARGEST = float(np.finfo(np.float16).max)
 
 
-def halve(model: ModelProto) -> ModelProto:
+def to_float16(model: ModelProto) -> ModelProto:
     """Return a copy that computes in float16, its output cast back to float32.
 
     The precision is then in the graph itself, which is where TensorRT 11 wants it.

@@ -14,13 +14,13 @@ from kfdeploy.arrays import Arrays
 from kfdeploy.graph.compose import Part
 
 
-def separate(model: ModelProto, parts: Sequence[Part]) -> None:
+def order_sums(model: ModelProto, parts: Sequence[Part]) -> None:
     """Replace the head of a composed graph, in place: logits_c = Σ_i W_ci z_i + b_c + Σ_i (W A)_ci u_i.
 
     What the head reads (z, and u as a bank or as branches) stays as it is.
     """
     graph, K = model.graph, len(parts)
-    z, own = inputs(model, K)
+    z, own = head_inputs(model, K)
     bank = len(set(own)) < K or own[0].startswith("bank/")
     kept = [node for node in graph.node if "head/" not in node.output[0] and node.output[0] != "logits"]
     arrays = {t.name: numpy_helper.to_array(t) for t in graph.initializer if "head." not in t.name}
@@ -55,7 +55,7 @@ def separate(model: ModelProto, parts: Sequence[Part]) -> None:
     _set(graph, [*kept, *nodes], arrays)
 
 
-def inputs(model: ModelProto, K: int) -> tuple[str, list[str]]:
+def head_inputs(model: ModelProto, K: int) -> tuple[str, list[str]]:
     """Return what the head of a composed graph reads: z, and each task's u (the same K times: a bank's, side by side).
 
     Of a graph that is not composed, a student's, they are empty.

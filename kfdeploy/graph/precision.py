@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from kfdeploy.errors import ComposeError
 from kfdeploy.graph.compose import Form, Part, compose
-from kfdeploy.graph.heads import separate
+from kfdeploy.graph.heads import order_sums
 from kfdeploy.graph.quantize import Kind, equalise, quantise
 from kfdeploy.graph.ranges import Ranges
 
@@ -52,7 +52,7 @@ def quantised(
         form = "branches"
     graph = compose(common, template, parts, form)
     if kind == "uint8":  # TensorRT has its own order of sums whatever the graph says
-        separate(graph, parts)
+        order_sums(graph, parts)
     found = {f"common/{name}": values for name, values in shared.items()}
     if form == "bank":
         found |= {f"bank/{name}": values for name, values in each[0].items()}
@@ -72,4 +72,4 @@ def write(graph: "ModelProto", path: Path) -> Path:
 
 # What a target's `convert` is given for a precision: the float32 graph, one with float16 tensors, or one that quantises
 # activations to uint8 (zero-point 0 behind a ReLU, else 128) or to int8 (zero-point 0), and weights to int8 by channel.
-Graph = Literal["float32", "float16", "uint8", "int8"]
+Numerics = Literal["float32", "float16", "uint8", "int8"]

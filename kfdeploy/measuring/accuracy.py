@@ -10,7 +10,7 @@ from kfdeploy.arrays import Floats
 from kfdeploy.data.imageset import ImageSet
 from kfdeploy.deploy.artifact import Artifact
 from kfdeploy.errors import DataError
-from kfdeploy.targets.base import Device, run_in_batches
+from kfdeploy.targets.base import Setup, run_in_batches
 from kfdeploy.tasks.spec import columns
 
 Right = dict[tuple[str, str], Floats]  # (sha256, subject) → which images are right
@@ -47,7 +47,7 @@ def logits_on(artifact: Artifact, data: ImageSet, threads: int) -> np.ndarray[An
     if not len(data):
         raise DataError("there are no test images of these classes")
     found: list[np.ndarray[Any, np.dtype[np.float32]]] = []
-    with artifact.session(Device(threads=threads)) as session:
+    with artifact.session(Setup(threads=threads)) as session:
         for start in range(0, len(data), 512):
             images = data.load(slice(start, start + 512))
             found.append(run_in_batches(session, images, artifact.batch or 128)["logits"])

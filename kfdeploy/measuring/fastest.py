@@ -22,7 +22,7 @@ from kfdeploy.graph.compose import Form
 from kfdeploy.measuring.accuracy import correct
 from kfdeploy.measuring.intervals import ratio_interval
 from kfdeploy.measuring.rounds import Job, alternating, measure_afresh
-from kfdeploy.targets.base import Device, Session, Target
+from kfdeploy.targets.base import Session, Setup, Target
 from kfdeploy.targets.device.clock import Protocol
 from kfdeploy.tasks.spec import columns
 
@@ -118,7 +118,7 @@ def faster_form(model: Model, module: Target, setting: Any, report: Report) -> t
             folder = Path(place) / form
             folder.mkdir()
             convert(module, setting, prepared, folder)
-            sessions[form] = opened.enter_context(module.open(folder, setting, Device()))
+            sessions[form] = opened.enter_context(module.open(folder, setting, Setup()))
         samples = alternate({form: _runs(session, images) for form, session in sessions.items()})
     found = {name: round(float(np.median(times)), 5) for name, times in samples.items()}
     for name, middle in found.items():

@@ -19,7 +19,7 @@ from kfdeploy.deploy.artifact import Artifact
 from kfdeploy.errors import DataError, PoolError, RemoteError, UnsupportedError
 from kfdeploy.manifest import SCHEMA
 from kfdeploy.measuring.result import fault
-from kfdeploy.measuring.ssh import ADDRESS, MARK, Device, parse_address
+from kfdeploy.measuring.ssh import ADDRESS, MARK, Remote, parse_address
 from kfdeploy.targets import TARGETS
 from kfdeploy.targets.base import Scenario
 from kfdeploy.targets.kits import write_kit
@@ -84,7 +84,7 @@ def benchmark_on(
         DataError: `data` has no images of these classes.
         RemoteError: the device cannot be reached, lacks something, or failed; `result` has the rows finished before.
     """
-    device = Device(parse_address(url), tuple(ssh_options))
+    device = Remote(parse_address(url), tuple(ssh_options))
     opened = [a if isinstance(a, Artifact) else Artifact.open(a) for a in artifacts]
     _check(opened, scenarios, batch)
     pictures = _pictures(Path(data), opened) if data is not None else []
@@ -180,7 +180,7 @@ def _pictures(folder: Path, opened: Sequence[Artifact]) -> list[tuple[Path, str]
     return found
 
 
-def _greet(device: Device, python: str) -> tuple[str, str]:
+def _greet(device: Remote, python: str) -> tuple[str, str]:
     """Return the path of the device's Python, having looked at its version, and of a new folder there."""
     where, oldest = device.address, ".".join(map(str, OLDEST))
     words = [MARK, python, where.folder, ", ".join(map(str, OLDEST))]
@@ -205,7 +205,7 @@ def _greet(device: Device, python: str) -> tuple[str, str]:
 
 
 def _check_imports(
-    device: Device, python: str, opened: Sequence[Artifact], folders: Sequence[Sequence[tuple[Path, str]]]
+    device: Remote, python: str, opened: Sequence[Artifact], folders: Sequence[Sequence[tuple[Path, str]]]
 ) -> None:
     """Refuse a device that lacks a requirement of a kit."""
     needs = [

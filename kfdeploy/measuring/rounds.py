@@ -14,7 +14,7 @@ from typing import Any, TypeVar, cast
 from kfdeploy.deploy.artifact import Artifact
 from kfdeploy.errors import KfdeployError
 from kfdeploy.manifest import versions
-from kfdeploy.targets.base import Device, Scenario
+from kfdeploy.targets.base import Scenario, Setup
 from kfdeploy.targets.device import clock
 from kfdeploy.targets.device.clock import Protocol, Round, time_runs
 from kfdeploy.targets.device.pixels import stages
@@ -48,7 +48,7 @@ def measure(job: Job, protocol: Protocol) -> Round:
     golden, image = artifact.golden()[0], artifact.image
     inputs = [{"image": images} for images in clock.rotation(golden, job.batch)]
     began = time.perf_counter_ns()
-    with artifact.session(Device(threads=job.threads, scenario=job.scenario)) as session:
+    with artifact.session(Setup(threads=job.threads, scenario=job.scenario)) as session:
         load = (time.perf_counter_ns() - began) / 1e6
 
         def call(i: int) -> None:

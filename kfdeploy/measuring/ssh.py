@@ -114,7 +114,7 @@ def parse_address(url: str) -> Address:
     return Address(user, host, port, "" if folder == "/" else folder)
 
 
-class Device:
+class Remote:
     """What can be done on a device: run a script of sh, copy files, launch a program of a kit."""
 
     def __init__(self, address: Address, options: tuple[str, ...] = ()) -> None:

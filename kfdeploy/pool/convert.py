@@ -43,7 +43,7 @@ class Converted:
     bytes_after: int
 
 
-def halve(
+def store_half(
     pool: Pool | str | Path,
     out: str | Path,
     *,

@@ -8,14 +8,14 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from kfdeploy.arrays import Arrays
-from kfdeploy.graph.precision import Graph
+from kfdeploy.graph.precision import Numerics
 
 Precision = Literal["fp32", "fp16", "int8"]
 Scenario = Literal["single-stream", "offline"]
 
 
 @dataclass(frozen=True)
-class Device:
+class Setup:
     """How a session runs: its threads, and which of the two scenarios it is set up for."""
 
     threads: int = 1
@@ -48,7 +48,7 @@ class Target(Protocol):
     NAME: str
     PACKAGE: str
     TITLE: str
-    GRAPHS: Mapping[Precision, Graph]  # the precisions it has, and the graph that `convert` wants for each
+    GRAPHS: Mapping[Precision, Numerics]  # the precisions it has, and the graph that `convert` wants for each
     KIT: str  # the folder of its device kit in `export/`
     Options: type[Any]
 
@@ -67,7 +67,7 @@ class Target(Protocol):
         """
         ...
 
-    def open(self, folder: Path, options: Any, device: Device) -> Session:
+    def open(self, folder: Path, options: Any, device: Setup) -> Session:
         """Open an exported model.
 
         Raises:

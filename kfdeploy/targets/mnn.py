@@ -30,14 +30,14 @@ import numpy as np
 
 from kfdeploy.arrays import Arrays
 from kfdeploy.errors import MissingDependencyError, PoolError, UnsupportedError
-from kfdeploy.graph.precision import Graph
-from kfdeploy.targets.base import Device, Precision, Session, fix_batch
+from kfdeploy.graph.precision import Numerics
+from kfdeploy.targets.base import Precision, Session, Setup, fix_batch
 
 NAME = "mnn"
 PACKAGE = TITLE = "MNN"
 KIT = "mnn"
 MODEL = "model.mnn"
-GRAPHS: Mapping[Precision, Graph] = {"fp32": "float32", "fp16": "float32", "int8": "float32"}
+GRAPHS: Mapping[Precision, Numerics] = {"fp32": "float32", "fp16": "float32", "int8": "float32"}
 # Of MNN's three ways to eight bits, "hqq" came nearest to the float logits of a trained network.
 FLAGS: Mapping[Precision, tuple[str, ...]] = {
     "fp32": (),
@@ -101,7 +101,7 @@ def convert(onnx_path: Path, out: Path, options: Options) -> list[str]:
     return [MODEL]
 
 
-def open(folder: Path, options: Options, device: Device) -> Session:
+def open(folder: Path, options: Options, device: Setup) -> Session:
     """Open an exported model."""
     return _Session(folder / MODEL, options, device)
 
@@ -113,7 +113,7 @@ def executed(folder: Path, options: Options) -> dict[str, Any]:
     says of this processor, and eight-bit weights are computed with in float32.
     """
     ran: list[str] = []
-    with _Session(folder / MODEL, options, Device()) as session:
+    with _Session(folder / MODEL, options, Setup()) as session:
         session.walk(ran.append)
     nodes = Counter(ran)
     count = sum(n for kind, n in nodes.items() if "Convolution" in kind)
@@ -128,7 +128,7 @@ def executed(folder: Path, options: Options) -> dict[str, Any]:
 class _Session:
     """One MNN session on the CPU. It is resized when the batch changes."""
 
-    def __init__(self, path: Path, options: Options, device: Device) -> None:
+    def __init__(self, path: Path, options: Options, device: Setup) -> None:
         self.path, self.options, self.device = path, options, device
         self.session: Any = None
 

@@ -14,8 +14,8 @@ import onnxruntime
 
 from kfdeploy.arrays import Arrays
 from kfdeploy.errors import DeviceError, MissingDependencyError, first_line, nearest
-from kfdeploy.graph.precision import Graph
-from kfdeploy.targets.base import Device, Precision, Session, fix_batch
+from kfdeploy.graph.precision import Numerics
+from kfdeploy.targets.base import Precision, Session, Setup, fix_batch
 
 NAME = "onnx"
 PACKAGE = "onnxruntime"
@@ -23,7 +23,7 @@ TITLE = "ONNX Runtime"
 KIT = "onnxruntime"
 MODEL = "model.onnx"
 CPU = "CPUExecutionProvider"
-GRAPHS: Mapping[Precision, Graph] = {"fp32": "float32", "fp16": "float16", "int8": "uint8"}
+GRAPHS: Mapping[Precision, Numerics] = {"fp32": "float32", "fp16": "float16", "int8": "uint8"}
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def convert(onnx_path: Path, out: Path, options: Options) -> list[str]:
     return [MODEL]
 
 
-def open(folder: Path, options: Options, device: Device) -> Session:
+def open(folder: Path, options: Options, device: Setup) -> Session:
     """Open an exported model.
 
     Raises:
@@ -91,7 +91,7 @@ def executed(folder: Path, options: Options) -> dict[str, Any]:
 class _Session:
     """One ONNX Runtime session."""
 
-    def __init__(self, path: Path, provider: str, device: Device) -> None:
+    def __init__(self, path: Path, provider: str, device: Setup) -> None:
         self.path, self.provider, self.device = path, provider, device
         self.session: onnxruntime.InferenceSession | None = None
 

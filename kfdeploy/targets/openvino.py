@@ -14,14 +14,14 @@ from typing import Any
 from kfdeploy.arrays import Arrays
 from kfdeploy.errors import UnsupportedError
 from kfdeploy.files import place_errors
-from kfdeploy.graph.precision import Graph
-from kfdeploy.targets.base import Device, Precision, Session
+from kfdeploy.graph.precision import Numerics
+from kfdeploy.targets.base import Precision, Session, Setup
 
 NAME = PACKAGE = "openvino"
 TITLE = "OpenVINO"
 MODEL = "model.xml"
 KIT = "openvino"
-GRAPHS: Mapping[Precision, Graph] = {"fp32": "float32", "fp16": "float32", "int8": "uint8"}
+GRAPHS: Mapping[Precision, Numerics] = {"fp32": "float32", "fp16": "float32", "int8": "uint8"}
 # bf16 is OpenVINO's default where the processor has it: what is not integer in an int8 model stays float32.
 HINTS: Mapping[Precision, str] = {"fp32": "f32", "fp16": "f16", "int8": "f32"}
 
@@ -75,7 +75,7 @@ def _convert(onnx_path: Path, out: Path, batch: int, precision: str) -> None:
     openvino.save_model(model, out / MODEL, compress_to_fp16=precision == "fp16")
 
 
-def open(folder: Path, options: Options, device: Device) -> Session:
+def open(folder: Path, options: Options, device: Setup) -> Session:
     """Open an exported model."""
     return _Session(folder / MODEL, options.precision, device)
 
@@ -85,7 +85,7 @@ def executed(folder: Path, options: Options) -> dict[str, Any]:
 
     A processor without float16 arithmetic computes a float16 model in float32, and this says so.
     """
-    compiled = _compile(folder / MODEL, options.precision, Device())
+    compiled = _compile(folder / MODEL, options.precision, Setup())
     layers = [layer.get_rt_info() for layer in compiled.get_runtime_model().get_ordered_ops()]
     kinds = [(str(info["layerType"].astype(str)), str(info["runtimePrecision"].astype(str))) for info in layers]
     names = {"i8": "int8", "u8": "int8", "f32": "fp32", "f16": "fp16", "bf16": "bf16"}
@@ -94,7 +94,7 @@ def executed(folder: Path, options: Options) -> dict[str, Any]:
     return {"device": "CPU", "convolutions": dict(sorted(convolutions.items())), "nodes": dict(sorted(nodes.items()))}
 
 
-def _compile(path: Path, precision: Precision, device: Device) -> Any:
+def _compile(path: Path, precision: Precision, device: Setup) -> Any:
     setting = {
         "PERFORMANCE_HINT": "THROUGHPUT" if device.scenario == "offline" else "LATENCY",
         "INFERENCE_PRECISION_HINT": HINTS[precision],
@@ -107,7 +107,7 @@ def _compile(path: Path, precision: Precision, device: Device) -> Any:
 class _Session:
     """One compiled model and one infer request on the CPU."""
 
-    def __init__(self, path: Path, precision: Precision, device: Device) -> None:
+    def __init__(self, path: Path, precision: Precision, device: Setup) -> None:
         self.path, self.precision, self.device = path, precision, device
         self.request: Any = None
 

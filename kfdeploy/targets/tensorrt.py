@@ -19,8 +19,8 @@ from typing import Any
 
 from kfdeploy.arrays import Arrays
 from kfdeploy.errors import DeviceError, MissingDependencyError, UnsupportedError, nearest
-from kfdeploy.graph.precision import Graph
-from kfdeploy.targets.base import Device, Precision, Session, fix_batch
+from kfdeploy.graph.precision import Numerics
+from kfdeploy.targets.base import Precision, Session, Setup, fix_batch
 from kfdeploy.targets.kits import kits
 from kfdeploy.targets.tensorrt_parser import supported
 
@@ -30,7 +30,7 @@ TITLE = "TensorRT"
 KIT = "tensorrt"
 MODEL = "model.onnx"
 ENGINE = "model.engine"
-GRAPHS: Mapping[Precision, Graph] = {"fp32": "float32", "fp16": "float16", "int8": "int8"}
+GRAPHS: Mapping[Precision, Numerics] = {"fp32": "float32", "fp16": "float16", "int8": "int8"}
 LEVELS = range(6)  # `builder_optimization_level`
 PROFILE = (1, 1, 32)
 
@@ -110,7 +110,7 @@ def convert(onnx_path: Path, out: Path, options: Options) -> list[str]:
     return [MODEL]
 
 
-def open(folder: Path, options: Options, device: Device) -> Session:
+def open(folder: Path, options: Options, device: Setup) -> Session:
     """Open an exported model whose engine has been built.
 
     Raises:
@@ -155,7 +155,7 @@ def executed(folder: Path, options: Options) -> dict[str, Any]:
     if not (folder / ENGINE).is_file() or can_run():
         nodes = Counter(node.op_type for node in onnx.load(folder / MODEL).graph.node)
         return {"device": "not built", "convolutions": {}, "nodes": dict(sorted(nodes.items()))}
-    with _Session(folder, options, Device()) as session:
+    with _Session(folder, options, Setup()) as session:
         layers, device = session.layers(), session.device_name
     # an engine built without details names its layers and no more
     known: list[dict[str, Any]] = [layer for layer in layers if isinstance(layer, dict)]
@@ -184,7 +184,7 @@ class _Session:
     It is the installed kit's: an artifact is data, and no code of it is run here.
     """
 
-    def __init__(self, folder: Path, options: Options, device: Device) -> None:
+    def __init__(self, folder: Path, options: Options, device: Setup) -> None:
         self.folder, self.options, self.device = folder, options, device
         self.session: Any = None
 

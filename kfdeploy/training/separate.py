@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from kfdeploy.tasks.spec import TaskSpec, class_names, columns
 from kfdeploy.training.experiment import Experiment
 from kfdeploy.training.learners.classifier import AgainstRest
-from kfdeploy.training.loop.learner import Fitted, logits_of
+from kfdeploy.training.loop.learner import Fitted, outputs_of
 from kfdeploy.training.loop.progress import is_main
 from kfdeploy.training.nets.build import describe
 from kfdeploy.training.nets.classifier import Classifier
@@ -72,7 +72,7 @@ def distill_separately(
     owner = torch.repeat_interleave(torch.arange(len(tasks)), torch.tensor([len(task.classes) for task in tasks]))
     labels = torch.tensor([{c: i for i, c in enumerate(classes)}.get(c, -1) for c in experiment.classes])
     data = experiment.validation
-    logits = torch.cat([torch.from_numpy(logits_of(p, data, experiment.fabric.device))[:, 1:] for p in parts], 1)
+    logits = torch.cat([torch.from_numpy(outputs_of(p, data, experiment.fabric.device))[:, 1:] for p in parts], 1)
     temperatures = torch.from_numpy(fit_temperatures(logits.numpy(), labels[data.labels].numpy(), owner.numpy()))
     whole = SideBySide([part.net for part in parts], (1 / temperatures)[owner].float())
     fields = {

@@ -10,7 +10,7 @@ from kfdeploy.deploy.here import find_models
 from kfdeploy.deploy.model import Model
 from kfdeploy.errors import OutputError, ParityError, PoolError, UnsupportedError
 from kfdeploy.files import load_tensors, save_tensors
-from kfdeploy.targets.base import Device
+from kfdeploy.targets.base import Setup
 
 
 def test_an_artifact_says_what_it_is(artifacts):
@@ -40,7 +40,7 @@ def test_openvino_weights_stay_in_fp32(artifacts):
 def test_a_fixed_batch_is_verified_too(assembly, target, tmp_path):
     artifact = export(assembly, target, batch=3, out=tmp_path)
     assert artifact.batch == 3
-    with artifact.session(Device()) as session:
+    with artifact.session(Setup()) as session:
         assert session.run({"image": artifact.golden()[0][:3]})["logits"].shape == (3, 3)
 
 

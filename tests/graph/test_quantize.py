@@ -17,7 +17,7 @@ from kfdeploy.graph.quantize import equalise, quantise, scale_of
 from kfdeploy.graph.ranges import pool_ranges
 from kfdeploy.graph.reference import run
 from kfdeploy.pool.pool import Pool
-from kfdeploy.targets.base import Device
+from kfdeploy.targets.base import Setup
 
 
 def test_scales_are_those_of_the_definition():
@@ -112,7 +112,7 @@ def test_elsewhere_they_are_the_same_to_1e5(toy, name, tmp_path):
         folder.mkdir()
         setting = target.Options(precision="int8")
         convert(target, setting, prepare(model, wanted), folder)
-        with target.open(folder, setting, Device()) as session:
+        with target.open(folder, setting, Setup()) as session:
             logits, start = session.run({"image": images})["logits"], 0
         for task in model.tasks:
             own = logits[:, start : (start := start + len(task.classes))]

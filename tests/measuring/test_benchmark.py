@@ -50,12 +50,12 @@ def test_a_student_is_masked_to_the_tasks(result, toy, artifacts):
     import numpy as np
 
     from kfdeploy.data.splits import test_images as images_of
-    from kfdeploy.targets.base import Device
+    from kfdeploy.targets.base import Setup
 
     student = artifacts[2]
     classes = ["sea horse", "cat", "dog"]
     data = images_of(student, classes, None)
-    with student.session(Device()) as session:
+    with student.session(Setup()) as session:
         logits = session.run({"image": data.load()})["logits"]
     own = logits[:, [student.classes.index(name) for name in classes]].argmax(1)
     row = next(row for row in result["rows"] if row["name"] == "small")

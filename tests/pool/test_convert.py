@@ -10,7 +10,7 @@ from kfdeploy.deploy.export import export
 from kfdeploy.errors import DataError, OutputError, PoolError, UnsupportedError
 from kfdeploy.files import load_tensors, save_tensors
 from kfdeploy.manifest import describe_files
-from kfdeploy.pool.convert import halve
+from kfdeploy.pool.convert import store_half
 from kfdeploy.pool.edit import faults, leftovers, merge, remove
 from kfdeploy.pool.pool import Pool
 from kfdeploy.tasks.kinds.classes import known_accuracy
@@ -18,7 +18,7 @@ from kfdeploy.tasks.kinds.classes import known_accuracy
 
 @pytest.fixture(scope="module")
 def half(toy, tmp_path_factory):
-    return halve(toy.pool, tmp_path_factory.mktemp("half") / "pool")
+    return store_half(toy.pool, tmp_path_factory.mktemp("half") / "pool")
 
 
 def test_half_the_bytes_and_what_is_known_is_of_the_rounded_weights(toy, half):
@@ -62,7 +62,7 @@ def test_images_that_came_with_a_task_are_run_too(pool, tmp_path):
     rows = rows_of(Pool.open(pool), "junk")
     grow(pool, "fish", rows[:6])
     grow(pool, "eel", rows[6:], seed=2)
-    whole, done = Pool.open(pool), halve(pool, tmp_path / "half").pool
+    whole, done = Pool.open(pool), store_half(pool, tmp_path / "half").pool
     for names in (["fish", "pets"], ["eel", "fish"]):
         ours, theirs = (which.evidence(which.choose(names)) for which in (done, whole))
         assert ours.labels == theirs.labels
@@ -71,21 +71,21 @@ def test_images_that_came_with_a_task_are_run_too(pool, tmp_path):
 
 
 def test_a_merged_pool_may_be_half_in_part_and_is_converted_whole(pool, tmp_path):
-    halve(pool, tmp_path / "half")
+    store_half(pool, tmp_path / "half")
     rest = remove(pool, ["pets"], tmp_path / "rest")
     pets = remove(tmp_path / "half", ["sea horse", "élan", "ünï/c"], tmp_path / "pets")
     merged = merge(rest, pets, tmp_path / "merged")
     assert [entry.get("weights") for entry in merged.manifest["tasks"]] == [None, None, None, "float16"]
-    again = halve(merged, tmp_path / "again").pool
+    again = store_half(merged, tmp_path / "again").pool
     name = "tasks/pets.safetensors"
     assert (again.path / name).read_bytes() == (tmp_path / "half" / name).read_bytes()
     with pytest.raises(PoolError, match="are stored as float16 already"):
-        halve(again, tmp_path / "more")
+        store_half(again, tmp_path / "more")
 
 
 def test_without_its_images_nothing_is_said_and_nothing_is_left(pool, tmp_path):
     with pytest.raises(DataError, match="validation images that .* was made with are needed") as caught:
-        halve(pool, tmp_path / "half", data=tmp_path / "nowhere")
+        store_half(pool, tmp_path / "half", data=tmp_path / "nowhere")
     assert "--data <folder>" in caught.value.hint
     manifest = json.loads((pool / "pool.json").read_text(encoding="utf-8"))
     data = shutil.copytree(manifest["recipe"]["data"]["root"], tmp_path / "data")
@@ -93,9 +93,9 @@ def test_without_its_images_nothing_is_said_and_nothing_is_left(pool, tmp_path):
         for path in folder.iterdir():
             shutil.copyfile(data / "test" / "cat" / "000.png", path)
     with pytest.raises(DataError, match="are not those that .* was made with: on them the logits of 'pets' differ by"):
-        halve(pool, tmp_path / "half", data=data)
+        store_half(pool, tmp_path / "half", data=data)
     with pytest.raises(OutputError, match="is already there"):
-        halve(pool, pool)
+        store_half(pool, pool)
     assert not (tmp_path / "half").exists()
     assert not list(tmp_path.glob("*.partial"))
 
@@ -111,4 +111,4 @@ def test_a_weight_beyond_float16_is_named(pool, tmp_path):
     with pytest.raises(
         UnsupportedError, match=r"'head\.bias' of task 'pets' reaches 7e\+04, and float16 ends at 65504"
     ):
-        halve(pool, tmp_path / "half")
+        store_half(pool, tmp_path / "half")

@@ -12,7 +12,7 @@ from kfdeploy.deploy.parity import allowed_in
 from kfdeploy.deploy.prepare import prepare
 from kfdeploy.errors import MissingDependencyError, OutputError, UnsupportedError
 from kfdeploy.graph.reference import run
-from kfdeploy.targets.base import Device
+from kfdeploy.targets.base import Setup
 from kfdeploy.targets.kits import kits
 
 NAMES = [name for name in sorted(targets.TARGETS) if name != "trt"]  # TensorRT's libraries cannot be had without a GPU
@@ -45,7 +45,7 @@ def test_it_is_named_as_the_table_says(target):
 def test_it_gives_the_golden_logits_and_outputs_belong_to_the_caller(target, precision, assembly, tmp_path):
     setting, expected = written(target, assembly, tmp_path, precision)
     evidence = assembly.evidence()
-    with target.open(tmp_path, setting, Device()) as session:
+    with target.open(tmp_path, setting, Setup()) as session:
         first = session.run({"image": evidence.images})
         session.synchronize()
         kept = first["logits"].copy()
@@ -61,7 +61,7 @@ def test_rows_of_a_batch_do_not_influence_one_another(target, precision, assembl
     setting, _ = written(target, assembly, tmp_path, precision)
     images = assembly.evidence().images
     many = np.concatenate([images, images])  # 32
-    with target.open(tmp_path, setting, Device()) as session:
+    with target.open(tmp_path, setting, Setup()) as session:
         whole = session.run({"image": many})["logits"]
         alone = np.concatenate([session.run({"image": many[i : i + 1]})["logits"] for i in range(len(many))])
         other = session.run({"image": np.concatenate([many[:1], 255 - many[1:]])})["logits"]
@@ -87,7 +87,7 @@ def test_int8_convolutions_execute_in_integers_and_weights_are_small(target, ass
 def test_a_fixed_batch_is_fixed(target, batch, assembly, tmp_path):
     setting, expected = written(target, assembly, tmp_path, batch=batch)
     images = assembly.evidence().images
-    with target.open(tmp_path, setting, Device(threads=2)) as session:
+    with target.open(tmp_path, setting, Setup(threads=2)) as session:
         found = session.run({"image": images[:batch]})["logits"]
         assert np.abs(found - expected[:batch]).max() <= 1e-4 * max(1, np.abs(expected).max())
         with pytest.raises(Exception):  # noqa: B017, PT011 - each runtime has its own

@@ -14,7 +14,7 @@ from places import EXPORT
 
 from kfdeploy.errors import MissingDependencyError, PoolError, UnsupportedError
 from kfdeploy.targets import mnn
-from kfdeploy.targets.base import Device
+from kfdeploy.targets.base import Setup
 
 pytestmark = pytest.mark.skipif(bool(mnn.missing()), reason=f"MNN is not installed: {mnn.missing()}")
 # Largest difference from the torch network's logits, as a share of the largest logit. Measured on this toy with
@@ -30,7 +30,7 @@ def converted(request, assembly, tmp_path):
 
 
 def logits(folder, options, images, threads=1):
-    with mnn.open(folder, options, Device(threads=threads)) as session:
+    with mnn.open(folder, options, Setup(threads=threads)) as session:
         return session.run({"image": images})["logits"]
 
 
@@ -43,7 +43,7 @@ def test_every_precision_gives_the_golden_logits(converted, assembly):
 
 def test_rows_do_not_influence_one_another_in_any_precision(converted, assembly):
     images, (folder, options) = assembly.evidence().images, converted
-    with mnn.open(folder, options, Device()) as session:
+    with mnn.open(folder, options, Setup()) as session:
         whole = session.run({"image": images})["logits"]
         alone = np.concatenate([session.run({"image": images[i : i + 1]})["logits"] for i in range(len(images))])
         # every other row: an array that is not contiguous
@@ -61,7 +61,7 @@ def test_converting_twice_gives_the_same_bytes(converted, assembly, tmp_path_fac
 
 def test_two_sessions_of_one_file_and_two_threads(converted, assembly):
     images, (folder, options) = assembly.evidence().images, converted
-    with mnn.open(folder, options, Device()) as one, mnn.open(folder, options, Device(threads=2)) as two:
+    with mnn.open(folder, options, Setup()) as one, mnn.open(folder, options, Setup(threads=2)) as two:
         first, second = one.run({"image": images[:5]})["logits"], two.run({"image": images})["logits"]
         assert np.abs(one.run({"image": images})["logits"] - second).max() <= 1e-5
     assert np.abs(second[:5] - first).max() <= 1e-5
@@ -110,7 +110,7 @@ def test_bad_options_are_refused(fields, what):
 def test_inputs_that_mnn_would_not_notice_are_refused(assembly, tmp_path):
     mnn.convert(assembly.graph, tmp_path, mnn.Options(batch=4))
     images = assembly.evidence().images[:4]
-    with mnn.open(tmp_path, mnn.Options(batch=4), Device()) as session:
+    with mnn.open(tmp_path, mnn.Options(batch=4), Setup()) as session:
         assert session.run({"image": images})["logits"].shape == (4, 3)
         for wrong in (images[:3], images[:0], images[:, :4], images[..., :1], images[0]):
             with pytest.raises(ValueError, match=r"the input 'image' has shape .* \(allowed: \(4, 8, 8, 3\)\)"):
@@ -119,7 +119,7 @@ def test_inputs_that_mnn_would_not_notice_are_refused(assembly, tmp_path):
             session.run({"image": images.astype(np.float32)})
     mnn.convert(assembly.graph, tmp_path, mnn.Options())
     with (
-        mnn.open(tmp_path, mnn.Options(), Device()) as session,
+        mnn.open(tmp_path, mnn.Options(), Setup()) as session,
         pytest.raises(ValueError, match=r"\('N', 8, 8, 3\)"),
     ):
         session.run({"image": images[:0]})
@@ -149,15 +149,15 @@ def test_a_weight_beyond_float16_is_refused(assembly, tmp_path):
 
 def test_a_broken_file_says_so(tmp_path):
     (tmp_path / "model.mnn").write_bytes(b"this is no model")
-    with pytest.raises(PoolError, match="MNN cannot read"), mnn.open(tmp_path, mnn.Options(), Device()):
+    with pytest.raises(PoolError, match="MNN cannot read"), mnn.open(tmp_path, mnn.Options(), Setup()):
         pass
 
 
 def test_nothing_but_ours_is_on_standard_output(assembly, tmp_path):
     code = (
-        "import json, sys; from pathlib import Path; from kfdeploy.targets import mnn; from kfdeploy.targets.base import Device\n"
+        "import json, sys; from pathlib import Path; from kfdeploy.targets import mnn; from kfdeploy.targets.base import Setup\n"
         "folder = Path(sys.argv[2]); mnn.convert(Path(sys.argv[1]), folder, mnn.Options())\n"
-        "with mnn.open(folder, mnn.Options(), Device()): print(json.dumps(mnn.executed(folder, mnn.Options())))"
+        "with mnn.open(folder, mnn.Options(), Setup()): print(json.dumps(mnn.executed(folder, mnn.Options())))"
     )
     command = [sys.executable, "-c", code, str(assembly.graph), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -16,7 +16,7 @@ from trt_kit import HERE, KIT, VERSIONS, artifact, build, install
 
 from kfdeploy.errors import DeviceError, MissingDependencyError, UnsupportedError
 from kfdeploy.targets import tensorrt as target
-from kfdeploy.targets.base import Device
+from kfdeploy.targets.base import Setup
 
 
 @pytest.fixture
@@ -73,12 +73,12 @@ def test_no_flag_is_a_number():
 def test_a_session_of_the_target_is_the_kits(assembly, tmp_path, monkeypatch, world):
     options = artifact(tmp_path, assembly)
     with pytest.raises(DeviceError, match="has no engine: it is built on the device") as caught:
-        target.open(tmp_path, options, Device())
+        target.open(tmp_path, options, Setup())
     assert caught.value.hint.startswith("python build.py")
     build(tmp_path, monkeypatch)
     images, golden = assembly.evidence().images, assembly.evidence().golden
     assert target.can_run() == ""
-    with target.open(tmp_path, options, Device()) as opened:
+    with target.open(tmp_path, options, Setup()) as opened:
         found = opened.run({"image": images})
         opened.synchronize()
         assert list(found) == ["logits"]
@@ -89,7 +89,7 @@ def test_a_session_of_the_target_is_the_kits(assembly, tmp_path, monkeypatch, wo
             opened.run({"image": np.resize(images, (33, 8, 8, 3))})
         assert caught.value.hint.startswith("give it fewer or more")
     assert not world.buffers
-    with pytest.raises(DeviceError, match="2 threads were asked for"), target.open(tmp_path, options, Device(2)):
+    with pytest.raises(DeviceError, match="2 threads were asked for"), target.open(tmp_path, options, Setup(2)):
         pass
 
 
@@ -114,7 +114,7 @@ def test_a_machine_that_cannot_run_says_why(assembly, tmp_path, monkeypatch, wor
     monkeypatch.setattr(runtime, "cudaGetDeviceCount", lambda: (runtime.cudaError_t.cudaErrorInsufficientDriver, None))
     assert target.can_run() == "there is no GPU that CUDA can use (cudaErrorInsufficientDriver)"
     with pytest.raises(DeviceError, match="there is no GPU that CUDA can use"):
-        target.open(tmp_path, options, Device())
+        target.open(tmp_path, options, Setup())
     monkeypatch.setattr(runtime, "cudaGetDeviceCount", lambda: (runtime.cudaError_t.cudaSuccess, 0))
     assert target.can_run() == "there is no GPU"
     assert target.executed(tmp_path, options)["device"] == "not built"
@@ -124,7 +124,7 @@ def test_a_machine_that_cannot_run_says_why(assembly, tmp_path, monkeypatch, wor
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert target.can_run() == "TensorRT is not installed"
     with pytest.raises(MissingDependencyError, match="TensorRT is not installed") as caught:
-        target.open(tmp_path, options, Device())
+        target.open(tmp_path, options, Setup())
     assert caught.value.hint == 'pip install "tensorrt>=10,<12" cuda-bindings'
     assert target.missing() == ""  # exporting needs none of it
 

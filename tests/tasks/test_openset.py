@@ -18,7 +18,7 @@ from kfdeploy.deploy.verify import verify
 from kfdeploy.errors import ParityError, PoolError, TaskError, UnsupportedError
 from kfdeploy.graph.known import add_known
 from kfdeploy.pool.pool import Pool
-from kfdeploy.targets.base import Device
+from kfdeploy.targets.base import Setup
 from kfdeploy.targets.onnx import session
 from kfdeploy.tasks.evidence import Evidence
 from kfdeploy.tasks.openset import auroc, open_set, scores
@@ -96,7 +96,7 @@ def test_every_target_has_it(opened, tmp_path, target, precision):
     assert made.manifest["outputs"]["known"] == ["float32", "N"]
     assert made.manifest["open_set"] == opened.manifest["open_set"]
     images = made.golden()[0]
-    with made.session(Device()) as run:
+    with made.session(Setup()) as run:
         outputs = run.run({"image": images})
     assert sorted(outputs) == ["known", "logits"]
     margin = scores(outputs["logits"]) - opened.manifest["open_set"]["threshold"]

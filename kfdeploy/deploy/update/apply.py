@@ -13,7 +13,7 @@ from kfdeploy.deploy.assemble import recompose
 from kfdeploy.deploy.model import Model
 from kfdeploy.deploy.swap import PREVIOUS, exclusive, swap
 from kfdeploy.deploy.update.file import AGAIN, NEW, Update
-from kfdeploy.deploy.update.trust import Device, state_folder
+from kfdeploy.deploy.update.trust import DeviceState, state_folder
 from kfdeploy.errors import KfdeployError, UpdateError
 from kfdeploy.files import link, sha256, write
 from kfdeploy.graph.reference import golden_difference
@@ -50,7 +50,7 @@ def apply(update: str | Path, assembly: str | Path, *, state: str | Path | None 
         OutputError: the disk is full, or cannot be written to.
         MissingDependencyError: the device has a key, and `cryptography` is not installed.
     """
-    found, root, device = Update.read(update), Path(assembly), Device(state_folder(state))
+    found, root, device = Update.read(update), Path(assembly), DeviceState(state_folder(state))
     with exclusive(root):
         old = Model.open(root)
         key = device.check(found, root)

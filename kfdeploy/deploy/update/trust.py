@@ -35,7 +35,7 @@ def state_folder(state: str | Path | None = None) -> Path:
 
 
 @dataclass(frozen=True)
-class Device:
+class DeviceState:
     """A device's state folder."""
 
     state: Path

@@ -25,7 +25,7 @@ from kfdeploy.errors import Interrupted, MissingDependencyError, TrainingError
 from kfdeploy.files import TIMING, write_file
 from kfdeploy.targets.device.watch import peak_mib
 from kfdeploy.training.loop import checkpoint
-from kfdeploy.training.loop.learner import Fitted, Learner, Term, logits_of
+from kfdeploy.training.loop.learner import Fitted, Learner, Term, outputs_of
 from kfdeploy.training.loop.loader import Loader
 from kfdeploy.training.loop.processes import globalise, rank, total, world
 from kfdeploy.training.loop.progress import Progress, is_main
@@ -240,7 +240,7 @@ def evaluate(learner: Learner, data: ImageSet, fabric: "Fabric") -> float:
     """Return the accuracy of a learner on a set; several processes take a part each."""
     own = data if world() == 1 else data.take(np.arange(rank(), len(data), world()))
     with fabric.autocast():
-        logits = logits_of(learner, own, fabric.device)
+        logits = outputs_of(learner, own, fabric.device)
     right = total(
         torch.tensor(
             float((logits.argmax(1) == learner.answers(own.labels)).sum()), dtype=torch.float64, device=fabric.device

@@ -55,7 +55,7 @@ class Fitted:
 
 
 @torch.no_grad()
-def logits_of(learner: Learner, data: ImageSet, device: torch.device, batch: int = 512) -> np.ndarray[Any, Any]:
+def outputs_of(learner: Learner, data: ImageSet, device: torch.device, batch: int = 512) -> np.ndarray[Any, Any]:
     """Return float32 logits (N, C) of a whole set, in `eval()`."""
     learner.eval()
     out = []

@@ -42,13 +42,13 @@ def write_classifier(
     from kfdeploy.data.splits import sample
     from kfdeploy.deploy.calibrate import calibrate_model
     from kfdeploy.deploy.model import write_model
-    from kfdeploy.training.writing.to_onnx import export
+    from kfdeploy.training.writing.to_onnx import to_onnx
 
     net = net.cpu().float().eval()
     save_state(out / WEIGHTS, net.net if isinstance(net, Teacher) else net)
     only_logits = _Logits(net)
     arrays = experiment.evidence(only_logits)
-    graph = export(only_logits, torch.zeros(2, *experiment.image.shape, dtype=torch.uint8), ["image"], ["logits"])
+    graph = to_onnx(only_logits, torch.zeros(2, *experiment.image.shape, dtype=torch.uint8), ["image"], ["logits"])
     evidence = Evidence(
         arrays["golden.images"],
         arrays["golden.logits"],

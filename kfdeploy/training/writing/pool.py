@@ -124,10 +124,10 @@ def graphs_of(
     net: FactorNet, recipe: Recipe, image: ImageSpec
 ) -> "tuple[Any, Any, list[dict[str, np.ndarray[Any, Any]]]]":
     """Return the common graph, the task template, and each task's unfolded weights by the template's names."""
-    from kfdeploy.training.writing.to_onnx import export
+    from kfdeploy.training.writing.to_onnx import to_onnx
 
     example = torch.zeros(2, *image.shape, dtype=torch.uint8)
-    common = export(_Common(net.normalise, net.ckn, net.tap).eval(), example, ["image"], ["z", "tap"])
+    common = to_onnx(_Common(net.normalise, net.ckn, net.tap).eval(), example, ["image"], ["z", "tap"])
     with torch.no_grad():
         tap = _Common(net.normalise, net.ckn, net.tap).eval()(example)[1]
     single = build(recipe.tsn.net, net.tap_channels)
@@ -138,7 +138,7 @@ def graphs_of(
     single.load_state_dict(
         {key.removeprefix("tsn."): torch.from_numpy(v) for key, v in states[0].items()}, strict=False
     )
-    template = export(_Template(single).eval(), tap, ["tap"], ["u"])
+    template = to_onnx(_Template(single).eval(), tap, ["tap"], ["u"])
     return common, template, states
 
 
@@ -151,7 +151,7 @@ def template_of(
         ComposeError: they are not the template's.
     """
     from kfdeploy.graph.fold import check_template
-    from kfdeploy.training.writing.to_onnx import export
+    from kfdeploy.training.writing.to_onnx import to_onnx
 
     with torch.no_grad():
         probe = FactorNet(recipe.ckn, recipe.tsn, image, [TaskSpec("", ("",))]).eval()
@@ -160,7 +160,7 @@ def template_of(
     single = build(recipe.tsn.net, net.tap_channels)
     bank = {key: value for key, value in net.bank.state_dict().items() if not key.endswith("num_batches_tracked")}
     single.load_state_dict(bank, strict=False)
-    made = export(_Template(single).eval(), tap, ["tap"], ["u"])
+    made = to_onnx(_Template(single).eval(), tap, ["tap"], ["u"])
     weights = made.fold({f"tsn.{key}": value.numpy() for key, value in bank.items()})
     made.model.CopyFrom(template)  # the pool's own, whatever this torch would export
     check_template(made, [weights])

@@ -18,7 +18,7 @@ from kfdeploy.graph.compose import OPSET
 from kfdeploy.graph.fold import Graph, clean, fold_batch_norm
 
 
-def export(module: nn.Module, example: torch.Tensor, inputs: Sequence[str], outputs: Sequence[str]) -> Graph:
+def to_onnx(module: nn.Module, example: torch.Tensor, inputs: Sequence[str], outputs: Sequence[str]) -> Graph:
     """Return a module as ONNX with a dynamic batch and batch normalisation folded.
 
     The example's batch must be at least 2 (a batch of 1 would be taken as a constant).

@@ -3,7 +3,7 @@ import pytest
 
 from kfdeploy.deploy.artifact import Artifact
 from kfdeploy.pool.pool import Pool
-from kfdeploy.targets.base import Device
+from kfdeploy.targets.base import Setup
 from kfdeploy.tasks.evidence import Evidence
 from kfdeploy.tasks.kinds.classes import calibration_error, shares, subset_accuracy
 from kfdeploy.tasks.spec import class_names
@@ -25,7 +25,7 @@ def test_it_is_the_accuracy_of_the_graph(toy, assembly, artifacts):
 
     validation = Experiment(toy.recipe).validation.only(assembly.classes)
     artifact: Artifact = artifacts[0]
-    with artifact.session(Device()) as session:
+    with artifact.session(Setup()) as session:
         logits = session.run({"image": validation.load()})["logits"]
     ran = (logits.argmax(1) == validation.labels).mean()
     pool = Pool.open(toy.pool)
