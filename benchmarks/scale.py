@@ -29,7 +29,7 @@ from bank import compare
 from kfdeploy.deploy.export import export
 from kfdeploy.deploy.model import Model
 from kfdeploy.files import dump_json, dump_line_json, file_name, load_tensors, save_tensors, write_file
-from kfdeploy.manifest import POOL, SCHEMA, describe_files
+from kfdeploy.manifest import POOL, describe_files, stamp
 from kfdeploy.measuring.rounds import describe_machine
 from kfdeploy.pool.manifest import SHARED
 from kfdeploy.pool.pool import Pool
@@ -87,7 +87,7 @@ def synthetic(source: Pool, size: int, out: Path) -> Path:
         own = {"name": name, "classes": [f"{c} {i // K:04}" for c in entry["classes"]], "kind": entry["kind"]}
         paths = {"file": f"tasks/{file_name(name)}.safetensors", "evidence": f"evidence/{file_name(name)}.safetensors",
                  "calibration": f"calibration/task-{file_name(name)}.json"}  # fmt: skip
-        about = {"schema": SCHEMA, "kind": "task", "task": name, "classes": own["classes"]}
+        about = stamp("task") | {"task": name, "classes": own["classes"]}
         save_tensors(out / paths["file"], weights, about)
         save_tensors(out / paths["evidence"], logits, about | {"kind": "evidence"})
         (out / paths["calibration"]).write_bytes(source.file(entry["calibration"]).read_bytes())
@@ -97,7 +97,7 @@ def synthetic(source: Pool, size: int, out: Path) -> Path:
     # The validation images are shared out among the copies of their classes.
     copy = np.arange(len(shared["validation.labels"])) % max(1, size // K)
     shared["validation.labels"] = shared["validation.labels"] + copy * len(source.manifest["classes"])
-    save_tensors(out / SHARED, shared, {"schema": SCHEMA, "kind": "evidence"})
+    save_tensors(out / SHARED, shared, stamp("evidence"))
     recipe = source.manifest["recipe"] | {"tasks": {entry["name"]: entry["classes"] for entry in entries}}
     manifest = source.manifest | {"name": f"scale-{size}", "tasks": entries, "classes": classes, "recipe": recipe}
     manifest.pop("blocks", None)

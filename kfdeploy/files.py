@@ -86,8 +86,35 @@ def load_tensors(path: Path) -> dict[str, np.ndarray[Any, Any]]:
     try:
         arrays: dict[str, np.ndarray[Any, Any]] = load_file(path)
     except (SafetensorError, OSError) as error:
-        raise PoolError(f"'{path}' is not a readable safetensors file: {error}", hint="make it again") from None
+        raise _unreadable(str(path), error) from None
     return arrays
+
+
+def parse_tensors(data: bytes, origin: str) -> dict[str, np.ndarray[Any, Any]]:
+    """Return the arrays in the bytes of a safetensors file that came from `origin`.
+
+    Raises:
+        PoolError: they are not safetensors.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        arrays: dict[str, np.ndarray[Any, Any]] = load(data)
+    except SafetensorError as error:
+        raise _unreadable(origin, error) from None
+    return arrays
+
+
+def about_of(data: bytes) -> dict[str, Any]:
+    """Return what the bytes of a safetensors file of ours say of themselves."""
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    found: dict[str, Any] = json.loads(header.get("__metadata__", {}).get(METADATA_KEY, "{}"))
+    return found
+
+
+def _unreadable(origin: str, error: Exception) -> PoolError:
+    return PoolError(f"'{origin}' is not a readable safetensors file: {error}", hint="make it again")
 
 
 def partial(out: Path) -> Path:

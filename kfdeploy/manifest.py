@@ -1,18 +1,36 @@
-"""Manifests: what a folder of ours says of itself, read, and its files held to it."""
+"""Manifests: what a folder of ours says of itself, typed, opened in one way, and its files held to it."""
 
+import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from kfdeploy.errors import PoolError
 from kfdeploy.files import sha256
 
-ARTIFACT = "manifest.json"
-GOLDEN = "golden.npz"
-ASSEMBLY = "assembly.json"
-GRAPH = "model.onnx"
 POOL = "pool.json"
+ASSEMBLY = "assembly.json"  # of students and teachers too
+ARTIFACT = "manifest.json"
+GRAPH = "model.onnx"
+PARTS = "parts"  # in an assembly: the part of the pool it was made from
+GOLDEN = "golden.npz"
+TRAINING = "train/"  # in a pool: what resuming or adding a task needs; not needed to deploy
+# The schema that this version writes and reads, a number for each kind of file.
+SCHEMAS: Mapping[str, int] = dict.fromkeys(
+    ("pool", "assembly", "student", "teacher", "artifact", "task", "evidence", "calibration", "state", "replay",
+     "update", "swap", "counter", "benchmark", "inspection", "costs", "subsets"), 1,
+)  # fmt: skip
+
+
+class FileEntry(TypedDict):
+    """A file as its manifest knows it."""
+
+    bytes: int
+    sha256: str
+
+
+Files = dict[str, FileEntry]  # by relative name
 
 
 class DataOrigin(TypedDict):
@@ -20,6 +38,107 @@ class DataOrigin(TypedDict):
 
     source: str
     root: str
+
+
+class TaskEntry(TypedDict):
+    """A task in a manifest; in a pool also the names of its files."""
+
+    name: str
+    classes: list[str]
+    kind: str
+    file: NotRequired[str]
+    evidence: NotRequired[str]
+    calibration: NotRequired[str]  # its ranges of activations
+    weights: NotRequired[str]  # float16; float32 where it is not said
+
+
+class BlockEntry(TypedDict):
+    """Validation images that came with an added task."""
+
+    task: str
+    file: str
+    classes: list[str]
+    data: NotRequired[DataOrigin]
+    without: NotRequired[list[str]]  # tasks that have no logits for them, after a merge
+
+
+class PoolManifest(TypedDict):
+    """`pool.json`."""
+
+    schema: int
+    kind: str
+    version: str
+    name: str
+    recipe: dict[str, Any]
+    image: dict[str, Any]
+    coupling: str
+    temperatures: dict[str, float]
+    teacher: dict[str, Any]
+    versions: dict[str, str]
+    nets: dict[str, Any]
+    training: dict[str, Any]
+    tasks: list[TaskEntry]
+    classes: list[str]  # that the labels of evidence/shared count in
+    files: Files
+    calibration: NotRequired[str]
+    blocks: NotRequired[list[BlockEntry]]
+    added: NotRequired[list[dict[str, Any]]]
+    merged: NotRequired[list[str]]
+    converted: NotRequired[dict[str, Any]]
+
+
+class ModelManifest(TypedDict):
+    """`assembly.json` of an assembly, a student or a teacher."""
+
+    schema: int
+    kind: str
+    version: str
+    name: str
+    image: dict[str, Any]
+    tasks: list[TaskEntry]
+    parameters: int
+    golden: dict[str, Any]
+    accuracy: dict[str, Any]
+    files: Files
+    data: DataOrigin
+    fuse: NotRequired[str]  # an assembly's form
+    provenance: NotRequired[dict[str, Any]]
+    open_set: NotRequired[dict[str, Any]]
+    training: NotRequired[dict[str, Any]]  # a student's or a teacher's
+    recipe: NotRequired[dict[str, Any]]
+    calibration: NotRequired[str]
+
+
+class ArtifactManifest(TypedDict):
+    """`manifest.json` of an artifact."""
+
+    schema: int
+    kind: str
+    version: str
+    model: dict[str, Any]
+    target: str
+    precision: str
+    options: dict[str, Any]
+    fuse: dict[str, Any] | None
+    image: dict[str, Any]
+    tasks: list[TaskEntry]
+    inputs: dict[str, Any]
+    outputs: dict[str, Any]
+    open_set: dict[str, Any] | None
+    parameters: int
+    model_files: list[str]
+    versions: dict[str, str]
+    training: dict[str, Any] | None
+    data: DataOrigin
+    verify: dict[str, Any]
+    executed: dict[str, Any]
+    files: Files
+    auto: NotRequired[dict[str, Any]]
+
+
+def stamp(kind: str) -> dict[str, Any]:
+    """Return what every file of ours says first: its schema and its kind."""
+    return {"schema": SCHEMAS[kind], "kind": kind}
 
 
 def versions(*names: str) -> dict[str, str]:
@@ -35,26 +154,56 @@ def versions(*names: str) -> dict[str, str]:
     return found
 
 
-SCHEMA = 1
+def open_manifest(data: bytes, place: str, kinds: Sequence[str], needs: Sequence[str], hint: str) -> Any:
+    """Return the manifest of a pool, a model or an artifact, which names no file outside its folder.
+
+    `data` came from `place`. `needs` are the keys that it must have, dotted where one is inside another.
+
+    Raises:
+        PoolError: it is not JSON, of another schema or kind, incomplete, or names a file outside its folder.
+    """
+    manifest = parse_manifest(data, place, kinds, hint)
+    try:
+        for key in ("files", "tasks", "image", *needs):
+            found: Any = manifest
+            for part in key.split("."):
+                found = found[part]
+        names = list(manifest["files"])
+        for entry in manifest["tasks"]:
+            _ = entry["name"], entry["classes"], entry["kind"]
+            names += [entry[key] for key in ("file", "evidence", "calibration") if key in entry]
+        names += [manifest["calibration"]] if "calibration" in manifest else []
+        check_inside(place.rpartition("/")[0] or ".", names)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise PoolError(f"'{place}' is incomplete: {error}", hint=hint) from None
+    return manifest
 
 
-def read_manifest(path: Path, kind: str | tuple[str, ...], hint: str) -> dict[str, Any]:
+def read_manifest(path: Path, kind: str | Sequence[str], hint: str) -> dict[str, Any]:
     """Read a manifest and check its schema and kind.
 
     Raises:
         PoolError: the file is missing or not JSON, or of another schema or kind.
     """
-    kinds = (kind,) if isinstance(kind, str) else kind
+    kinds = (kind,) if isinstance(kind, str) else tuple(kind)
+    return parse_manifest(read_bytes(path, kinds[0], hint), str(path), kinds, hint)
+
+
+def read_bytes(path: Path, kind: str, hint: str) -> bytes:
+    """Return the bytes of a manifest.
+
+    Raises:
+        PoolError: it is missing, or cannot be read.
+    """
     try:
-        data = path.read_bytes()
+        return path.read_bytes()
     except FileNotFoundError:
-        raise PoolError(f"there is no {kinds[0]} at '{path.parent}' ('{path.name}' is missing)", hint=hint) from None
+        raise PoolError(f"there is no {kind} at '{path.parent}' ('{path.name}' is missing)", hint=hint) from None
     except OSError as error:
         raise PoolError(f"'{path}' cannot be read: {error}", hint=hint) from None
-    return parse_manifest(data, str(path), kinds, hint)
 
 
-def parse_manifest(data: bytes, path: str, kinds: tuple[str, ...], hint: str) -> dict[str, Any]:
+def parse_manifest(data: bytes, path: str, kinds: Sequence[str], hint: str) -> dict[str, Any]:
     """Read the bytes of a manifest that came from `path`, and check its schema and kind.
 
     Raises:
@@ -64,10 +213,11 @@ def parse_manifest(data: bytes, path: str, kinds: tuple[str, ...], hint: str) ->
         manifest = json.loads(data.decode())
     except ValueError as error:
         raise PoolError(f"'{path}' cannot be read: {error}", hint=hint) from None
-    if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
+    schema = SCHEMAS[kinds[0]]
+    if not isinstance(manifest, dict) or manifest.get("schema") != schema:
         seen = manifest.get("schema") if isinstance(manifest, dict) else type(manifest).__name__
         raise PoolError(
-            f"'{path}' has schema {seen!r}, and this version of kfdeploy reads schema {SCHEMA}",
+            f"'{path}' has schema {seen!r}, and this version of kfdeploy reads schema {schema}",
             hint="update kfdeploy, or make it again with this version",
         )
     if manifest.get("kind") not in kinds:
@@ -98,30 +248,51 @@ def check_inside(root: Path | str, names: Iterable[str]) -> None:
             )
 
 
-def check_files(root: Path, files: Mapping[str, Mapping[str, Any]], names: Iterator[str] | list[str]) -> None:
+def check_files(root: Path, files: Mapping[str, Mapping[str, Any]], names: Iterable[str]) -> None:
     """Check that each named file is there, whole, and as its manifest says.
 
     Raises:
         PoolError: a file is missing, of another length, or of another hash; or not in the manifest.
     """
-    again = "copy the folder again, or make it again"
     for name in names:
-        path = inside(root, name)
-        if not {"bytes", "sha256"} <= set(files.get(name, ())):
-            raise PoolError(f"'{name}' is not among the files of '{root}'", hint=again)
-        if not path.is_file():
-            raise PoolError(f"'{path}' is missing", hint=again)
-        size = path.stat().st_size
-        if size != files[name]["bytes"]:
-            raise PoolError(f"'{path}' has {size} bytes, its manifest says {files[name]['bytes']}", hint=again)
-        if (seen := sha256(path)) != files[name]["sha256"]:
-            raise PoolError(
-                f"'{path}' was altered: its sha256 is {seen[:12]}…, its manifest says {files[name]['sha256'][:12]}…",
-                hint=again,
-            )
+        path = _there(root, files, name)
+        _same(path, files[name], path.stat().st_size, lambda path=path: sha256(path))  # type: ignore[misc]
 
 
-def describe_files(root: Path, paths: list[Path]) -> dict[str, dict[str, Any]]:
+def read_file(root: Path, files: Mapping[str, Mapping[str, Any]], name: str) -> bytes:
+    """Return a file's bytes, which are what its manifest says.
+
+    Raises:
+        PoolError: it is missing, of another length, or of another hash; or not in the manifest.
+    """
+    path = _there(root, files, name)
+    data = path.read_bytes()
+    _same(path, files[name], len(data), lambda: hashlib.sha256(data).hexdigest())
+    return data
+
+
+_AGAIN = "copy the folder again, or make it again"
+
+
+def _there(root: Path, files: Mapping[str, Mapping[str, Any]], name: str) -> Path:
+    path = inside(root, name)
+    if not {"bytes", "sha256"} <= set(files.get(name, ())):
+        raise PoolError(f"'{name}' is not among the files of '{root}'", hint=_AGAIN)
+    if not path.is_file():
+        raise PoolError(f"'{path}' is missing", hint=_AGAIN)
+    return path
+
+
+def _same(path: Path, about: Mapping[str, Any], size: int, digest: Callable[[], str]) -> None:
+    if size != about["bytes"]:
+        raise PoolError(f"'{path}' has {size} bytes, its manifest says {about['bytes']}", hint=_AGAIN)
+    if (seen := digest()) != about["sha256"]:
+        raise PoolError(
+            f"'{path}' was altered: its sha256 is {seen[:12]}…, its manifest says {about['sha256'][:12]}…", hint=_AGAIN
+        )
+
+
+def describe_files(root: Path, paths: Iterable[Path]) -> Files:
     """Return `{relative name: {"bytes", "sha256"}}`, as manifests hold it."""
     return {
         path.relative_to(root).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256(path)}

@@ -85,6 +85,33 @@ def test_what_goes_to_a_device_stands_alone():
     assert found <= {"numpy", "PIL", *sys.stdlib_module_names}
 
 
+RECORDS = {
+    "manifest",
+    "pool.manifest",
+    "pool.pool",
+    "deploy.model",
+    "deploy.artifact",
+    "deploy.update.file",
+    "tasks.spec",
+}
+
+
+def test_manifests_are_opened_by_their_records_alone():
+    """`manifest["…"]` stands in the typed records; everybody else asks those."""
+    wrong = []
+    for name, path in MODULES.items():
+        if name.removeprefix("kfdeploy.") in RECORDS or name.startswith("kfdeploy.targets.device."):
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
+                of = node.value
+                if (isinstance(of, ast.Attribute) and of.attr == "manifest") or (
+                    isinstance(of, ast.Name) and of.id == "manifest"
+                ):
+                    wrong.append(f"{name}, line {node.lineno}")
+    assert not wrong
+
+
 def test_nothing_imports_the_public_face_and_no_room_is_called_like_a_verb():
     assert not [name for name, found in IMPORTS.items() if "kfdeploy" in found]
     assert not {path.stem for path in ROOT.iterdir()} & set(kfdeploy.__all__)

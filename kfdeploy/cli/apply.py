@@ -31,7 +31,7 @@ def command(
     say(f"tasks:      {tasks_text(names)}  (before: {tasks_text(done.before)})")
     say(
         f"checked:    the graph is the promised one, and differs from the torch network by {done.difference:.1e} on "
-        f"{done.model.manifest['golden']['samples']} golden samples ({done.tolerance:.1e} allowed)"
+        f"{done.model.golden['samples']} golden samples ({done.tolerance:.1e} allowed)"
     )
     say(f"wrote {assembly}, and kept the one before")
     say(f"next:  kfdeploy rollback {shlex.quote(str(assembly))}   (to take it back)")

@@ -30,11 +30,10 @@ def command(
     rate = (FALSE_ACCEPT if false_accept is None else false_accept) if open_set else None
     opened = Pool.open(pool)
     model = assemble(opened, tasks, out, fuse=form, open_set=rate, force=force)
-    found = model.manifest
-    accuracy, golden = found["accuracy"], found["golden"]
+    accuracy, golden = model.accuracy, model.golden
     say(f"tasks:      {tasks_text([task.name for task in model.tasks])}  (from {opened.where})")
-    if not isinstance(opened.place, Path):
-        say(f"fetched:    {opened.place.summary()}")
+    if travelled := opened.place.summary():
+        say(f"fetched:    {travelled}")
     if len(model.classes) == 1:
         say(f"accuracy:   one class ('{model.classes[0]}') leaves nothing to tell apart")
     elif not accuracy["images"]:
@@ -44,14 +43,14 @@ def command(
             f"accuracy:   {100 * accuracy['validation']:.2f} %, exactly, on {accuracy['images']} validation images "
             "of these classes"
         )
-    rounded = any("weights" in entry for entry in Pool.open(out / "parts").manifest["tasks"])
+    rounded = model.parts is not None and any("weights" in entry for entry in model.parts.entries)
     network = "pool's rounded networks" if rounded else "torch network"
-    say(f"size:       {megabytes(model.graph.stat().st_size)}, {found['parameters']:,} parameters, as {found['fuse']}")
+    say(f"size:       {megabytes(model.graph.stat().st_size)}, {model.parameters:,} parameters, as {model.form}")
     say(
         f"checked:    differs from the {network} by {golden['difference']:.1e} on {golden['samples']} golden "
         f"samples ({golden['tolerance']:.1e} allowed)"
     )
-    if told := found.get("open_set"):
+    if told := model.open_set:
         say(
             f"open set:   lets in {100 * told['accepted']:.1f} % of {told['known_images']} validation images of "
             f"these tasks, at most {100 * told['false_accept']:g} % of {told['other_images']} others; "

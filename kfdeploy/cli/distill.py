@@ -60,7 +60,7 @@ def command(
     if not recipe and has_pool:
         opened = Pool.open(pool)
         say(f"no recipe was named: taking that of '{opened.where}'")
-        loaded = parse_recipe(apply_settings(opened.manifest["recipe"], chosen), f"{opened.where}/{POOL}")
+        loaded = parse_recipe(apply_settings(opened.recipe, chosen), f"{opened.where}/{POOL}")
     else:
         if not recipe:
             say(f"no recipe was named: taking the embedded default, '{DEFAULT}'")
@@ -85,13 +85,13 @@ def command(
     from kfdeploy.deploy.model import Model
 
     for folder, fitted in done.items():
-        found = Model.open(folder).manifest
+        found = Model.open(folder)
         if fitted is None:
             say(f"'{folder}' is finished, and every file of it is as it should be")
             continue
         say(
-            f"{folder.name}: {100 * found['accuracy']['validation']:.2f} % on {found['accuracy']['images']} validation "
-            f"images, {found['parameters']:,} parameters, trained in {fitted.seconds:.0f} s"
+            f"{folder.name}: {100 * found.accuracy['validation']:.2f} % on {found.accuracy['images']} validation "
+            f"images, {found.parameters:,} parameters, trained in {fitted.seconds:.0f} s"
         )
         say(f"wrote {folder}")
     say("next:  kfdeploy export --target onnx")

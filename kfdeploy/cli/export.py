@@ -61,12 +61,11 @@ def command(
             )  # fmt: skip
             for row in rows:
                 say(f"  {row['precision']}: {_numbers(row)}{row['why']}")
-            found = artifact.manifest["verify"]
-            form = artifact.manifest["fuse"]
+            found = artifact.proof
             say(
                 f"{model.path} → {artifact.path}  {megabytes(artifact.bytes)}, batch {batch or 'dynamic'}"
-                + (f", as {form['form']}" if form else "")
-                + f", convolutions {_counts(artifact.manifest['executed']['convolutions'])}, "
+                + (f", as {artifact.form}" if artifact.form else "")
+                + f", convolutions {_counts(artifact.executed['convolutions'])}, "
                 f"differs from torch by {found['difference']:.1e}"
                 + (f"  (not run here: {found['not_run']})" if found["not_run"] else "")
             )

@@ -102,8 +102,8 @@ def command(
     from kfdeploy.tasks.spec import class_names
 
     accuracy = subset_accuracy(opened.evidence(), class_names(opened.tasks))
-    teacher = opened.manifest["teacher"]["accuracy"]
-    seen = " (a published teacher may have seen these images)" if opened.manifest["teacher"]["seen_validation"] else ""
+    teacher = opened.teacher["accuracy"]
+    seen = " (a published teacher may have seen these images)" if opened.teacher["seen_validation"] else ""
     say(f"teacher: {100 * teacher['validation']:.2f} % on validation{seen}, {100 * teacher['test']:.2f} % on test")
     say(
         f"pool:    {100 * accuracy.value:.2f} % on {accuracy.images} validation images, {len(opened.tasks)} tasks: "
@@ -127,7 +127,7 @@ def _add(
     from kfdeploy.tasks.spec import class_names
     from kfdeploy.training.recipe.recipe import apply_settings, parse_recipe
 
-    changed = parse_recipe(apply_settings(Pool.open(pool).manifest["recipe"], settings), str(pool / POOL))
+    changed = parse_recipe(apply_settings(Pool.open(pool).recipe, settings), str(pool / POOL))
     if started := start_processes(changed.run):
         raise typer.Exit(started - 1)
     from kfdeploy.training.grow.add_task import add_task
@@ -140,7 +140,7 @@ def _add(
         return
     place = out or pool
     grown = Pool.open(place)
-    entry, about = grown.manifest["tasks"][-1], grown.manifest["added"][-1]
+    entry, about = grown.entries[-1], grown.added[-1]
     taught = "the teacher and labels" if about["teacher"] else "labels"
     say(f"task:    {name}, {len(entry['classes'])} classes, learned from {taught} in {fitted.seconds:.0f} s")
     beside = [task for task in grown.tasks if not set(task.classes) & set(about["instead_of"])]
@@ -151,8 +151,8 @@ def _add(
         say(f"pool:    {100 * accuracy.value:.2f} % on {accuracy.images} validation images, {len(beside)} tasks")
     else:
         say("pool:    what the new task is worth beside all others cannot be known: their images are gone")
-    files = {key: grown.manifest["files"][entry[key]]["bytes"] for key in ("file", "evidence")}
-    say(f"size:    {files['file']:,} bytes; every file of the other tasks is what it was")
+    size = grown.files[entry["file"]]["bytes"]
+    say(f"size:    {size:,} bytes; every file of the other tasks is what it was")
     say(f"wrote {place}")
     where = [] if place == Path("pool") else ["--pool", str(place)]
     say(f"next:  {shlex.join(['kfdeploy', 'assemble', '--tasks', grown.tasks[0].name, name, *where])}")

@@ -54,7 +54,7 @@ def command(
     paths = student or [path for path in sorted(Path("students").glob("*")) if (path / "assembly.json").is_file()]
     students = [Model.open(path) for path in paths]
     if every:
-        check_count(len(opened.choose(tasks) if tasks else opened.manifest["tasks"]))  # before all of it is read
+        check_count(len(opened.choose(tasks) if tasks else opened.entries))  # before all of it is read
         _every(Subsets.of_pool(opened, opened.choose(tasks) if tasks else None), opened, known, out)
     elif tasks:
         _subset(opened, tasks, students)
@@ -115,7 +115,7 @@ def _every(subsets: "Subsets", pool: "Pool", known: "Costs | None", out: Path | 
     import io
 
     from kfdeploy.files import dump_line_json, write_file
-    from kfdeploy.manifest import SCHEMA
+    from kfdeploy.manifest import stamp
 
     masks, accuracies, images = subsets.every()
     rows = [
@@ -144,7 +144,7 @@ def _every(subsets: "Subsets", pool: "Pool", known: "Costs | None", out: Path | 
             writer.writerow([*cells, row["ms"]] if known else cells)
         write_file(out, table.getvalue())
     else:
-        about = {"schema": SCHEMA, "kind": "subsets", "pool": pool.sha256, "rows": rows}
+        about = stamp("subsets") | {"pool": pool.sha256, "rows": rows}
         write_file(out, dump_line_json(about))
     say(
         f"subsets:    {len(rows):,} of {len(subsets.names)} tasks, exactly, on validation images"

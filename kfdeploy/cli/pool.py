@@ -21,27 +21,27 @@ POOL = typer.Argument("pool", metavar="POOL", help="The pool.", show_default=Tru
 @app.command("show")
 def show(pool: str = POOL) -> None:
     """Tell what a pool holds: its tasks, their bytes, and what they are worth together."""
+    from kfdeploy.pool.manifest import COMMON
     from kfdeploy.pool.pool import Pool
 
     opened = Pool.open(pool)
-    found, files = opened.manifest, opened.manifest["files"]
-    entries, nets = found["tasks"], found["nets"]
+    files, entries, nets = opened.files, opened.entries, opened.nets
     sizes = [files[entry["file"]]["bytes"] for entry in entries]
     half = sum("weights" in entry for entry in entries)
-    say(f"pool:      {pool}  ({found['name']}, made with kfdeploy {found['version']})")
+    say(f"pool:      {pool}  ({opened.name}, made with kfdeploy {opened.version})")
     classes = sum(len(entry["classes"]) for entry in entries)
-    say(f"tasks:     {len(entries):,} with {classes:,} classes, {found['coupling']}")
+    say(f"tasks:     {len(entries):,} with {classes:,} classes, {opened.coupling}")
     stored = {0: "float32", len(entries): "float16"}.get(half, f"{half:,} of them as float16")
     say(f"weights:   {megabytes(sum(sizes))} of tasks, {megabytes(max(sizes))} at most each, stored as {stored}")
-    ckn = megabytes(files["common.onnx"]["bytes"])
+    ckn = megabytes(files[COMMON]["bytes"])
     say(f"networks:  {nets['ckn']} in common ({ckn}); each task's {nets['tsn']} on {nets['tap']['name']}")
     say(f"images:    {'×'.join(map(str, opened.image.shape))}")
-    teacher = found["teacher"]
+    teacher = opened.teacher
     say(f"teacher:   {teacher.get('name', 'trained by the recipe')}, {100 * teacher['accuracy']['test']:.2f} % on test")
     say(f"accuracy:  {_told(_worth(opened))}")
-    say("int8:      " + ("calibrated" if "calibration" in found else f"not calibrated: kfdeploy calibrate {pool}"))
-    if found.get("blocks"):
-        say(f"added:     {tasks_text([block['task'] for block in found['blocks']])}")
+    say("int8:      " + ("calibrated" if opened.calibrated else f"not calibrated: kfdeploy calibrate {pool}"))
+    if opened.added_images:
+        say(f"added:     {tasks_text([block['task'] for block in opened.added_images])}")
     training = sum(about["bytes"] for name, about in files.items() if name.startswith("train/"))
     say(
         f"size:      {megabytes(sum(about['bytes'] for about in files.values()))} in {len(files):,} files"
@@ -60,7 +60,7 @@ def check(pool: str = POOL) -> None:
     from kfdeploy.pool.pool import Pool
 
     opened = Pool.open(pool)
-    files = opened.manifest["files"]
+    files = opened.files
     wrong, extra = faults(opened), leftovers(opened)
     if extra:
         say(f"note: it does not name {tasks_text(extra)}: of no use to it, and may be removed")
@@ -84,7 +84,8 @@ def remove(
 ) -> None:
     """Take tasks out of a pool; the others' files stay as they are, byte for byte."""
     from kfdeploy.errors import UnsupportedError
-    from kfdeploy.pool.edit import TRAINING, remove
+    from kfdeploy.manifest import TRAINING
+    from kfdeploy.pool.edit import remove
     from kfdeploy.pool.pool import Pool
 
     if force and out is None:
@@ -92,11 +93,11 @@ def remove(
     before = Pool.open(pool)
     gone = before.choose(tasks)
     done = remove(before, tasks, out, force=force)
-    files, left = before.manifest["files"], done.manifest["files"]
+    files, left = before.files, done.files
     dropped = {name: about["bytes"] for name, about in files.items() if name not in left}
     training = sum(size for name, size in dropped.items() if name.startswith(TRAINING))
     say(f"removed:   {tasks_text([task.name for task in gone])}  ({megabytes(sum(dropped.values()) - training)})")
-    say(f"tasks:     {tasks_text([entry['name'] for entry in done.manifest['tasks']])}")
+    say(f"tasks:     {tasks_text([entry['name'] for entry in done.entries])}")
     say(f"accuracy:  {_told(_worth(done))}")
     if training:
         say(
@@ -114,16 +115,17 @@ def merge(
     force: bool = FORCE,
 ) -> None:
     """Put two pools on one common network together; the tasks' files stay as they are, byte for byte."""
-    from kfdeploy.pool.edit import TRAINING, merge
+    from kfdeploy.manifest import TRAINING
+    from kfdeploy.pool.edit import merge
     from kfdeploy.pool.pool import Pool
 
     first, second = Pool.open(a), Pool.open(b)
     done = merge(first, second, out, force=force)
-    say(f"tasks:     {tasks_text([entry['name'] for entry in done.manifest['tasks']])}")
+    say(f"tasks:     {tasks_text([entry['name'] for entry in done.entries])}")
     say(f"accuracy:  {_told(_worth(done))}")
-    if "calibration" not in done.manifest and "calibration" in first.manifest | second.manifest:
+    if not done.calibrated and (first.calibrated or second.calibrated):
         say(f"note: one of them has no ranges of activations; for int8: kfdeploy calibrate {out}")
-    if any(name.startswith(TRAINING) for name in [*first.manifest["files"], *second.manifest["files"]]):
+    if any(name.startswith(TRAINING) for name in [*first.files, *second.files]):
         say("note: train/ is left out; a task that is added learns from labels, or from the recipe's teacher's file")
     say(f"wrote {out}")
     say(f"next:  kfdeploy assemble --pool {out} --tasks {_two(done)}")
@@ -181,7 +183,7 @@ def push(
 
 
 def _two(pool: "Pool") -> str:
-    return shlex.join([entry["name"] for entry in pool.manifest["tasks"][:2]])
+    return shlex.join([entry["name"] for entry in pool.entries[:2]])
 
 
 def _worth(pool: "Pool") -> "Accuracy | None":

@@ -2,25 +2,27 @@
 
 import hashlib
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from kfdeploy import targets
-from kfdeploy.errors import MissingDependencyError, PoolError
-from kfdeploy.manifest import ARTIFACT, GOLDEN, DataOrigin, check_files, inside, read_manifest
+from kfdeploy.errors import MissingDependencyError
+from kfdeploy.manifest import ARTIFACT, GOLDEN, ArtifactManifest, DataOrigin, check_files, open_manifest, read_bytes
 from kfdeploy.targets.base import Session, Setup
-from kfdeploy.tasks.spec import ImageSpec, TaskSpec, class_names
+from kfdeploy.tasks.openset import threshold_of
+from kfdeploy.tasks.spec import Described
+
+_NEEDS = ("model.kind", "model.name", "target", "precision", "options.batch", "verify.engine_tolerance", "model_files")
 
 
 @dataclass(frozen=True)
-class Artifact:
+class Artifact(Described):
     """A folder with model files, `manifest.json` and golden samples, opened by `Artifact.open`."""
 
     path: Path
-    manifest: dict[str, Any]
+    manifest: ArtifactManifest
 
     @classmethod
     def open(cls, path: str | Path) -> "Artifact":
@@ -30,14 +32,10 @@ class Artifact:
             PoolError: there is none, it is of another version, or it names a file outside itself.
         """
         root = Path(path)
-        artifact = cls(root, read_manifest(root / ARTIFACT, "artifact", "kfdeploy export"))
-        try:
-            _ = artifact.image, artifact.tasks, artifact.name, artifact.target, artifact.batch, artifact.kind
-            _ = artifact.manifest["verify"]["engine_tolerance"]
-            for name in artifact.manifest["files"]:
-                inside(root, name)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise PoolError(f"'{root / ARTIFACT}' is incomplete: {error}", hint="kfdeploy export") from None
+        place, hint = root / ARTIFACT, "kfdeploy export"
+        manifest = open_manifest(read_bytes(place, "artifact", hint), str(place), ("artifact",), _NEEDS, hint)
+        artifact = cls(root, manifest)
+        artifact.require_image(place, hint)
         return artifact
 
     @property
@@ -53,12 +51,12 @@ class Artifact:
     @property
     def target(self) -> str:
         """The target's name."""
-        return str(self.manifest["target"])
+        return self.manifest["target"]
 
     @property
     def precision(self) -> str:
         """The precision it computes with."""
-        return str(self.manifest["precision"])
+        return self.manifest["precision"]
 
     @property
     def batch(self) -> int:
@@ -68,39 +66,48 @@ class Artifact:
     @property
     def data(self) -> DataOrigin:
         """Where its images came from."""
-        about: DataOrigin = self.manifest["data"]
-        return about
+        return self.manifest["data"]
 
     @property
     def executed(self) -> dict[str, Any]:
         """What the runtime said it executes: `{"device", "convolutions": {precision: n}, "nodes": {type: n}}`."""
-        found: dict[str, Any] = self.manifest["executed"]
-        return found
-
-    @cached_property
-    def image(self) -> ImageSpec:
-        """How an image becomes the input."""
-        return ImageSpec.from_json(self.manifest["image"])
-
-    @cached_property
-    def tasks(self) -> tuple[TaskSpec, ...]:
-        """The tasks, in the order of the outputs."""
-        return tuple(TaskSpec.from_json(entry) for entry in self.manifest["tasks"])
+        return self.manifest["executed"]
 
     @property
-    def classes(self) -> tuple[str, ...]:
-        """The columns of the logits."""
-        return class_names(self.tasks)
+    def form(self) -> str | None:
+        """How an assembly's task networks stand in it."""
+        found = self.manifest["fuse"]
+        return None if found is None else str(found["form"])
+
+    @property
+    def threshold(self) -> float | None:
+        """Where an assembly with an open set begins to accept."""
+        return threshold_of(self.manifest.get("open_set"))
+
+    @property
+    def parameters(self) -> int:
+        """The number of trained numbers in the model's graph."""
+        return self.manifest["parameters"]
+
+    @property
+    def training(self) -> dict[str, Any] | None:
+        """How long the model was trained."""
+        return self.manifest.get("training")
+
+    @property
+    def proof(self) -> dict[str, Any]:
+        """What was observed when it was exported, and `engine_tolerance`, which the engine is held to."""
+        return self.manifest["verify"]
 
     @property
     def bytes(self) -> int:
         """The size of the model's own files."""
-        return sum(self.manifest["files"][name]["bytes"] for name in self.manifest["model_files"])
+        return sum(self.files[name]["bytes"] for name in self.manifest["model_files"])
 
     @property
     def sha256(self) -> str:
         """The hash of the model's own file; of several, the hash of their hashes."""
-        each = [str(self.manifest["files"][name]["sha256"]) for name in self.manifest["model_files"]]
+        each = [str(self.files[name]["sha256"]) for name in self.manifest["model_files"]]
         return each[0] if len(each) == 1 else hashlib.sha256("".join(each).encode()).hexdigest()
 
     def check(self) -> None:
@@ -109,7 +116,7 @@ class Artifact:
         Raises:
             PoolError: a file is missing, truncated or altered.
         """
-        check_files(self.path, self.manifest["files"], list(self.manifest["files"]))
+        check_files(self.path, self.files, self.files)
 
     def golden(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any]]:
         """Return golden images (G, H, W, C), and the logits (G, C) of the torch network and of its own ONNX graph.

@@ -1,11 +1,12 @@
 """Assembling: a pool and some tasks become one ONNX graph. Numpy and onnx only; no torch, and no tracing."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from kfdeploy.deploy.model import Model, serialize, write_model
 from kfdeploy.files import output_folder
+from kfdeploy.manifest import PARTS
 from kfdeploy.pool.pool import Fuse, Pool
 from kfdeploy.tasks.openset import open_set as choose_threshold
 from kfdeploy.tasks.openset import threshold_of
@@ -48,8 +49,8 @@ def assemble(
     graph, form = pool.fused(chosen, fuse, threshold)
     out = Path(out)
     with output_folder(out, force=force) as work:
-        pool.write_part(chosen, work / "parts")
-        provenance = {"pool": {"name": pool.manifest["name"], "sha256": pool.sha256}}
+        pool.write_part(chosen, work / PARTS)
+        provenance = {"pool": {"name": pool.name, "sha256": pool.sha256}}
         write_model(
             work,
             graph,
@@ -58,12 +59,12 @@ def assemble(
             pool.image,
             chosen,
             evidence,
-            {"provenance": provenance | fields, "fuse": form, "data": pool.manifest["recipe"]["data"], **fields},
+            {"provenance": provenance | fields, "fuse": form, "data": pool.data, **fields},
         )
     return Model.open(out)
 
 
-def recompose(parts: Pool, manifest: dict[str, Any]) -> bytes:
-    """Return the bytes of `model.onnx` that follow from an assembly's parts and its manifest."""
-    tasks = parts.choose([entry["name"] for entry in manifest["tasks"]])
-    return serialize(parts.graph(tasks, manifest["fuse"], threshold_of(manifest)), manifest)
+def recompose(parts: Pool, about: Mapping[str, Any]) -> bytes:
+    """Return the bytes of `model.onnx` that follow from an assembly's parts and what its `assembly.json` says."""
+    tasks = parts.choose([entry["name"] for entry in about["tasks"]])
+    return serialize(parts.graph(tasks, about["fuse"], threshold_of(about.get("open_set"))), about)

@@ -19,11 +19,9 @@ from kfdeploy.graph.compose import Form
 from kfdeploy.graph.known import KNOWN
 from kfdeploy.graph.precision import Prepared, write
 from kfdeploy.graph.reference import run, tolerance
-from kfdeploy.manifest import ARTIFACT, GOLDEN, SCHEMA, describe_files, versions
-from kfdeploy.pool.pool import Pool
+from kfdeploy.manifest import ARTIFACT, GOLDEN, describe_files, stamp, versions
 from kfdeploy.targets.base import Setup, Target
 from kfdeploy.targets.kits import write_kit
-from kfdeploy.tasks.openset import threshold_of
 
 FUSE = ("auto", "bank", "branches")
 FORMS = ("bank", "branches")
@@ -140,8 +138,7 @@ def _write(
     np.savez(work / GOLDEN, image=evidence.images, logits=evidence.golden, expected=expected)
     allowed = allowed_in(setting.precision, expected, atol)
     manifest: dict[str, Any] = {
-        "schema": SCHEMA,
-        "kind": "artifact",
+        **stamp("artifact"),
         "version": __version__,
         "model": {"kind": model.kind, "name": model.name, "sha256": sha256(model.graph)},
         "target": module.NAME,
@@ -152,9 +149,9 @@ def _write(
         "tasks": [task.to_json() for task in model.tasks],
         "inputs": {"image": ["uint8", setting.batch or "N", *model.image.shape]},
         "outputs": {"logits": ["float32", setting.batch or "N", len(model.classes)]}
-        | ({KNOWN: ["float32", setting.batch or "N"]} if model.manifest.get("open_set") else {}),
-        "open_set": model.manifest.get("open_set"),
-        "parameters": model.manifest["parameters"],
+        | ({KNOWN: ["float32", setting.batch or "N"]} if model.open_set else {}),
+        "open_set": model.open_set,
+        "parameters": model.parameters,
         "model_files": files,
         "versions": versions("onnx", module.PACKAGE),
         "training": training_of(model),
@@ -174,7 +171,7 @@ def _write(
         build(work, setting)
     if not unable:
         with module.open(work, setting, Setup()) as session:
-            held = {"batch": setting.batch, "threshold": threshold_of(model.manifest)}
+            held = {"batch": setting.batch, "threshold": model.threshold}
             found = compare(session, evidence.images, expected, model.tasks, allowed=allowed, **held)
             total = compare(session, evidence.images, evidence.golden, model.tasks, allowed=np.inf, **held)
         require(found, name)
@@ -198,9 +195,7 @@ def _write(
 
 def training_of(model: Model) -> dict[str, Any] | None:
     """Return how long a model was trained, in epochs of so many images: of an assembly, its whole pool."""
-    found = model.manifest.get("training")
-    if model.kind == "assembly":
-        found = Pool.open(model.path / "parts").manifest["training"]
+    found = model.training
     return None if found is None else {key: found[key] for key in ("epochs", "images", "models") if key in found}
 
 

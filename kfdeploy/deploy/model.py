@@ -1,6 +1,7 @@
 """A deployable network as a folder: an assembly, a full student, or a teacher. One graph, and what it is."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -8,17 +9,37 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kfdeploy.arrays import Images
+from kfdeploy.deploy.swap import settle
 from kfdeploy.errors import PoolError
-from kfdeploy.files import dump_json, load_tensors, save_tensors
+from kfdeploy.files import METADATA_KEY, dump_json, parse_tensors, save_tensors, write_file
+from kfdeploy.graph.ranges import model_ranges
 from kfdeploy.graph.reference import golden_difference
-from kfdeploy.manifest import ASSEMBLY, GRAPH, SCHEMA, DataOrigin, check_files, describe_files, inside, read_manifest
+from kfdeploy.manifest import (
+    ASSEMBLY,
+    GRAPH,
+    PARTS,
+    DataOrigin,
+    ModelManifest,
+    check_files,
+    describe_files,
+    open_manifest,
+    read_bytes,
+    read_file,
+    stamp,
+)
 from kfdeploy.pool.pool import Pool
+from kfdeploy.pool.ranges import parse_ranges, replaced, sweep_ranges, write_ranges
 from kfdeploy.tasks.evidence import Evidence
 from kfdeploy.tasks.kinds.classes import Accuracy, known_accuracy, subset_accuracy
-from kfdeploy.tasks.spec import ImageSpec, TaskSpec, class_names
+from kfdeploy.tasks.openset import threshold_of
+from kfdeploy.tasks.spec import Described, ImageSpec, TaskSpec, class_names
+from kfdeploy.version import __version__
 
 if TYPE_CHECKING:
     from onnx import ModelProto
+
+    from kfdeploy.graph.compose import Form
 
 
 KINDS = ("assembly", "student", "teacher")
@@ -26,11 +47,11 @@ _EVIDENCE = "evidence/evidence.safetensors"
 
 
 @dataclass(frozen=True)
-class Model:
+class Model(Described):
     """A folder `model.onnx, assembly.json` and `parts/` (an assembly) or `evidence/`, opened by `Model.open`."""
 
     path: Path
-    manifest: dict[str, Any]
+    manifest: ModelManifest
 
     @classmethod
     def open(cls, path: str | Path) -> "Model":
@@ -40,54 +61,88 @@ class Model:
             PoolError: there is none, its schema is unknown, or it names a file outside itself.
             OutputError: an update was interrupted, and this process may not write there.
         """
-        from kfdeploy.deploy.swap import settle
-
         root = Path(path)
         settle(root)
-        model = cls(root, read_manifest(root / ASSEMBLY, KINDS, "kfdeploy assemble --tasks … or kfdeploy distill"))
-        try:
-            _ = model.image, model.tasks, model.manifest["name"]
-            for name in model.manifest["files"]:
-                inside(root, name)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise PoolError(f"'{root / ASSEMBLY}' is incomplete: {error}", hint="make it again") from None
+        place, hint = root / ASSEMBLY, "kfdeploy assemble --tasks … or kfdeploy distill"
+        manifest = open_manifest(read_bytes(place, KINDS[0], hint), str(place), KINDS, ("name",), hint)
+        model = cls(root, manifest)
+        model.require_image(place, "make it again")
         return model
 
     @property
     def kind(self) -> str:
         """`assembly`, `student` or `teacher`."""
-        return str(self.manifest["kind"])
+        return self.manifest["kind"]
 
     @property
     def name(self) -> str:
         """The name that artifacts and tables carry."""
-        return str(self.manifest["name"])
+        return self.manifest["name"]
 
     @property
     def graph(self) -> Path:
         """The ONNX file."""
         return self.path / GRAPH
 
+    @cached_property
+    def parts(self) -> Pool | None:
+        """The part of the pool that an assembly was made from; a student and a teacher have none.
+
+        Raises:
+            PoolError: it is not there.
+        """
+        return Pool.open(self.path / PARTS) if self.kind == "assembly" else None
+
+    @property
+    def form(self) -> "Form | None":
+        """How an assembly's task networks stand in its graph."""
+        found: Form | None = self.manifest.get("fuse")  # type: ignore[assignment]
+        return found
+
+    @property
+    def threshold(self) -> float | None:
+        """Where an assembly with an open set begins to accept."""
+        return threshold_of(self.open_set)
+
+    @property
+    def open_set(self) -> dict[str, Any] | None:
+        """What is known of its threshold against strangers, where it has one."""
+        return self.manifest.get("open_set")
+
+    @property
+    def source(self) -> dict[str, Any] | None:
+        """Of an assembly the name and hash of its pool."""
+        return self.manifest.get("provenance", {}).get("pool")
+
     @property
     def data(self) -> DataOrigin:
         """Where its images came from."""
-        about: DataOrigin = self.manifest["data"]
-        return about
-
-    @cached_property
-    def image(self) -> ImageSpec:
-        """How an image becomes the input."""
-        return ImageSpec.from_json(self.manifest["image"])
-
-    @cached_property
-    def tasks(self) -> tuple[TaskSpec, ...]:
-        """The tasks, in the order of the outputs."""
-        return tuple(TaskSpec.from_json(entry) for entry in self.manifest["tasks"])
+        return self.manifest["data"]
 
     @property
-    def classes(self) -> tuple[str, ...]:
-        """The columns of the logits."""
-        return class_names(self.tasks)
+    def recipe(self) -> dict[str, Any]:
+        """The recipe of a student or a teacher, as plain fields."""
+        return self.manifest["recipe"]
+
+    @property
+    def training(self) -> dict[str, Any] | None:
+        """The circumstances it was trained in: of an assembly, its whole pool."""
+        return self.manifest.get("training") if self.parts is None else self.parts.training
+
+    @property
+    def parameters(self) -> int:
+        """The number of trained numbers in its graph."""
+        return self.manifest["parameters"]
+
+    @property
+    def accuracy(self) -> dict[str, Any]:
+        """`{"validation": share or None, "images": n}`, exactly."""
+        return self.manifest["accuracy"]
+
+    @property
+    def golden(self) -> dict[str, Any]:
+        """`{"difference", "tolerance", "samples"}` of the proof when it was written."""
+        return self.manifest["golden"]
 
     def check(self) -> None:
         """Check every file against its hash.
@@ -95,9 +150,9 @@ class Model:
         Raises:
             PoolError: a file is missing, truncated or altered.
         """
-        check_files(self.path, self.manifest["files"], list(self.manifest["files"]))
-        if self.kind == "assembly":
-            Pool.open(self.path / "parts").check()
+        check_files(self.path, self.files, self.files)
+        if self.parts is not None:
+            self.parts.check()
 
     def evidence(self) -> Evidence:
         """Return its golden samples and, but for an assembly, whose pool has them, its validation logits.
@@ -105,10 +160,9 @@ class Model:
         Raises:
             PoolError: a file is missing or altered.
         """
-        if self.kind == "assembly":
-            return Pool.open(self.path / "parts").evidence(self.tasks)
-        check_files(self.path, self.manifest["files"], [_EVIDENCE])
-        arrays = load_tensors(self.path / _EVIDENCE)
+        if self.parts is not None:
+            return self.parts.evidence(self.tasks)
+        arrays = parse_tensors(read_file(self.path, self.files, _EVIDENCE), f"{self.path / _EVIDENCE}")
         return Evidence(
             arrays["golden.images"],
             arrays["golden.logits"],
@@ -123,8 +177,8 @@ class Model:
         Raises:
             PoolError: a file is missing or altered.
         """
-        if self.kind == "assembly":
-            return Pool.open(self.path / "parts").validation()
+        if self.parts is not None:
+            return self.parts.validation()
         evidence = self.evidence()
         return evidence.labels, evidence.rows
 
@@ -134,16 +188,21 @@ class Model:
         Raises:
             PoolError: it was never calibrated, or the file is missing or altered.
         """
-        from kfdeploy.pool.ranges import read_ranges
-
         name = self.manifest.get("calibration")
         if name is None:
             raise PoolError(
                 f"'{self.path}' has no ranges of activations, which int8 needs",
                 hint=f"kfdeploy calibrate {self.path}",
             )
-        check_files(self.path, self.manifest["files"], [name])
-        return read_ranges(inside(self.path, name))
+        return parse_ranges(read_file(self.path, self.files, name), f"{self.path / name}")
+
+    def calibrate(self, images: Images) -> "Model":
+        """Observe a student's or a teacher's activations and keep their ranges in its folder; return it opened anew."""
+        name = write_ranges(self.path, "model", model_ranges(self.graph, images), len(images))
+        files = replaced(self.path, self.files, [name])
+        write_file(self.path / ASSEMBLY, dump_json(self.manifest | {"calibration": name, "files": files}))
+        sweep_ranges(self.path, [name])
+        return Model.open(self.path)
 
 
 def annotate(model: "ModelProto", about: dict[str, Any]) -> None:
@@ -151,10 +210,6 @@ def annotate(model: "ModelProto", about: dict[str, Any]) -> None:
 
     `about` holds the kind, name, tasks, ImageSpec and provenance.
     """
-    import json
-
-    from kfdeploy.files import METADATA_KEY
-
     del model.metadata_props[:]
     classes = [name for task in about["tasks"] for name in task["classes"]]
     for key, value in (("classes", classes), (METADATA_KEY, about)):
@@ -162,7 +217,7 @@ def annotate(model: "ModelProto", about: dict[str, Any]) -> None:
         entry.key, entry.value = key, json.dumps(value, sort_keys=True, ensure_ascii=False)
 
 
-def serialize(model: "ModelProto", manifest: dict[str, Any]) -> bytes:
+def serialize(model: "ModelProto", manifest: Mapping[str, Any]) -> bytes:
     """Return the bytes of `model.onnx`, annotated in place with what `assembly.json` says of it.
 
     They follow from the graph and the manifest alone, so that a device that has both makes the same file.
@@ -193,12 +248,9 @@ def write_model(
     import onnx
 
     from kfdeploy.graph.compose import parameter_count
-    from kfdeploy.version import __version__
 
-    about = {
-        "schema": SCHEMA,
+    about = stamp(kind) | {
         "version": __version__,
-        "kind": kind,
         "name": name,
         "image": image.to_json(),
         "tasks": [task.to_json() for task in tasks],
@@ -218,7 +270,7 @@ def write_model(
             "validation.rows": evidence.rows,
             "validation.logits": evidence.logits,
         }
-        save_tensors(out / _EVIDENCE, arrays, {"schema": SCHEMA, "kind": "evidence"})
+        save_tensors(out / _EVIDENCE, arrays, stamp("evidence"))
     difference, allowed = golden_difference(graph, evidence.images, evidence.golden)
     accuracy = subset_accuracy(evidence, class_names(tuple(tasks)))
     if kind == "assembly":  # of some of its classes alone it would be another subset's

@@ -4,13 +4,12 @@ from typing import TYPE_CHECKING
 
 from kfdeploy.deploy.model import Model
 from kfdeploy.errors import UnsupportedError
-from kfdeploy.graph.compose import Form, compose
+from kfdeploy.graph.compose import Form
 from kfdeploy.graph.half import to_float16
 from kfdeploy.graph.known import add_known
 from kfdeploy.graph.precision import Numerics, Prepared, quantised
 from kfdeploy.graph.quantize import Kind, quantise
 from kfdeploy.pool.pool import Pool
-from kfdeploy.tasks.openset import threshold_of
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -27,7 +26,7 @@ def prepare(model: Model, wanted: Numerics, form: Form | None = None) -> Prepare
     import onnx
 
     whole = onnx.load(model.graph)
-    if model.kind != "assembly":
+    if model.parts is None:
         if form is not None:
             raise UnsupportedError(
                 f"'{model.path}' is a {model.kind}: it is neither a bank nor branches", hint="leave --fuse out"
@@ -35,36 +34,25 @@ def prepare(model: Model, wanted: Numerics, form: Form | None = None) -> Prepare
         if wanted in ("uint8", "int8"):
             return Prepared(quantise(whole, model.ranges(), wanted), whole, None)
         return Prepared(whole if wanted == "float32" else to_float16(whole), whole, None)
-    made: Form = model.manifest["fuse"]
+    made = form or model.form or "branches"
     if wanted in ("uint8", "int8"):
-        return _quantised(model, whole, wanted, form or made, fixed=form is not None)
-    if form not in (None, made):
-        whole = _composed(model, whole, form)
-    return Prepared(whole if wanted == "float32" else to_float16(whole), whole, form or made)
+        return _quantised(model, model.parts, whole, wanted, made, fixed=form is not None)
+    if made != model.form:
+        again = model.parts.graph(model.tasks, made, model.threshold)
+        again.metadata_props.extend(whole.metadata_props)
+        whole = again
+    return Prepared(whole if wanted == "float32" else to_float16(whole), whole, made)
 
 
-def _composed(model: Model, whole: "ModelProto", form: Form | None) -> "ModelProto":
-    pool = Pool.open(model.path / "parts")
-    common, template = pool.graphs()
-    graph = compose(common, template, [pool.part(task) for task in model.tasks], form or "branches")
-    return _finished(graph, model, whole)
-
-
-def _finished(graph: "ModelProto", model: Model, whole: "ModelProto") -> "ModelProto":
-    """Give a graph that was composed anew what the assembly's own has: `known` where it was asked for, and metadata."""
-    threshold = threshold_of(model.manifest)
-    if threshold is not None:
-        add_known(graph, threshold)
-    graph.metadata_props.extend(whole.metadata_props)
-    return graph
-
-
-def _quantised(model: Model, whole: "ModelProto", wanted: Numerics, form: Form, *, fixed: bool) -> Prepared:
-    pool = Pool.open(model.path / "parts")
-    common, template = pool.graphs()
+def _quantised(
+    model: Model, parts: Pool, whole: "ModelProto", wanted: Numerics, form: Form, *, fixed: bool
+) -> Prepared:
+    """Compose anew and quantise; the graphs get what the assembly's own has: `known`, and metadata."""
     kind: Kind = "uint8" if wanted == "uint8" else "int8"
-    parts, each = [pool.part(task) for task in model.tasks], [pool.ranges(task) for task in model.tasks]
-    prepared = quantised(common, template, parts, pool.ranges(), each, kind, form, fixed=fixed)
+    own, each = [parts.part(task) for task in model.tasks], [parts.ranges(task) for task in model.tasks]
+    prepared = quantised(*parts.graphs(), own, parts.ranges(), each, kind, form, fixed=fixed)
     for graph in (prepared.float32, prepared.graph):
-        _finished(graph, model, whole)
+        if model.threshold is not None:
+            add_known(graph, model.threshold)
+        graph.metadata_props.extend(whole.metadata_props)
     return prepared

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from kfdeploy.errors import KfdeployError, UpdateError
 from kfdeploy.files import dump_json, link, place_errors, sha256, sync_folder, write
-from kfdeploy.manifest import ASSEMBLY, GRAPH, SCHEMA, read_manifest
+from kfdeploy.manifest import ASSEMBLY, GRAPH, read_manifest, stamp
 
 PREVIOUS = ".previous"
 _JOURNAL, _PARTIAL, _RECORD, _PARTS = ".update", ".update.partial", "swap.json", "parts"
@@ -73,8 +73,7 @@ def swap(root: Path, *, keep: bool) -> Iterator[Path]:
             (partial / "old").mkdir()
             yield partial / "new"
             record = {
-                "schema": SCHEMA,
-                "kind": "swap",
+                **stamp("swap"),
                 "keep": keep,
                 "sha256": sha256(partial / "new" / GRAPH),
             }

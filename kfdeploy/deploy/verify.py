@@ -11,7 +11,6 @@ from kfdeploy.deploy.parity import Verdict, compare, judge, require
 from kfdeploy.graph.reference import run, tolerance
 from kfdeploy.manifest import ARTIFACT, POOL
 from kfdeploy.pool.remote.locate import locate
-from kfdeploy.tasks.openset import threshold_of
 
 if TYPE_CHECKING:
     from kfdeploy.pool.pool import Pool
@@ -35,11 +34,11 @@ def verify(path: str | Path, *, atol: float | None = None, threads: int = 1) -> 
         exported = artifact.Artifact.open(path)
         exported.check()
         images, _, expected = exported.golden()
-        allowed = exported.manifest["verify"]["engine_tolerance"] if atol is None else atol
+        allowed = exported.proof["engine_tolerance"] if atol is None else atol
         with exported.session(Setup(threads=threads)) as session:
             verdict = compare(
                 session, images, expected, exported.tasks, batch=exported.batch, allowed=allowed,
-                threshold=threshold_of(exported.manifest),
+                threshold=exported.threshold,
             )  # fmt: skip
     elif (path / POOL).is_file():
         verdict = _verify_pool(pool.Pool.open(path), atol, threads)
@@ -52,7 +51,7 @@ def verify(path: str | Path, *, atol: float | None = None, threads: int = 1) -> 
         with onnx.open(network.path, onnx.Options(), Setup(threads=threads)) as session:
             verdict = compare(
                 session, evidence.images, evidence.golden, network.tasks, allowed=atol, step="onnx",
-                threshold=threshold_of(network.manifest),
+                threshold=network.threshold,
             )  # fmt: skip
     require(verdict, f"'{path}'")
     return verdict

@@ -16,7 +16,7 @@ from kfdeploy.deploy.artifact import Artifact
 from kfdeploy.deploy.here import find_artifacts
 from kfdeploy.errors import KfdeployError, PoolError, TaskError, UnsupportedError
 from kfdeploy.files import write_file
-from kfdeploy.manifest import SCHEMA
+from kfdeploy.manifest import stamp
 from kfdeploy.measuring.accuracy import Right, score
 from kfdeploy.measuring.answer import answer
 from kfdeploy.measuring.intervals import difference_interval, ratio_interval
@@ -100,8 +100,7 @@ def benchmark(
         if key[0] == artifact.path
     ]
     result = {
-        "schema": SCHEMA,
-        "kind": "benchmark",
+        **stamp("benchmark"),
         "quick": quick,
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "protocol": vars(protocol),
@@ -204,8 +203,8 @@ def _row(
         "images": len(scored[subject]) if subject else 0,
         "accuracies": {name: {"accuracy": float(v.mean()), "images": len(v)} for name, v in scored.items()},
         "bytes": artifact.bytes,
-        "parameters": artifact.manifest["parameters"],
-        "training": artifact.manifest.get("training"),
+        "parameters": artifact.parameters,
+        "training": artifact.training,
         "sha256": artifact.sha256,
     }
     return row | ({"reason": reason} if reason else summarise(rounds, job.batch))

@@ -17,7 +17,7 @@ from kfdeploy.deploy.export import export
 from kfdeploy.deploy.model import Model
 from kfdeploy.errors import PoolError, UnsupportedError
 from kfdeploy.files import dump_json, write_file
-from kfdeploy.manifest import SCHEMA
+from kfdeploy.manifest import SCHEMAS, stamp
 from kfdeploy.measuring.rounds import Job, alternating, describe_machine, measure_afresh
 from kfdeploy.pool.pool import Pool
 from kfdeploy.targets.device.clock import QUICK, Protocol
@@ -102,7 +102,7 @@ def profile(
 
 def write_costs(path: Path, costs: Costs) -> None:
     """Write costs as JSON."""
-    write_file(path, dump_json({"schema": SCHEMA, "kind": "costs"} | asdict(costs)))
+    write_file(path, dump_json(stamp("costs") | asdict(costs)))
 
 
 def read_costs(path: Path, pool: Pool) -> Costs:
@@ -118,8 +118,9 @@ def read_costs(path: Path, pool: Pool) -> Costs:
         raise PoolError(f"there are no costs at '{path}'", hint=hint) from None
     except (OSError, ValueError) as error:
         raise PoolError(f"'{path}' cannot be read: {error}", hint=hint) from None
-    if not isinstance(found, dict) or (found.pop("schema", None), found.pop("kind", None)) != (SCHEMA, "costs"):
-        raise PoolError(f"'{path}' holds no costs of schema {SCHEMA}", hint=hint)
+    wanted = stamp("costs")
+    if not isinstance(found, dict) or {key: found.pop(key, None) for key in wanted} != wanted:
+        raise PoolError(f"'{path}' holds no costs of schema {SCHEMAS['costs']}", hint=hint)
     if found.get("pool") != pool.sha256:
         raise PoolError(f"'{path}' holds the costs of another pool than '{pool.where}'", hint=hint)
     return Costs(**found)

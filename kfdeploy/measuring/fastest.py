@@ -134,7 +134,7 @@ def _in_form(
     form: str | None = fuse
     if fuse == "auto":
         form = None
-        if model.kind == "assembly":
+        if model.parts is not None:
             own = {key: value for key, value in settings.items() if key in module.Options.__dataclass_fields__}
             form, measured = faster_form(model, module, chosen_options(module, precision=precision, **own), report)
     return export(model, module.NAME, precision=precision, fuse=form, measured=measured, **settings)

@@ -17,7 +17,7 @@ from typing import Any, get_args
 from kfdeploy.data.images import EXTENSIONS
 from kfdeploy.deploy.artifact import Artifact
 from kfdeploy.errors import DataError, PoolError, RemoteError, UnsupportedError
-from kfdeploy.manifest import SCHEMA
+from kfdeploy.manifest import stamp
 from kfdeploy.measuring.result import fault
 from kfdeploy.measuring.ssh import ADDRESS, MARK, Remote, parse_address
 from kfdeploy.targets import TARGETS
@@ -267,8 +267,7 @@ def _merged(results: Sequence[dict[str, Any]], label: str) -> dict[str, Any]:
     names = ("accuracy", "images")
     rows = [row | {name: scored.get(row["sha256"], row)[name] for name in names} for row in rows]
     return {
-        "schema": SCHEMA,
-        "kind": "benchmark",
+        **stamp("benchmark"),
         "quick": results[0]["quick"],
         "protocol": results[0]["protocol"],
         "machine": results[0]["machine"],

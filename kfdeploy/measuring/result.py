@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from kfdeploy.errors import PoolError
-from kfdeploy.manifest import SCHEMA
+from kfdeploy.manifest import SCHEMAS
 
 
 def read_result(path: Path) -> dict[str, Any]:
@@ -24,15 +24,16 @@ def read_result(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise PoolError(f"'{path}' cannot be read: {error}", hint="kfdeploy benchmark --json <file>") from None
     seen = (result.get("schema"), result.get("kind")) if isinstance(result, dict) else (None, type(result).__name__)
-    if seen != (SCHEMA, "benchmark"):
+    if seen != (_SCHEMA, "benchmark"):
         raise PoolError(
-            f"'{path}' has schema {seen[0]!r} and kind {seen[1]!r}, not {SCHEMA} and 'benchmark'",
+            f"'{path}' has schema {seen[0]!r} and kind {seen[1]!r}, not {_SCHEMA} and 'benchmark'",
             hint="name a file that kfdeploy benchmark --json wrote",
         )
     found: dict[str, Any] = result
     return found
 
 
+_SCHEMA = SCHEMAS["benchmark"]
 NUMBER = (int, float)
 _RESULT = {"quick": bool, "protocol": dict, "machine": dict, "rows": list, "comparisons": list}
 _MACHINE = {"cpu": str, "cores": int, "os": str, "python": str, "versions": dict}
@@ -48,8 +49,8 @@ def fault(result: Any) -> str:
     """Return in what way something is not a benchmark result, or an empty string."""
     if not isinstance(result, Mapping):
         return f"it is a {type(result).__name__}"
-    if result.get("schema") != SCHEMA:
-        return f"it has schema {result.get('schema')!r}, and this version of kfdeploy reads schema {SCHEMA}"
+    if result.get("schema") != _SCHEMA:
+        return f"it has schema {result.get('schema')!r}, and this version of kfdeploy reads schema {_SCHEMA}"
     if result.get("kind") != "benchmark":
         return f"it describes a '{result.get('kind')}' (allowed: benchmark)"
     if why := _lacks(result, _RESULT, "it"):

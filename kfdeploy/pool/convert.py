@@ -1,6 +1,5 @@
 """Storing a pool's tasks as float16: half the bytes to ship, and what is known of them computed again."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +9,13 @@ import numpy as np
 
 from kfdeploy.arrays import Arrays
 from kfdeploy.errors import ComposeError, DataError, PoolError, UnsupportedError
-from kfdeploy.files import METADATA_KEY, check_output, dump_json, load_tensors, output_folder, save_tensors
+from kfdeploy.files import about_of, check_output, output_folder, parse_tensors, save_tensors
 from kfdeploy.graph.compose import Part, compose
 from kfdeploy.graph.half import LARGEST
 from kfdeploy.graph.reference import Runner, tolerance
-from kfdeploy.manifest import POOL, describe_files
-from kfdeploy.pool.manifest import SHARED
-from kfdeploy.pool.pool import Block, Pool
+from kfdeploy.manifest import TRAINING, describe_files
+from kfdeploy.pool.manifest import SHARED, rounded, write
+from kfdeploy.pool.pool import Block, Pool, part_of
 from kfdeploy.tasks.kinds.classes import Accuracy, known_accuracy
 from kfdeploy.tasks.spec import TaskSpec
 
@@ -65,14 +64,14 @@ def store_half(
     out = Path(out)
     check_output(out, force=force)
     pool = pool if isinstance(pool, Pool) else Pool.open(pool)
-    if all(entry.get("weights") == HALF for entry in pool.manifest["tasks"]):
+    if all(entry.get("weights") == HALF for entry in pool.entries):
         raise PoolError(f"the tasks of '{pool.path}' are stored as {HALF} already", hint="use it as it is")
-    stored = {task.name: _rounded(load_tensors(pool.file(pool.entry(task)["file"])), task) for task in pool.tasks}
+    stored = {task.name: _rounded(pool.tensors(pool.entry(task)["file"]), task) for task in pool.tasks}
     blocks = list(pool.blocks(pool.tasks))
     images = [_images(pool, block, data) for block in blocks]  # before anything is computed
     exact = [pool.part(task) for task in pool.tasks]
-    rounded = [_part(name, arrays) for name, arrays in stored.items()]
-    golden = _logits(pool, rounded, [load_tensors(pool.file(SHARED))["golden.images"]])
+    small = [part_of(name, arrays) for name, arrays in stored.items()]
+    golden = _logits(pool, small, [pool.tensors(SHARED)["golden.images"]])
     found: list[list[Floats] | None] = []
     for block, own in zip(blocks, images, strict=True):
         if own is None:
@@ -81,19 +80,17 @@ def store_half(
         report(f"running {len(pool.tasks)} tasks on {len(own)} validation images, as stored and rounded")
         pieces = [slice(i, i + _BATCH) for i in range(0, len(own), _BATCH)]
         _check_images(block, _logits(pool, exact, (own.load(piece) for piece in pieces)), pool, data)
-        found.append(_logits(pool, rounded, (own.load(piece) for piece in pieces)))
+        found.append(_logits(pool, small, (own.load(piece) for piece in pieces)))
     with output_folder(out, force=force) as work:
         _write(pool, work, stored, golden, dict(zip([block.task for block in blocks], found, strict=True)))
         done = Pool.open(work)
         before, after = (known_accuracy(which.evidence(), which.tasks) for which in (pool, done))
-        manifest = done.manifest | {
-            "converted": {
-                "from": pool.sha256,
-                "weights": HALF,
-                "accuracy": {"before": before and before.value, "after": after and after.value},
-            }
+        about = {
+            "from": pool.sha256,
+            "weights": HALF,
+            "accuracy": {"before": before and before.value, "after": after and after.value},
         }
-        (work / POOL).write_text(dump_json(manifest), encoding="utf-8")
+        write(work, rounded(done.manifest, HALF, done.files, about))
         done.check()
     return Converted(Pool.open(out), before, after, *(_weights(which) for which in (pool, Pool.open(out))))
 
@@ -108,20 +105,14 @@ def _rounded(arrays: Arrays, task: TaskSpec) -> Arrays:
     return {name: array.astype(np.float16) for name, array in arrays.items()}
 
 
-def _part(name: str, stored: Arrays) -> Part:
-    arrays = {key: array.astype(np.float32) for key, array in stored.items()}
-    head = {key: arrays.pop(f"head.{key}") for key in ("z", "u", "bias")}
-    return Part(name, arrays, head["z"], head["u"], head["bias"])
-
-
 def _images(pool: Pool, block: Block, folder: str | Path | None) -> "ImageSet | None":
     """Return a block's images, or None where no task has logits for them."""
     from kfdeploy.data.splits import validation_set
 
     if all(columns is None for columns in block.logits):
         return None
-    about, where = pool.manifest["recipe"]["data"], folder
-    for added in pool.manifest.get("blocks", ()):
+    about, where = pool.data, folder
+    for added in pool.added_images:
         if added["task"] == block.task and "data" in added:
             about, where = added["data"], None  # a task that was added came with images of its own
     try:
@@ -172,18 +163,18 @@ def _write(
     found: dict[str | None, list[Floats] | None],
 ) -> None:
     """Write the pool with the rounded weights, and with the logits that are theirs."""
-    entries = {entry["name"]: entry for entry in pool.manifest["tasks"]}
-    blocks = {block["file"]: block["task"] for block in pool.manifest.get("blocks", ())}
-    own = {entry[key]: name for name, entry in entries.items() for key in ("file", "evidence")}
+    entries = {entry["name"]: entry for entry in pool.entries}
+    blocks = {block["file"]: block["task"] for block in pool.added_images}
+    own = {name: task for task, entry in entries.items() for name in (entry["file"], entry["evidence"])}
     place = {name: i for i, name in enumerate(entries)}
-    names = [name for name in pool.manifest["files"] if not name.startswith("train/")]
+    names = [name for name in pool.files if not name.startswith(TRAINING)]
     for name in names:
-        source, target = pool.file(name), work / name
+        data, target = pool.read(name), work / name
         target.parent.mkdir(parents=True, exist_ok=True)
         if name not in own and name not in blocks:
-            target.write_bytes(source.read_bytes())
+            target.write_bytes(data)
             continue
-        arrays = load_tensors(source)
+        arrays = parse_tensors(data, name)
         if name in blocks:
             logits = found[blocks[name]]
             for task, i in place.items():
@@ -198,20 +189,10 @@ def _write(
                 key = "validation.logits" if block is None else f"validation.logits/{block}"
                 if key in arrays and logits is not None:
                     arrays[key] = logits[i]
-        save_tensors(target, arrays, _about(source))
+        save_tensors(target, arrays, about_of(data))
     files = describe_files(work, [work / name for name in names])
-    tasks = [entry | {"weights": HALF} for entry in pool.manifest["tasks"]]
-    (work / POOL).write_text(dump_json(pool.manifest | {"tasks": tasks, "files": files}), encoding="utf-8")
-
-
-def _about(path: Path) -> dict[str, Any]:
-    """Return what a safetensors file says of itself."""
-    from safetensors import safe_open
-
-    with safe_open(path, "np") as opened:
-        found: dict[str, Any] = json.loads((opened.metadata() or {}).get(METADATA_KEY, "{}"))
-    return found
+    write(work, rounded(pool.manifest, HALF, files, {}))
 
 
 def _weights(pool: Pool) -> int:
-    return sum(pool.manifest["files"][entry["file"]]["bytes"] for entry in pool.manifest["tasks"])
+    return sum(pool.files[entry["file"]]["bytes"] for entry in pool.entries)

@@ -7,18 +7,15 @@ into a pool of other tasks.
 import shlex
 import shutil
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from kfdeploy.errors import PoolError, TaskError, listed
-from kfdeploy.files import CHECKPOINTS, TIMING, check_output, dump_json, output_folder, write_file
-from kfdeploy.manifest import ASSEMBLY, POOL, inside
-from kfdeploy.pool.manifest import SHARED
+from kfdeploy.files import CHECKPOINTS, TIMING, check_output, output_folder
+from kfdeploy.manifest import ASSEMBLY, POOL, TRAINING, PoolManifest, inside
+from kfdeploy.pool.manifest import COMMON, RECIPE, SHARED, TEMPLATE, file_names, merged, own_files, without, write
 from kfdeploy.pool.pool import Pool
-
-TRAINING = "train/"
 
 
 def remove(
@@ -36,26 +33,27 @@ def remove(
     """
     pool = pool if isinstance(pool, Pool) else Pool.open(pool)
     gone = [task.name for task in pool.choose(names)]
-    if len(gone) == len(pool.manifest["tasks"]):
+    if len(gone) == len(pool.entries):
         raise TaskError(
             f"without {', '.join(listed(gone))} there is no task left in '{pool.path}'",
             hint="a pool keeps one task at least; to be rid of all of it, remove the folder",
         )
-    manifest = _without(pool.manifest, set(gone))
+    smaller = without(pool.manifest, set(gone))
+    kept = file_names(smaller)
     if out is not None:
-        pool.check(list(manifest["files"]))
+        pool.check(kept)
         with output_folder(Path(out), force=force) as work:
-            _copy(pool, manifest["files"], work)
-            _finish(work, manifest)
+            _copy(pool, kept, work)
+            _finish(work, smaller)
         return Pool.open(out)
     if (pool.path.absolute().parent / ASSEMBLY).is_file():
         raise PoolError(
             f"'{pool.path}' is part of the assembly '{pool.path.parent}', whose graph has all these tasks",
             hint="assemble the tasks that are to stay: kfdeploy assemble --tasks …",
         )
-    pool.check(list(manifest["files"]))
-    write_file(pool.path / POOL, dump_json(manifest))  # from here on it is the smaller pool
-    for name in pool.manifest["files"].keys() - manifest["files"].keys():
+    pool.check(kept)
+    write(pool.path, smaller)  # from here on it is the smaller pool
+    for name in pool.files.keys() - set(kept):
         with suppress(OSError):  # what stays behind is in nobody's way, and `pool check` tells of it
             inside(pool.path, name).unlink()
     shutil.rmtree(pool.path / TRAINING, ignore_errors=True)
@@ -78,47 +76,25 @@ def merge(a: Pool | str | Path, b: Pool | str | Path, out: str | Path, *, force:
     check_output(out, force=force)
     a, b = (pool if isinstance(pool, Pool) else Pool.open(pool) for pool in (a, b))
     _check_alike(a, b)
-    first, second = (_without(pool.manifest, ()) for pool in (a, b))
-    if ("calibration" in first) != ("calibration" in second):
-        first, second = (_uncalibrated(manifest) for manifest in (first, second))
-    # What both have is the same in both, but for the ranges of the common network: those of `a` are kept.
-    own = {name: about for name, about in second["files"].items() if name not in first["files"]}
-    own.pop(second.get("calibration", ""), None)
-    for name in sorted(_named(second["tasks"], second["blocks"]) & first["files"].keys()):
+    for name in sorted(own_files(b.entries, b.added_images) & a.files.keys()):
         raise PoolError(
             f"'{a.path}' and '{b.path}' both have a file '{name}'", hint="one of them was not written by kfdeploy"
         )
-    for manifest, other in ((first, second), (second, first)):
-        strangers = [entry["name"] for entry in other["tasks"]]
-        for block in manifest["blocks"]:
-            block["without"] = [*block.get("without", ()), *strangers]
-    manifest = first | {
-        "tasks": first["tasks"] + second["tasks"],
-        "blocks": first["blocks"] + second["blocks"],
-        "temperatures": first["temperatures"] | second["temperatures"],
-        "files": first["files"] | own,
-        "merged": [a.sha256, b.sha256],
-    }
-    if added := [*first.get("added", ()), *second.get("added", ())]:
-        manifest["added"] = added
-    if not manifest["blocks"]:
-        del manifest["blocks"]
+    both, own = merged(a.manifest, b.manifest, (a.sha256, b.sha256))
     with output_folder(out, force=force) as work:
-        _copy(a, first["files"], work)
+        _copy(a, [name for name in file_names(both) if name not in own], work)
         _copy(b, own, work)
-        _finish(work, manifest)
+        _finish(work, both)
     return Pool.open(out)
 
 
 def faults(pool: Pool) -> list[str]:
     """Return everything that is wrong with a pool's files, a sentence each; every hash is computed."""
-    counts = Counter(entry["name"] for entry in pool.manifest["tasks"])
+    counts = Counter(entry["name"] for entry in pool.entries)
     found = [f"task '{name}' is there twice" for name, count in counts.items() if count > 1]
-    named = [entry[key] for entry in pool.manifest["tasks"] for key in ("file", "evidence", "calibration")
-             if key in entry]  # fmt: skip
-    named += [block["file"] for block in pool.manifest.get("blocks", ())]
+    named = sorted(own_files(pool.entries, pool.added_images))
     # As in `Pool.check`: what only training needs may have been left out, to save space.
-    for name in dict.fromkeys([*pool.manifest["files"], *named]):
+    for name in dict.fromkeys([*pool.files, *named]):
         if name.startswith(TRAINING) and not inside(pool.path, name).exists():
             continue
         try:
@@ -130,7 +106,7 @@ def faults(pool: Pool) -> list[str]:
 
 def leftovers(pool: Pool) -> list[str]:
     """Return the files in a pool's folder that it does not name: what an edit that was cut off has left."""
-    ours = {POOL, "recipe.json", *pool.manifest["files"]}
+    ours = {POOL, RECIPE, *pool.files}
     return sorted(
         name
         for path in pool.path.rglob("*")
@@ -139,70 +115,26 @@ def leftovers(pool: Pool) -> list[str]:
     )
 
 
-def _without(manifest: dict[str, Any], gone: Collection[str]) -> dict[str, Any]:
-    """Return a manifest without some tasks, and without `train/`.
-
-    `classes` stays whole: the labels of evidence/shared, whose bytes do not change, count in it.
-    """
-    stay = [entry for entry in manifest["tasks"] if entry["name"] not in gone]
-    blocks = [block for block in manifest.get("blocks", ()) if block["task"] not in gone]
-    kept = _named(stay, blocks)
-    dropped = _named(manifest["tasks"], manifest.get("blocks", ())) - kept
-    out = manifest | {
-        "tasks": stay,
-        "blocks": [
-            block | {"without": [t for t in block["without"] if t not in gone]} if "without" in block else dict(block)
-            for block in blocks
-        ],
-        "temperatures": {name: v for name, v in manifest["temperatures"].items() if name not in gone},
-        "files": {
-            name: about
-            for name, about in manifest["files"].items()
-            if name not in dropped and not name.startswith(TRAINING)
-        },
-    }
-    if gone and not out["blocks"]:
-        del out["blocks"]
-    if "added" in out:
-        out["added"] = [entry for entry in out["added"] if entry["task"] not in gone]
-    return out
-
-
-def _named(entries: Iterable[dict[str, Any]], blocks: Iterable[dict[str, Any]]) -> set[str]:
-    """Return the files that tasks and their validation images have to themselves."""
-    found = {entry[key] for entry in entries for key in ("file", "evidence", "calibration") if key in entry}
-    return found | {block["file"] for block in blocks}
-
-
-def _uncalibrated(manifest: dict[str, Any]) -> dict[str, Any]:
-    """Return a manifest without ranges of activations."""
-    ranges = {manifest.get("calibration"), *(entry.get("calibration") for entry in manifest["tasks"])}
-    out = {key: value for key, value in manifest.items() if key != "calibration"}
-    out["tasks"] = [{key: v for key, v in entry.items() if key != "calibration"} for entry in manifest["tasks"]]
-    out["files"] = {name: about for name, about in manifest["files"].items() if name not in ranges}
-    return out
-
-
 def _check_alike(a: Pool, b: Pool) -> None:
     """Refuse pools that do not go together; see `merge`."""
     differ = [f"image.{key}" for key, value in a.image.to_json().items() if b.image.to_json()[key] != value]
-    differ += ["coupling"] if a.manifest["coupling"] != b.manifest["coupling"] else []
+    differ += ["coupling"] if a.coupling != b.coupling else []
     for name, what in (
-        ("common.onnx", "the common network (common.onnx)"),
-        ("task.onnx", "the template of a task's network (task.onnx)"),
+        (COMMON, f"the common network ({COMMON})"),
+        (TEMPLATE, f"the template of a task's network ({TEMPLATE})"),
         (SHARED, f"the golden and validation images ({SHARED})"),
     ):
-        if a.manifest["files"].get(name) != b.manifest["files"].get(name):
+        if a.files.get(name) != b.files.get(name):
             differ.append(what)
-    if a.manifest["classes"] != b.manifest["classes"] and not differ:
+    if a.labels != b.labels and not differ:
         differ.append("the classes that their validation labels count in")
     if differ:
         raise PoolError(
             f"'{a.path}' and '{b.path}' cannot be merged, as they differ in {', '.join(differ)}",
             hint="pools go together that come from one factorization, by adding and removing tasks",
         )
-    there = {entry["name"] for entry in a.manifest["tasks"]}
-    both = [entry["name"] for entry in b.manifest["tasks"] if entry["name"] in there]
+    there = {entry["name"] for entry in a.entries}
+    both = [entry["name"] for entry in b.entries if entry["name"] in there]
     if both:
         words = shlex.join(both) if len(both) <= 10 else "…"
         raise TaskError(
@@ -210,8 +142,8 @@ def _check_alike(a: Pool, b: Pool) -> None:
             f"({', '.join(listed(both))})",
             hint=f"kfdeploy pool remove {b.path} --tasks {words} --out other, then merge that",
         )
-    owner = {name: entry["name"] for entry in a.manifest["tasks"] for name in entry["classes"]}
-    for entry in b.manifest["tasks"]:
+    owner = {name: entry["name"] for entry in a.entries for name in entry["classes"]}
+    for entry in b.entries:
         for name in entry["classes"]:
             if name in owner:
                 raise TaskError(
@@ -225,10 +157,10 @@ def _copy(pool: Pool, names: Iterable[str], work: Path) -> None:
     for name in names:
         target = inside(work, name)
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(pool.file(name), target)
+        target.write_bytes(pool.read(name))
 
 
-def _finish(work: Path, manifest: dict[str, Any]) -> None:
+def _finish(work: Path, manifest: PoolManifest) -> None:
     """Write the manifest, which makes a folder a pool, and check what was written."""
-    (work / POOL).write_text(dump_json(manifest), encoding="utf-8")
+    write(work, manifest)
     Pool.open(work).check()

@@ -1,43 +1,198 @@
-"""Writing `pool.json`, which makes a folder a pool."""
+"""`pool.json`: how it follows from what a pool holds, and from another pool's; pure but for `write`.
 
-from collections.abc import Sequence
+Writing it is the last thing that makes a folder a pool.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from kfdeploy.files import CHECKPOINTS, TIMING, dump_json, file_name
-from kfdeploy.manifest import POOL, SCHEMA, describe_files
+from kfdeploy.files import CHECKPOINTS, TIMING, dump_json, file_name, write_file
+from kfdeploy.manifest import POOL, TRAINING, BlockEntry, Files, PoolManifest, TaskEntry, describe_files, stamp
 from kfdeploy.tasks.spec import TaskSpec
+from kfdeploy.version import __version__
 
 SHARED = "evidence/shared.safetensors"
+COMMON, TEMPLATE = "common.onnx", "task.onnx"
+RECIPE = "recipe.json"  # beside an unfinished pool: what it is being made from
+_OWN = ("file", "evidence", "calibration")  # the keys of a task's own files
 
 
-def write_manifest(root: Path, fields: dict[str, Any], tasks: Sequence[TaskSpec], calibration: dict[str, str]) -> None:
-    """Write `pool.json` for the files that lie in `root`, which is the last thing that makes it a pool.
+def write(root: Path, manifest: PoolManifest) -> None:
+    """Write `pool.json`, whole or not at all: from then on the folder is this pool."""
+    write_file(root / POOL, dump_json(manifest))
+
+
+def made(
+    root: Path, fields: Mapping[str, Any], tasks: Sequence[TaskSpec], calibration: Mapping[str, str]
+) -> PoolManifest:
+    """Return the manifest of a pool that was factorized, for the files that lie in `root`.
 
     `calibration` names the files with the ranges of the CKN ("") and of each task.
     """
-    from kfdeploy.version import __version__
-
-    left_out = (POOL, "recipe.json", TIMING)
+    left_out = (POOL, RECIPE, TIMING)
     files = [
         path for path in root.rglob("*") if path.is_file() and path.name not in left_out and not path.match(CHECKPOINTS)
     ]
-    entries = [
-        task.to_json()
-        | {
-            "file": f"tasks/{file_name(task.name)}.safetensors",
-            "evidence": f"evidence/{file_name(task.name)}.safetensors",
-            "calibration": calibration[task.name],
-        }
-        for task in tasks
-    ]
+    entries = [task.to_json() | task_files(task.name) | {"calibration": calibration[task.name]} for task in tasks]
     manifest = {
-        "schema": SCHEMA,
-        "kind": "pool",
+        **stamp("pool"),
         "version": __version__,
         "tasks": entries,
         "classes": [name for task in tasks for name in task.classes],
         "calibration": calibration[""],
         "files": describe_files(root, files),
-    } | fields
-    (root / POOL).write_text(dump_json(manifest), encoding="utf-8")
+        **fields,
+    }
+    return cast(PoolManifest, manifest)
+
+
+def file_names(manifest: PoolManifest) -> list[str]:
+    """Return the names of a pool's files."""
+    return list(manifest["files"])
+
+
+def task_files(task: str) -> dict[str, str]:
+    """Return the names of a task's weights and evidence."""
+    stem = file_name(task)
+    return {"file": f"tasks/{stem}.safetensors", "evidence": f"evidence/{stem}.safetensors"}
+
+
+def own_files(entries: Iterable[TaskEntry], blocks: Iterable[BlockEntry]) -> set[str]:
+    """Return the files that tasks and their validation images have to themselves."""
+    found = {str(entry[key]) for entry in entries for key in _OWN if key in entry}  # type: ignore[literal-required]
+    return found | {block["file"] for block in blocks}
+
+
+def part(manifest: PoolManifest, entries: Sequence[TaskEntry], files: Files) -> PoolManifest:
+    """Return the manifest of a pool of just these tasks, as an assembly has it: without validation images.
+
+    `classes` stays whole: the labels of evidence/shared count in it.
+    """
+    chosen, recipe = {entry["name"] for entry in entries}, manifest["recipe"]
+    out = manifest | {
+        "tasks": list(entries),
+        "files": files,
+        "temperatures": {name: value for name, value in manifest["temperatures"].items() if name in chosen},
+    }
+    if isinstance(recipe["tasks"], dict):
+        out["recipe"] = recipe | {"tasks": {name: v for name, v in recipe["tasks"].items() if name in chosen}}
+    out.pop("blocks", None)
+    return out
+
+
+def without(manifest: PoolManifest, gone: Collection[str]) -> PoolManifest:
+    """Return a manifest without some tasks, and without `train/`.
+
+    `classes` stays whole: the labels of evidence/shared, whose bytes do not change, count in it.
+    """
+    stay = [entry for entry in manifest["tasks"] if entry["name"] not in gone]
+    before = manifest.get("blocks", [])
+    blocks = [block for block in before if block["task"] not in gone]
+    dropped = own_files(manifest["tasks"], before) - own_files(stay, blocks)
+    out = manifest | {
+        "tasks": stay,
+        "blocks": [_block_without(block, gone) for block in blocks],
+        "temperatures": {name: v for name, v in manifest["temperatures"].items() if name not in gone},
+        "files": {
+            name: about
+            for name, about in manifest["files"].items()
+            if name not in dropped and not name.startswith(TRAINING)
+        },
+    }
+    if gone and not out["blocks"]:
+        del out["blocks"]
+    if "added" in out:
+        out["added"] = [entry for entry in out["added"] if entry["task"] not in gone]
+    return out
+
+
+def _block_without(block: BlockEntry, gone: Collection[str]) -> BlockEntry:
+    found = block.copy()
+    if "without" in found:
+        found["without"] = [task for task in found["without"] if task not in gone]
+    return found
+
+
+def merged(first: PoolManifest, second: PoolManifest, hashes: Sequence[str]) -> tuple[PoolManifest, Files]:
+    """Return the manifest of two pools put together, and the files that come from the second.
+
+    All that both have is of the first, the ranges of the common network too. Where only one has ranges, none has.
+    """
+    first, second = without(first, ()), without(second, ())
+    if ("calibration" in first) != ("calibration" in second):
+        first, second = uncalibrated(first), uncalibrated(second)
+    own = {name: about for name, about in second["files"].items() if name not in first["files"]}
+    own.pop(second.get("calibration", ""), None)
+    out = first | {
+        "tasks": first["tasks"] + second["tasks"],
+        "blocks": [*_strange(first, second), *_strange(second, first)],
+        "temperatures": first["temperatures"] | second["temperatures"],
+        "files": first["files"] | own,
+        "merged": list(hashes),
+    }
+    if added := [*first.get("added", ()), *second.get("added", ())]:
+        out["added"] = added
+    if not out["blocks"]:
+        del out["blocks"]
+    return out, own
+
+
+def _strange(mine: PoolManifest, other: PoolManifest) -> list[BlockEntry]:
+    """Return a pool's blocks of images, of which the other pool's tasks know nothing."""
+    names = [entry["name"] for entry in other["tasks"]]
+    blocks = []
+    for block in mine.get("blocks", ()):
+        strange = block.copy()
+        strange["without"] = [*strange.get("without", ()), *names]
+        blocks.append(strange)
+    return blocks
+
+
+def uncalibrated(manifest: PoolManifest) -> PoolManifest:
+    """Return a manifest without ranges of activations."""
+    ranges = {manifest.get("calibration"), *(entry.get("calibration") for entry in manifest["tasks"])}
+    out = manifest.copy()
+    out.pop("calibration", None)
+    out["tasks"] = [entry.copy() for entry in manifest["tasks"]]
+    for entry in out["tasks"]:
+        entry.pop("calibration", None)
+    out["files"] = {name: about for name, about in manifest["files"].items() if name not in ranges}
+    return out
+
+
+def calibrated(manifest: PoolManifest, names: Mapping[str, str], files: Files) -> PoolManifest:
+    """Return a manifest with other ranges: `names` are the files of the CKN's ("") and of each task's."""
+    entries = [entry.copy() for entry in manifest["tasks"]]
+    for entry in entries:
+        entry["calibration"] = names[entry["name"]]
+    out = manifest.copy()
+    out["tasks"], out["calibration"], out["files"] = entries, names[""], files
+    return out
+
+
+def grown(
+    manifest: PoolManifest, entry: TaskEntry, block: BlockEntry, added: dict[str, Any], files: Files,
+    temperature: float | None,
+) -> PoolManifest:  # fmt: skip
+    """Return a manifest with one more task, the validation images it came with, and how it was added."""
+    out: PoolManifest = manifest | {
+        "tasks": [*manifest["tasks"], entry],
+        "blocks": [*manifest.get("blocks", ()), block],
+        "added": [*manifest.get("added", ()), added],
+        "files": files,
+    }
+    if temperature is not None:
+        out["temperatures"] = manifest["temperatures"] | {entry["name"]: round(temperature, 6)}
+    return out
+
+
+def rounded(manifest: PoolManifest, weights: str, files: Files, about: dict[str, Any]) -> PoolManifest:
+    """Return a manifest whose tasks' weights are stored in fewer bytes; `about` says what that did."""
+    entries = [entry.copy() for entry in manifest["tasks"]]
+    for entry in entries:
+        entry["weights"] = weights
+    out = manifest | {"tasks": entries, "files": files}
+    if about:
+        out["converted"] = about
+    return out

@@ -9,34 +9,36 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from kfdeploy.arrays import Arrays
 from kfdeploy.errors import ComposeError, PoolError, UnsupportedError
-from kfdeploy.files import dump_json, load_tensors, save_tensors
+from kfdeploy.files import parse_tensors, save_tensors
 from kfdeploy.graph.known import add_known
 from kfdeploy.manifest import (
     POOL,
-    SCHEMA,
-    check_files,
-    check_inside,
+    BlockEntry,
+    DataOrigin,
+    Files,
+    PoolManifest,
+    TaskEntry,
     describe_files,
-    inside,
-    parse_manifest,
-    read_manifest,
+    open_manifest,
+    stamp,
 )
-from kfdeploy.pool.manifest import SHARED
+from kfdeploy.pool import manifest
+from kfdeploy.pool.manifest import COMMON, SHARED, TEMPLATE
 from kfdeploy.pool.remote.locate import locate
+from kfdeploy.pool.remote.place import AGAIN, Folder, Place
 from kfdeploy.tasks.evidence import Evidence
-from kfdeploy.tasks.spec import ImageSpec, TaskSpec, choose_names
+from kfdeploy.tasks.spec import Described, TaskSpec, choose_names
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
     from kfdeploy.graph.compose import Form, Part
-    from kfdeploy.pool.remote.cache import Mirror
-
 
 Fuse = Literal["auto", "bank", "branches"]
 FORMS: tuple[Fuse, ...] = ("auto", "bank", "branches")
-_AGAIN = "kfdeploy factorize"
+_NEEDS = ("name", "recipe", "classes", "coupling", "temperatures", "teacher", "training")
 
 
 @dataclass(frozen=True)
@@ -50,11 +52,11 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Pool:
+class Pool(Described):
     """A folder `pool.json, common.onnx, task.onnx, tasks/, evidence/`, here or on a server, opened by `Pool.open`."""
 
-    place: "Path | Mirror"
-    manifest: dict[str, Any]
+    place: Place
+    manifest: PoolManifest
 
     @classmethod
     def open(cls, path: str | Path) -> "Pool":
@@ -66,19 +68,24 @@ class Pool:
         """
         root = locate(path)
         if isinstance(root, Path):
-            pool = cls(root, read_manifest(root / POOL, "pool", _AGAIN))
-        else:
-            from kfdeploy.pool.remote.cache import Mirror
+            return cls.at(Folder(root))
+        from kfdeploy.pool.remote.cache import Mirror
 
-            mirror = Mirror(root)
-            pool = cls(mirror, parse_manifest(mirror.text, mirror.store.at(POOL), ("pool",), "push the pool again"))
-        try:
-            _ = pool.image, pool.manifest["classes"], pool.manifest["files"]
-            named = [entry[key] for entry in pool.manifest["tasks"] for key in ("file", "evidence")]
-            _ = [(entry["name"], entry["classes"], entry["kind"]) for entry in pool.manifest["tasks"]]
-        except (KeyError, TypeError, AttributeError) as error:
-            raise PoolError(f"'{pool.where}/{POOL}' is incomplete: {error}", hint=_AGAIN) from None
-        check_inside(pool.where, [*pool.manifest["files"], *named])
+        return cls.at(Mirror(root), "push the pool again")
+
+    @classmethod
+    def at(cls, place: Place, hint: str = AGAIN) -> "Pool":
+        """Open the pool at a place.
+
+        Raises:
+            PoolError, StoreError: as `open`.
+        """
+        manifest: PoolManifest = open_manifest(place.manifest(), f"{place}/{POOL}", ("pool",), _NEEDS, hint)
+        for entry in manifest["tasks"]:
+            if "file" not in entry or "evidence" not in entry:
+                raise PoolError(f"'{place}/{POOL}' is incomplete: task '{entry['name']}' has no files", hint=hint)
+        pool = cls(place, manifest)
+        pool.require_image(f"{place}/{POOL}", hint)
         return pool
 
     @property
@@ -91,24 +98,80 @@ class Pool:
         """The folder it is in.
 
         Raises:
-            UnsupportedError: it is on a server, where only `file` reaches.
+            UnsupportedError: it is on a server, where only `read` reaches.
         """
-        if isinstance(self.place, Path):
-            return self.place
+        if self.place.folder is not None:
+            return self.place.folder
         raise UnsupportedError(f"'{self.where}' is on a server, and this needs its folder", hint="name the folder")
 
-    @cached_property
-    def image(self) -> ImageSpec:
-        """How an image becomes the input."""
-        return ImageSpec.from_json(self.manifest["image"])
+    @property
+    def name(self) -> str:
+        """The recipe's name."""
+        return self.manifest["name"]
 
-    @cached_property
-    def tasks(self) -> tuple[TaskSpec, ...]:
-        """Every task of the pool, in its order."""
-        return tuple(TaskSpec.from_json(entry) for entry in self.manifest["tasks"])
+    @property
+    def version(self) -> str:
+        """The version of kfdeploy that made it."""
+        return self.manifest["version"]
+
+    @property
+    def nets(self) -> dict[str, Any]:
+        """The names of its networks, their widths, and what tasks read."""
+        return self.manifest["nets"]
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """The recipe it was factorized with, as plain fields."""
+        return self.manifest["recipe"]
+
+    @property
+    def data(self) -> DataOrigin:
+        """Where its images came from."""
+        about: DataOrigin = self.manifest["recipe"]["data"]
+        return about
+
+    @property
+    def coupling(self) -> str:
+        """`joint` or `independent`."""
+        return self.manifest["coupling"]
+
+    @property
+    def teacher(self) -> dict[str, Any]:
+        """What is known of its teacher: source, accuracy."""
+        return self.manifest["teacher"]
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """The circumstances it was trained in."""
+        return self.manifest["training"]
+
+    @property
+    def entries(self) -> list[TaskEntry]:
+        """What the manifest says of each task: its classes and the names of its files."""
+        return self.manifest["tasks"]
+
+    @property
+    def labels(self) -> list[str]:
+        """The class names that the labels of evidence/shared count in."""
+        return self.manifest["classes"]
+
+    @property
+    def added(self) -> list[dict[str, Any]]:
+        """How tasks were added, one after another."""
+        return self.manifest.get("added", [])
+
+    @property
+    def added_images(self) -> list[BlockEntry]:
+        """The validation images that came with added tasks."""
+        return self.manifest.get("blocks", [])
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether it has ranges of activations, which int8 needs."""
+        return "calibration" in self.manifest
 
     def choose(self, names: Sequence[str]) -> tuple[TaskSpec, ...]:
-        """Return the named tasks in the order asked for; see `choose`."""
+        """Return the named tasks in the order asked for; see `tasks.spec.choose`."""
         # By name alone: of ten thousand tasks, the ten that are asked for become a TaskSpec.
         wanted = choose_names(self._entries, names, f"pool '{self.where}'")
         return tuple(TaskSpec.from_json(self._entries[name]) for name in wanted)
@@ -119,24 +182,23 @@ class Pool:
         Raises:
             PoolError: a file is missing, truncated or altered.
         """
-        files = self.manifest["files"]
-        if not isinstance(self.place, Path):
-            self.fetch([name for name in files if not name.startswith("train/")] if names is None else names)
-            return
-        if names is None:
-            names = [name for name in files if not name.startswith("train/") or inside(self.path, name).exists()]
-        check_files(self.path, files, list(names))
+        self.place.check(names, self.files)
 
-    def file(self, name: str) -> Path:
-        """Return where a file of the pool lies, its hash checked; every reading of a file goes through here.
+    def read(self, name: str) -> bytes:
+        """Return a file of the pool, its hash checked; every reading of a file goes through here.
 
         Raises:
             PoolError: it is missing, truncated or altered, or not one of the pool's.
         """
-        if not isinstance(self.place, Path):
-            return self.place.file(name, self.manifest["files"])
-        self.check([name])
-        return inside(self.path, name)
+        return self.place.read(name, self.files)
+
+    def tensors(self, name: str) -> Arrays:
+        """Return the arrays of a file of the pool.
+
+        Raises:
+            PoolError: it is missing, truncated or altered, or not one of the pool's.
+        """
+        return parse_tensors(self.read(name), f"{self.where}/{name}")
 
     def fetch(self, names: Sequence[str]) -> None:
         """Bring files of a pool on a server into the cache, several at a time; of a folder, nothing is needed.
@@ -146,8 +208,7 @@ class Pool:
             StoreError: the server cannot be reached, refuses, or breaks off.
             OutputError: the cache cannot be written to.
         """
-        if not isinstance(self.place, Path):
-            self.place.fetch(names, self.manifest["files"])
+        self.place.fetch(names, self.files)
 
     def has(self, name: str) -> bool:
         """Return whether one of its files is there: those in `train/` may have been left behind.
@@ -155,26 +216,20 @@ class Pool:
         Raises:
             StoreError: the server cannot be reached, or refuses.
         """
-        if isinstance(self.place, Path):
-            return inside(self.place, name).is_file()
-        return name in self.manifest["files"] and self.place.store.there(name)
+        return name in self.files and self.place.has(name)
 
     def needs(self, tasks: Sequence[TaskSpec]) -> list[str]:
         """Return the names of the files that an assembly of these tasks is made from."""
         entries = [self.entry(task) for task in tasks]
-        names = ["common.onnx", "task.onnx", SHARED]
+        names = [COMMON, TEMPLATE, SHARED]
         if "calibration" in self.manifest:
             names += [self.manifest["calibration"], *(entry["calibration"] for entry in entries)]
-        return [*names, *(entry[key] for entry in entries for key in ("file", "evidence"))]
-
-    def manifest_bytes(self) -> bytes:
-        """Return `pool.json` as it is."""
-        return (self.place / POOL).read_bytes() if isinstance(self.place, Path) else self.place.text
+        return [*names, *(name for entry in entries for name in (entry["file"], entry["evidence"]))]
 
     @cached_property
     def sha256(self) -> str:
         """The hash of its manifest, and so of everything in it."""
-        return hashlib.sha256(self.manifest_bytes()).hexdigest()
+        return hashlib.sha256(self.place.manifest()).hexdigest()
 
     def graphs(self) -> "tuple[ModelProto, ModelProto]":
         """Return the common graph and the task template.
@@ -184,7 +239,7 @@ class Pool:
         """
         import onnx
 
-        return onnx.load(self.file("common.onnx")), onnx.load(self.file("task.onnx"))
+        return onnx.load_from_string(self.read(COMMON)), onnx.load_from_string(self.read(TEMPLATE))
 
     def graph(
         self, tasks: Sequence[TaskSpec] | None = None, form: "Form" = "branches", threshold: float | None = None
@@ -238,13 +293,7 @@ class Pool:
         Raises:
             PoolError: its file is missing or altered.
         """
-        from kfdeploy.graph.compose import Part
-
-        stored = load_tensors(self.file(self.entry(task)["file"]))
-        # `kfdeploy pool convert --half` stores float16; everything is computed in float32.
-        arrays = {key: v.astype(np.float32) if v.dtype == np.float16 else v for key, v in stored.items()}
-        head = {key: arrays.pop(f"head.{key}") for key in ("z", "u", "bias")}
-        return Part(task.name, arrays, head["z"], head["u"], head["bias"])
+        return part_of(task.name, self.tensors(self.entry(task)["file"]))
 
     def evidence(self, tasks: Sequence[TaskSpec] | None = None) -> Evidence:
         """Return the golden samples and validation logits of some tasks (default: all), as columns side by side.
@@ -256,9 +305,15 @@ class Pool:
             PoolError: a file is missing or altered.
         """
         chosen = self.tasks if tasks is None else tasks
-        self.fetch([SHARED, *(self.entry(task)["evidence"] for task in chosen), *self._blocks()])
-        shared = load_tensors(self.file(SHARED))
-        each = [load_tensors(self.file(self.entry(task)["evidence"])) for task in chosen]
+        self.fetch(
+            [
+                SHARED,
+                *(self.entry(task)["evidence"] for task in chosen),
+                *(block["file"] for block in self.added_images),
+            ]
+        )
+        shared = self.tensors(SHARED)
+        each = [self.tensors(self.entry(task)["evidence"]) for task in chosen]
         golden = np.concatenate([arrays["golden.logits"] for arrays in each], axis=1)
         labels: list[str] = []
         rows, logits = [np.empty(0, np.int64)], [np.empty((0, golden.shape[1]), np.float32)]
@@ -279,14 +334,14 @@ class Pool:
         Raises:
             PoolError: a file is missing or altered.
         """
-        shared = load_tensors(self.file(SHARED)) if shared is None else shared
-        each = [load_tensors(self.file(self.entry(t)["evidence"])) for t in tasks] if each is None else each
-        labels = tuple(self.manifest["classes"][i] for i in shared["validation.labels"])
+        shared = self.tensors(SHARED) if shared is None else shared
+        each = [self.tensors(self.entry(t)["evidence"]) for t in tasks] if each is None else each
+        labels = tuple(self.labels[i] for i in shared["validation.labels"])
         yield Block(None, labels, shared["validation.rows"], tuple(own.get("validation.logits") for own in each))
-        added = self.manifest.get("blocks", ())
+        added = self.added_images
         place = {name: i for i, name in enumerate(self._entries)} if added else {}
         for about in added:
-            images, task = load_tensors(self.file(about["file"])), about["task"]
+            images, task = self.tensors(about["file"]), about["task"]
             labels = tuple(about["classes"][i] for i in images["validation.labels"])
             # A block's file has the logits of the tasks before it, and each later task has its own for it. What else
             # goes by such a name is of a task that is gone, or of another pool's (`without`, after `pool merge`).
@@ -307,8 +362,8 @@ class Pool:
         Raises:
             PoolError: the file is missing or altered.
         """
-        shared = load_tensors(self.file(SHARED))
-        return tuple(self.manifest["classes"][i] for i in shared["validation.labels"]), shared["validation.rows"]
+        shared = self.tensors(SHARED)
+        return tuple(self.labels[i] for i in shared["validation.labels"]), shared["validation.rows"]
 
     def ranges(self, task: TaskSpec | None = None) -> "dict[str, tuple[float, float]]":
         """Return the activation ranges of one task's network, or of the CKN (None), by tensor.
@@ -316,15 +371,15 @@ class Pool:
         Raises:
             PoolError: the pool was never calibrated, or the file is missing or altered.
         """
-        from kfdeploy.pool.ranges import read_ranges
+        from kfdeploy.pool.ranges import parse_ranges
 
-        name = (self.manifest if task is None else self.entry(task)).get("calibration")
+        name = self.manifest.get("calibration") if task is None else self.entry(task).get("calibration")
         if name is None:
             raise PoolError(
                 f"'{self.where}' has no ranges of activations, which int8 needs",
                 hint="kfdeploy calibrate <pool>, then assemble again",
             )
-        return read_ranges(self.file(name))
+        return parse_ranges(self.read(name), f"{self.where}/{name}")
 
     def write_part(self, tasks: Sequence[TaskSpec], out: Path) -> None:
         """Write a pool of just these tasks to the folder `out`, in the same format: what a device needs.
@@ -337,32 +392,30 @@ class Pool:
         for name in names:
             target = out / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(self.file(name).read_bytes())
-        files = {name: self.manifest["files"][name] for name in names}
+            target.write_bytes(self.read(name))
+        files: Files = {name: self.files[name] for name in names}
         for entry in entries:
-            golden = {"golden.logits": load_tensors(self.file(entry["evidence"]))["golden.logits"]}
-            about = {"schema": SCHEMA, "kind": "evidence", "task": entry["name"], "classes": entry["classes"]}
+            golden = {"golden.logits": self.tensors(entry["evidence"])["golden.logits"]}
+            about = stamp("evidence") | {"task": entry["name"], "classes": entry["classes"]}
             save_tensors(out / entry["evidence"], golden, about)
         files |= describe_files(out, [out / entry["evidence"] for entry in entries])
-        # What concerns these tasks, however many there are. `classes` stays whole: the labels count in it.
-        chosen, recipe = {task.name for task in tasks}, self.manifest["recipe"]
-        manifest = self.manifest | {"tasks": entries, "files": files}
-        manifest["temperatures"] = {k: v for k, v in self.manifest["temperatures"].items() if k in chosen}
-        if isinstance(recipe["tasks"], dict):
-            manifest["recipe"] = recipe | {"tasks": {k: v for k, v in recipe["tasks"].items() if k in chosen}}
-        manifest.pop("blocks", None)
-        (out / POOL).write_text(dump_json(manifest), encoding="utf-8")
+        manifest.write(out, manifest.part(self.manifest, entries, files))
         Pool.open(out).check()
 
-    def entry(self, task: TaskSpec) -> dict[str, Any]:
+    def entry(self, task: TaskSpec) -> TaskEntry:
         """Return what the manifest says of a task: its classes and the names of its files."""
-        entry: dict[str, Any] = self._entries[task.name]
-        return entry
-
-    def _blocks(self) -> list[str]:
-        """Return the files of validation images that came with added tasks."""
-        return [block["file"] for block in self.manifest.get("blocks", ())]
+        return self._entries[task.name]
 
     @cached_property
-    def _entries(self) -> dict[str, dict[str, Any]]:
+    def _entries(self) -> dict[str, TaskEntry]:
         return {entry["name"]: entry for entry in self.manifest["tasks"]}
+
+
+def part_of(name: str, stored: Arrays) -> "Part":
+    """Return a task's weights and folded head, as float32, from the arrays of its file."""
+    from kfdeploy.graph.compose import Part
+
+    # `kfdeploy pool convert --half` stores float16; everything is computed in float32.
+    arrays = {key: v.astype(np.float32) if v.dtype == np.float16 else v for key, v in stored.items()}
+    head = {key: arrays.pop(f"head.{key}") for key in ("z", "u", "bias")}
+    return Part(name, arrays, head["z"], head["u"], head["bias"])

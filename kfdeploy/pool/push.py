@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kfdeploy.errors import OutputError, PoolError, StoreError, UnsupportedError
-from kfdeploy.manifest import POOL, parse_manifest
+from kfdeploy.manifest import POOL, TRAINING, parse_manifest
 from kfdeploy.pool.pool import Pool
 from kfdeploy.pool.remote.store import READ_ONLY, Listed, Store
 
@@ -54,10 +54,10 @@ def push(
             f"'{store.where}' cannot be written to: {store.protocol} only reads",
             hint="push to where that server takes its files from, such as s3://<bucket>/<folder>",
         )
-    files: dict[str, dict[str, Any]] = source.manifest["files"]
-    names = [name for name in files if train or not name.startswith("train/")]
+    files = source.files
+    names = [name for name in files if train or not name.startswith(TRAINING)]
     listed = store.list()
-    manifest, before, old = source.manifest_bytes(), b"", {}
+    manifest, before, old = source.place.manifest(), b"", {}
     if POOL in listed:
         before = store.read(POOL)
         if before != manifest and not force:
@@ -70,7 +70,7 @@ def push(
         store.remove(POOL)
         before = b""
     with ThreadPoolExecutor(_AT_ONCE) as threads:
-        sending = threads.map(lambda name: store.write(name, source.file(name).read_bytes()), wanted)
+        sending = threads.map(lambda name: store.write(name, source.read(name)), wanted)
         for number, (name, _) in enumerate(zip(wanted, sending, strict=True)):
             report(f"{number + 1} of {len(wanted)}: {name}")
     if before != manifest:
@@ -96,11 +96,11 @@ def _files_of(manifest: bytes, store: Store) -> dict[str, dict[str, Any]]:
 
 
 def _same(source: Pool, name: str, there: Listed | None, old: dict[str, dict[str, Any]]) -> bool:
-    about = source.manifest["files"][name]
+    about = source.files[name]
     if there is None or there.size != about["bytes"]:
         return False
     if there.md5:
-        return there.md5 == hashlib.md5(source.file(name).read_bytes(), usedforsecurity=False).hexdigest()
+        return there.md5 == hashlib.md5(source.read(name), usedforsecurity=False).hexdigest()
     return bool(old.get(name, {}).get("sha256") == about["sha256"])
 
 

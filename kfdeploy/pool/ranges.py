@@ -1,11 +1,12 @@
 """The files of ranges in a pool, a student or a teacher."""
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from kfdeploy.files import dump_json, file_name, write_file
 from kfdeploy.graph.ranges import Range
-from kfdeploy.manifest import SCHEMA, read_manifest
+from kfdeploy.manifest import Files, describe_files, parse_manifest, stamp
 
 FOLDER = "calibration"
 
@@ -21,17 +22,30 @@ def write_pool_ranges(root: Path, found: dict[str, dict[str, Range]], images: in
 def write_ranges(root: Path, name: str, ranges: dict[str, Range], images: int) -> str:
     """Write ranges and return the file's name, which holds its hash: what a manifest names is never overwritten."""
     listed = {tensor: list(values) for tensor, values in ranges.items()}
-    text = dump_json({"schema": SCHEMA, "kind": "calibration", "images": images, "ranges": listed})
+    text = dump_json(stamp("calibration") | {"images": images, "ranges": listed})
     path = f"{FOLDER}/{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.json"
     write_file(root / path, text)
     return path
 
 
-def read_ranges(path: Path) -> dict[str, Range]:
-    """Read what `write_ranges` wrote.
+def replaced(root: Path, files: Files, written: Sequence[str]) -> Files:
+    """Return a folder's files with newly written ranges in the place of the old ones."""
+    kept = {name: about for name, about in files.items() if not name.startswith(f"{FOLDER}/")}
+    return kept | describe_files(root, [root / name for name in written])
+
+
+def sweep_ranges(root: Path, written: Sequence[str]) -> None:
+    """Remove the files of ranges that a manifest named before; it names the `written` ones by now."""
+    for old in (root / FOLDER).iterdir():
+        if f"{FOLDER}/{old.name}" not in written:
+            old.unlink()
+
+
+def parse_ranges(data: bytes, origin: str) -> dict[str, Range]:
+    """Return the ranges in what `write_ranges` wrote, which came from `origin`.
 
     Raises:
-        PoolError: it is not there, or of another kind.
+        PoolError: it is of another kind.
     """
-    found = read_manifest(path, "calibration", "kfdeploy calibrate")
+    found = parse_manifest(data, origin, ("calibration",), "kfdeploy calibrate")
     return {name: (float(low), float(high)) for name, (low, high) in found["ranges"].items()}

@@ -5,7 +5,7 @@ temperature 1). In a joint pool all logits were trained in one softmax, so that 
 that were left out; with independent tasks it is the logarithm of the summed odds against "other".
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -96,7 +96,6 @@ def open_set(evidence: Evidence, classes: Sequence[str], false_accept: float = F
     )  # fmt: skip
 
 
-def threshold_of(manifest: dict[str, Any]) -> float | None:
-    """Return the threshold of an assembly or an artifact that was made with one."""
-    found = manifest.get("open_set")
-    return None if found is None else float(found["threshold"])
+def threshold_of(open_set: Mapping[str, Any] | None) -> float | None:
+    """Return the threshold of an assembly or an artifact, from what its manifest says of it."""
+    return None if open_set is None else float(open_set["threshold"])

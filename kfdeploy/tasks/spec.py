@@ -1,11 +1,13 @@
 """What travels with weights: how an image becomes an input, and what the outputs mean."""
 
 import shlex
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any, Literal
 
-from kfdeploy.errors import TaskError, listed, nearest
+from kfdeploy.errors import PoolError, TaskError, listed, nearest
+from kfdeploy.manifest import Files
 
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
 
@@ -56,9 +58,47 @@ class TaskSpec:
         return {"name": self.name, "classes": list(self.classes), "kind": self.kind}
 
     @classmethod
-    def from_json(cls, fields: dict[str, Any]) -> "TaskSpec":
+    def from_json(cls, fields: Mapping[str, Any]) -> "TaskSpec":
         """Read back what `to_json` wrote."""
         return cls(fields["name"], tuple(fields["classes"]), fields["kind"])
+
+
+class Described:
+    """What a pool, a model and an artifact say of themselves alike: images, tasks and files."""
+
+    manifest: Any
+
+    def require_image(self, place: object, hint: str) -> None:
+        """Refuse a manifest whose image is none.
+
+        Raises:
+            PoolError: as above.
+        """
+        try:
+            _ = self.image.shape
+        except (KeyError, TypeError, AttributeError) as error:
+            raise PoolError(f"'{place}' is incomplete: {error}", hint=hint) from None
+
+    @cached_property
+    def image(self) -> ImageSpec:
+        """How an image becomes the input."""
+        return ImageSpec.from_json(self.manifest["image"])
+
+    @cached_property
+    def tasks(self) -> tuple[TaskSpec, ...]:
+        """The tasks, in the order of the outputs."""
+        return tuple(TaskSpec.from_json(entry) for entry in self.manifest["tasks"])
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The columns of the logits."""
+        return class_names(self.tasks)
+
+    @property
+    def files(self) -> Files:
+        """Every file by its name, with its bytes and hash."""
+        found: Files = self.manifest["files"]
+        return found
 
 
 def class_names(tasks: tuple[TaskSpec, ...]) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kfdeploy.arrays import Arrays
 from kfdeploy.deploy.model import Model
 from kfdeploy.errors import RecipeError, nearest
 from kfdeploy.files import check_output, file_name
@@ -78,7 +79,7 @@ def distill(
         alone = recipe.model_copy(update={"students": [student]})
         if resume and folder.exists():
             finished = Model.open(folder)
-            same_recipe(finished.manifest["recipe"], alone, f"'{folder}' was made with another recipe")
+            same_recipe(finished.recipe, alone, f"'{folder}' was made with another recipe")
             finished.check()
             sweep(folder)
             done[folder] = None
@@ -98,14 +99,14 @@ def distill(
     return done
 
 
-def _known_teacher(pool: str | Path | None, recipe: Recipe, experiment: Experiment) -> Path | None:
+def _known_teacher(pool: str | Path | None, recipe: Recipe, experiment: Experiment) -> Arrays | None:
     """Return the weights of a pool's trained teacher, if it is the one that this recipe would train."""
     if pool is None or recipe.teacher.source != "train":
         return None
     from kfdeploy.pool.pool import Pool
 
     found = Pool.open(pool)
-    before = found.manifest["recipe"]
+    before = found.recipe
     matters = ("data", "image", "tasks", "teacher", "augment", "seed")
     after = recipe.model_dump()
     keys = changed_keys({key: before.get(key) for key in matters}, {key: after[key] for key in matters})
@@ -116,7 +117,7 @@ def _known_teacher(pool: str | Path | None, recipe: Recipe, experiment: Experime
         )
         return None
     name = (TEACHER / WEIGHTS).as_posix()
-    return found.file(name) if found.has(name) else None
+    return found.tensors(name) if found.has(name) else None
 
 
 def _distill(

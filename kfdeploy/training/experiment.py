@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kfdeploy.arrays import Arrays
 from kfdeploy.data.imageset import ImageSet, stratified
 from kfdeploy.data.sources import load_split
 from kfdeploy.data.splits import SPLIT_SEED
@@ -24,7 +25,7 @@ from kfdeploy.training.loop.processes import world
 from kfdeploy.training.loop.progress import Progress
 from kfdeploy.training.loop.replay import Live, Replay, views_folder
 from kfdeploy.training.nets.classifier import Classifier
-from kfdeploy.training.nets.teacher import Teacher, class_columns, fill, pretrained, read_weights
+from kfdeploy.training.nets.teacher import Teacher, class_columns, fill, pretrained
 from kfdeploy.training.recipe.recipe import Recipe
 from kfdeploy.training.recipe.sections import Train
 
@@ -98,7 +99,7 @@ class Experiment:
         """Seed torch's global generator, which initialises networks."""
         torch.manual_seed(self.recipe.seed)
 
-    def teacher(self, folder: Path, *, resume: bool, known: Path | None = None) -> tuple[Teacher, dict[str, Any]]:
+    def teacher(self, folder: Path, *, resume: bool, known: Arrays | None = None) -> tuple[Teacher, dict[str, Any]]:
         """Return the teacher on its device and what is known of it: source, hash of a file, measured accuracy.
 
         A teacher that the recipe trains is trained in `folder`, or taken from `known` (a finished one's weights).
@@ -127,7 +128,7 @@ class Experiment:
             )
         return teacher, about | {"accuracy": accuracy, "seen_validation": config.source != "train"}
 
-    def _trained(self, folder: Path, resume: bool, known: Path | None) -> Teacher:
+    def _trained(self, folder: Path, resume: bool, known: Arrays | None) -> Teacher:
         from kfdeploy.training.learners.classifier import ClassifierLearner
 
         config = self.recipe.teacher
@@ -135,8 +136,8 @@ class Experiment:
         assert config.train is not None
         self.seed()
         net = Classifier(config.net, self.image, len(self.classes))
-        if known is not None and known.is_file():
-            fill(net, read_weights(known), str(known))
+        if known is not None:
+            fill(net, {name: torch.from_numpy(value) for name, value in known.items()}, "the pool's teacher")
         else:
             learner = ClassifierLearner(net, smoothing=config.train.label_smoothing)
             self.fit(learner, folder, "teacher", config.train, resume=resume)

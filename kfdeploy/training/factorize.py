@@ -38,7 +38,7 @@ def factorize(
     out = Path(out)
     if resume and out.exists():
         pool = Pool.open(out)
-        same_recipe(pool.manifest["recipe"], recipe, f"'{out}' was made with another recipe")
+        same_recipe(pool.recipe, recipe, f"'{out}' was made with another recipe")
         pool.check()
         sweep(out)
         return Fitted()

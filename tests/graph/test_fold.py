@@ -41,7 +41,7 @@ def run(model, x, tmp_path):
 @pytest.fixture(scope="module")
 def exported():
     module = Siblings().eval()
-    return module, graphs.export(module, torch.zeros(2, 3, 8, 8), ["x"], ["y", "z"])
+    return module, graphs.to_onnx(module, torch.zeros(2, 3, 8, 8), ["x"], ["y", "z"])
 
 
 def test_sibling_branches_keep_their_own_biases(exported, tmp_path):

@@ -27,7 +27,7 @@ def test_half_the_bytes_and_what_is_known_is_of_the_rounded_weights(toy, half):
     assert not leftovers(pool)
     assert half.bytes_after < 0.6 * half.bytes_before
     for task in pool.tasks:
-        stored = load_tensors(pool.file(pool.entry(task)["file"]))
+        stored = pool.tensors(pool.entry(task)["file"])
         assert {array.dtype for array in stored.values()} == {np.dtype(np.float16)}
         part, exact = pool.part(task), whole.part(task)
         assert {array.dtype for array in part.weights.values()} == {np.dtype(np.float32)}

@@ -17,10 +17,10 @@ from kfdeploy.deploy.update.trust import DeviceState, state_folder
 from kfdeploy.errors import KfdeployError, UpdateError
 from kfdeploy.files import link, sha256, write
 from kfdeploy.graph.reference import golden_difference
-from kfdeploy.manifest import ASSEMBLY, GRAPH, POOL, inside
+from kfdeploy.manifest import ASSEMBLY, GRAPH, PARTS, POOL, inside
 from kfdeploy.pool.pool import Pool
 
-_PARTS = f"parts/{POOL}"
+_PARTS = f"{PARTS}/{POOL}"
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,9 @@ def apply(update: str | Path, assembly: str | Path, *, state: str | Path | None 
         key = device.check(found, root)
         found.check()
         before = tuple(task.name for task in old.tasks)
-        if all(_hash(root / name) == found.manifest["new"][name] for name in NEW):
+        if all(_hash(root / name) == found.new[name] for name in NEW):
             old.check()
-            golden = old.manifest["golden"]
+            golden = old.golden
             return Applied(old, before, True, key, found.counter, golden["difference"], golden["tolerance"])
         _check_base(found, old)
         with swap(root, keep=True) as work:
@@ -102,11 +102,11 @@ def _check_base(update: Update, old: Model) -> None:
         UpdateError: it is for another one.
         PoolError: it was altered on the device.
     """
-    base = update.manifest["base"]
+    base = update.base
     names = [task.name for task in old.tasks]
     if old.kind != "assembly":
         raise UpdateError(f"'{old.path}' is no assembly but a {old.kind}", hint="name an assembly")
-    seen = (old.manifest["files"][GRAPH]["sha256"], _hash(old.path / _PARTS))
+    seen = (old.files[GRAPH]["sha256"], _hash(old.path / _PARTS))
     if seen != (base[GRAPH], base[_PARTS]):
         same = " of another pool or version" if names == base["tasks"] else ""
         raise UpdateError(
@@ -124,7 +124,7 @@ def _stage(update: Update, root: Path, work: Path) -> tuple[float, float]:
         UpdateError: the update and this assembly's files do not make what it promises.
         ParityError: its numbers are not the torch network's.
     """
-    wanted = update.manifest["new"]
+    wanted = update.new
     texts = {}
     for name in (ASSEMBLY, _PARTS):
         data = update.file(name)
@@ -133,8 +133,8 @@ def _stage(update: Update, root: Path, work: Path) -> tuple[float, float]:
             raise UpdateError(f"'{update.path}' does not hold the '{name}' that it promises", hint=AGAIN)
         write(work / name, texts[name])
     try:
-        parts = Pool.open(work / "parts")
-        names = [f"parts/{name}" for name in parts.manifest["files"]]
+        parts = Pool.open(work / PARTS)
+        names = [f"parts/{name}" for name in parts.files]
         if odd := sorted(set(update.payloads) - {*names, *texts}):
             raise UpdateError(f"'{update.path}' has a file that nothing asks for: '{odd[0]}'", hint=AGAIN)
         for name in names:

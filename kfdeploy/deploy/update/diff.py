@@ -1,7 +1,7 @@
 """What changed between two assemblies or two pools, and how many bytes bring one to the other."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,8 @@ from kfdeploy.deploy.model import Model
 from kfdeploy.deploy.update.file import Update
 from kfdeploy.errors import PoolError, UnsupportedError, UpdateError
 from kfdeploy.files import check_place, sha256, write_file
-from kfdeploy.manifest import ASSEMBLY, GRAPH, POOL
-from kfdeploy.pool.manifest import SHARED
+from kfdeploy.manifest import ASSEMBLY, GRAPH, PARTS, POOL
+from kfdeploy.pool.manifest import COMMON, SHARED, TEMPLATE
 from kfdeploy.pool.pool import Pool
 
 _TOLD = {
@@ -87,30 +87,30 @@ def diff(old: str | Path, new: str | Path) -> Difference:
         )
     if kinds[0] == "pool":
         before, after = Pool.open(old), Pool.open(new)
-        if _hash(before, "common.onnx") != _hash(after, "common.onnx"):
+        if _hash(before, COMMON) != _hash(after, COMMON):
             raise PoolError(
                 f"'{old}' and '{new}' have different common networks: no task of one fits the other",
                 hint="assemble the tasks from either, and compare the assemblies",
             )
-        there = before.manifest["files"].items()
+        there = before.files.items()
         files = {
             name: about["bytes"]
-            for name, about in after.manifest["files"].items()
+            for name, about in after.files.items()
             if (name, about) not in there and not name.startswith("train/")
         }
         return _difference("pool", before, after, None, None, [], files, sum(files.values()))
     ours, theirs = open_whole(old), open_whole(new)
     lacking = missing(ours, theirs)
     told = []
-    if ours.manifest.get("provenance", {}).get("pool") != theirs.manifest.get("provenance", {}).get("pool"):
+    if ours.source != theirs.source:
         told.append("the pool it was assembled from")
-    if ours.manifest.get("open_set") != theirs.manifest.get("open_set"):
+    if ours.open_set != theirs.open_set:
         told.append("whether and from where on it tells strangers (--open-set)")
     return _difference(
         "assembly",
-        Pool.open(ours.path / "parts"),
-        Pool.open(theirs.path / "parts"),
-        (ours.manifest["fuse"], theirs.manifest["fuse"]),
+        parts_of(ours),
+        parts_of(theirs),
+        (str(ours.form), str(theirs.form)),
         (ours.name, theirs.name),
         told,
         {name: len(data) for name, data in lacking.items()},
@@ -125,13 +125,19 @@ def open_whole(path: str | Path) -> Model:
         PoolError: it is not there, not an assembly, or not whole.
     """
     model = Model.open(path)
-    if model.kind != "assembly":
+    if model.parts is None:
         raise PoolError(
             f"'{path}' is {_a(model.kind)}: it has no parts, so it cannot be updated",
             hint="kfdeploy assemble --tasks … makes an assembly",
         )
     model.check()
     return model
+
+
+def parts_of(model: Model) -> Pool:
+    """Return an assembly's parts; see `open_whole`."""
+    assert model.parts is not None  # `open_whole` has refused anything else
+    return model.parts
 
 
 def missing(old: Model, new: Model) -> dict[str, bytes]:
@@ -143,14 +149,14 @@ def missing(old: Model, new: Model) -> dict[str, bytes]:
 def pack(old: Model, new: Model, path: Path) -> Update:
     """Return the unsigned update from one whole assembly to another."""
     base = {
-        GRAPH: old.manifest["files"][GRAPH]["sha256"],
-        f"parts/{POOL}": sha256(old.path / "parts" / POOL),
+        GRAPH: old.files[GRAPH]["sha256"],
+        f"{PARTS}/{POOL}": sha256(old.path / "parts" / POOL),
         "tasks": [task.name for task in old.tasks],
     }
     target = {
-        GRAPH: new.manifest["files"][GRAPH]["sha256"],
+        GRAPH: new.files[GRAPH]["sha256"],
         ASSEMBLY: sha256(new.path / ASSEMBLY),
-        f"parts/{POOL}": sha256(new.path / "parts" / POOL),
+        f"{PARTS}/{POOL}": sha256(new.path / "parts" / POOL),
         "tasks": [task.name for task in new.tasks],
     }
     return Update.make(path, base, target, missing(old, new))
@@ -158,9 +164,9 @@ def pack(old: Model, new: Model, path: Path) -> Update:
 
 def _files(model: Model) -> dict[str, str]:
     """Return the hash of every file of an assembly but its graph."""
-    parts = Pool.open(model.path / "parts").manifest["files"]
-    found = {name: sha256(model.path / name) for name in (ASSEMBLY, f"parts/{POOL}")}
-    return found | {f"parts/{name}": about["sha256"] for name, about in parts.items()}
+    parts = parts_of(model).files
+    found = {name: sha256(model.path / name) for name in (ASSEMBLY, f"{PARTS}/{POOL}")}
+    return found | {f"{PARTS}/{name}": about["sha256"] for name, about in parts.items()}
 
 
 def _difference(
@@ -188,7 +194,7 @@ def _difference(
     other = list(told)
     if _hash(before, SHARED) != _hash(after, SHARED):
         other.append("the golden samples")
-    if before.manifest["image"] != after.manifest["image"]:
+    if before.image != after.image:
         other.append("how an image becomes the input")
     keys = sorted((set(before.manifest) | set(after.manifest)) - _TOLD)
     entries = [key for key in keys if _about(before.manifest, key) != _about(after.manifest, key)]
@@ -200,8 +206,8 @@ def _difference(
         tuple(task for task in names[0] if task not in names[1]),
         changed,
         both[0] != both[1],
-        _hash(before, "common.onnx") != _hash(after, "common.onnx"),
-        _hash(before, "task.onnx") != _hash(after, "task.onnx"),
+        _hash(before, COMMON) != _hash(after, COMMON),
+        _hash(before, TEMPLATE) != _hash(after, TEMPLATE),
         form if form and form[0] != form[1] else None,
         name if name and name[0] != name[1] else None,
         tuple(other),
@@ -212,13 +218,13 @@ def _difference(
 
 def _said(pool: Pool, task: str, key: str) -> Any:
     """Return what a pool says of a task: its classes, or the hash of one of its files."""
-    entry = next(entry for entry in pool.manifest["tasks"] if entry["name"] == task)
+    entry: Mapping[str, Any] = pool.entry(pool.choose([task])[0])
     value = entry.get(key)
     return value if key == "classes" else _hash(pool, value)
 
 
 def _hash(pool: Pool, name: str | None) -> Any:
-    return pool.manifest["files"].get(name, {}).get("sha256")
+    return pool.files[name]["sha256"] if name in pool.files else None
 
 
 def _kind(path: Path) -> str:
@@ -231,7 +237,7 @@ def _a(kind: str) -> str:
     return f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"
 
 
-def _about(manifest: dict[str, Any], key: str) -> Any:
+def _about(manifest: Mapping[str, Any], key: str) -> Any:
     """Return an entry without what is told elsewhere: a part's recipe names its tasks alone, and so do temperatures."""
     found = manifest.get(key)
     if key == "recipe" and isinstance(found, dict):
@@ -259,8 +265,8 @@ def write_update(old: str | Path, new: str | Path, out: str | Path, *, force: bo
     if found.empty:
         raise UpdateError(f"'{old}' and '{new}' are the same: there is nothing to ship", hint="nothing is to be done")
     model = open_whole(new)
-    data = recompose(Pool.open(model.path / "parts"), model.manifest)
-    if hashlib.sha256(data).hexdigest() != model.manifest["files"][GRAPH]["sha256"]:
+    data = recompose(parts_of(model), model.manifest)
+    if hashlib.sha256(data).hexdigest() != model.files[GRAPH]["sha256"]:
         raise UpdateError(
             f"this version of kfdeploy composes another graph from the parts of '{new}' than lies there",
             hint="assemble it again with this version",

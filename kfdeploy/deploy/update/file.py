@@ -15,7 +15,7 @@ from typing import Any
 
 from kfdeploy.errors import UpdateError
 from kfdeploy.files import METADATA_KEY
-from kfdeploy.manifest import SCHEMA
+from kfdeploy.manifest import SCHEMAS, stamp
 
 MAKE = "kfdeploy diff OLD NEW --out update.kfu"
 AGAIN = "copy the update again, or make it again: " + MAKE
@@ -49,7 +49,7 @@ class Update:
                 "sha256": hashlib.sha256(payloads[name]).hexdigest(),
                 "unpacked": len(data),
             }
-        manifest = {"schema": SCHEMA, "kind": "update", "version": __version__, "base": base, "new": new}
+        manifest = stamp("update") | {"version": __version__, "base": base, "new": new}
         return cls(path, manifest | {"files": entries, "counter": None}, payloads)
 
     @classmethod
@@ -73,9 +73,9 @@ class Update:
             schema, kind = manifest["schema"], manifest["kind"]
         except (KeyError, TypeError, ValueError, RecursionError):
             raise UpdateError(f"'{path}' is not an update", hint=MAKE) from None
-        if schema != SCHEMA:
+        if schema != SCHEMAS["update"]:
             raise UpdateError(
-                f"'{path}' has schema {schema!r}, and this version of kfdeploy reads schema {SCHEMA}",
+                f"'{path}' has schema {schema!r}, and this version of kfdeploy reads schema {SCHEMAS['update']}",
                 hint="update kfdeploy on this device, or make the update with its version",
             )
         if kind != "update":
@@ -108,6 +108,26 @@ class Update:
     def identity(self) -> str:
         """The hash of the canonical manifest, and so of everything in the update but its signature."""
         return hashlib.sha256(self.message).hexdigest()
+
+    @property
+    def base(self) -> dict[str, Any]:
+        """The hashes and task names of the assembly that it is for."""
+        found: dict[str, Any] = self.manifest["base"]
+        return found
+
+    @property
+    def new(self) -> dict[str, Any]:
+        """The hashes and task names of the assembly that it makes."""
+        found: dict[str, Any] = self.manifest["new"]
+        return found
+
+    def counted(self, counter: int) -> "Update":
+        """Return it with a counter, and without a signature."""
+        return Update(self.path, self.manifest | {"counter": counter}, self.payloads)
+
+    def signed(self, signature: bytes, signer: str) -> "Update":
+        """Return it with a signature over `message`, and the signer's fingerprint."""
+        return Update(self.path, self.manifest, self.payloads, signature.hex(), signer)
 
     @property
     def counter(self) -> int | None:

@@ -79,9 +79,8 @@ def sign(
         check_place(Path(out), force=force)
     found = Update.read(update)
     found.check()
-    signed = Update(found.path, found.manifest | {"counter": counter}, found.payloads)
-    signature = private.sign(signed.message)
-    signed = Update(found.path, signed.manifest, found.payloads, signature.hex(), fingerprint(private.public_key()))
+    counted = found.counted(counter)
+    signed = counted.signed(private.sign(counted.message), fingerprint(private.public_key()))
     write_file(found.path if out is None else Path(out), signed.to_bytes())
     return signed
 

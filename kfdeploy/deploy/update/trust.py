@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from kfdeploy.deploy.update.file import Update
 from kfdeploy.errors import UpdateError
 from kfdeploy.files import dump_json, file_name, place_errors, write_over
-from kfdeploy.manifest import SCHEMA, read_manifest
+from kfdeploy.manifest import read_manifest, stamp
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -104,8 +104,7 @@ class DeviceState:
             OutputError: the state folder cannot be written to.
         """
         record = {
-            "schema": SCHEMA,
-            "kind": "counter",
+            **stamp("counter"),
             "assembly": str(assembly.resolve()),
             "counter": update.counter,
             "update": update.identity,

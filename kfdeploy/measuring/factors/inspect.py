@@ -9,7 +9,7 @@ import numpy as np
 
 from kfdeploy.data.sources import load_split
 from kfdeploy.data.splits import validation_set
-from kfdeploy.manifest import SCHEMA
+from kfdeploy.manifest import stamp
 from kfdeploy.measuring.factors.cka import cka_matrix
 from kfdeploy.measuring.factors.features import COMMON, features
 from kfdeploy.measuring.factors.probes import probe_matrix
@@ -32,7 +32,7 @@ def inspect(pool: str | Path | Pool, *, data: str | Path | None = None, subsets:
     """
     pool = pool if isinstance(pool, Pool) else Pool.open(pool)
     classes = tuple(name for task in pool.tasks for name in task.classes)
-    about = pool.manifest["recipe"]["data"]
+    about = pool.data
     source, root = ("folder", str(data)) if data is not None else (about["source"], about["root"])
     evidence = pool.evidence()
     _, rows = pool.validation()
@@ -42,17 +42,16 @@ def inspect(pool: str | Path | Pool, *, data: str | Path | None = None, subsets:
     here, there = features(pool, fitted), features(pool, test)
     names = [COMMON, *(task.name for task in pool.tasks)]
     return {
-        "schema": SCHEMA,
-        "kind": "inspection",
-        "pool": pool.manifest["name"],
-        "coupling": pool.manifest["coupling"],
+        **stamp("inspection"),
+        "pool": pool.name,
+        "coupling": pool.coupling,
         "factors": names,
         "tasks": names[1:],
         "images": {"validation": len(fitted), "test": len(test)},
         "cka": cka_matrix([there[name] for name in names]).round(4).tolist(),
         "probe": probe_matrix(here, fitted.labels, there, test.labels, owner).round(4).tolist(),
         "calibration": subset_calibration(evidence, classes, subsets),
-        "training": pool.manifest["training"],
+        "training": pool.training,
     }
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from kfdeploy.errors import OutputError, PoolError
 from kfdeploy.files import sha256
-from kfdeploy.manifest import POOL
+from kfdeploy.manifest import POOL, TRAINING
 from kfdeploy.pool.remote.store import Store
 
 PIECE = 8 << 20  # bytes asked for at once, and so the most that is lost when a connection breaks
@@ -33,7 +33,7 @@ def cache_folder() -> Path:
 
 
 class Mirror:
-    """A pool's folder on a server, its files read through the cache; `text` is its manifest, fetched afresh.
+    """A pool's folder on a server, its files read through the cache.
 
     In the cache, `sha256/<ab>/<hash>` are whole files, `partial/<hash>` are begun ones, and `locks/<ab>` let one
     process at a time fetch what begins with those two digits; a lock goes with its process, however that ends.
@@ -41,13 +41,35 @@ class Mirror:
 
     def __init__(self, url: str) -> None:
         self.store = Store(url)
-        self.folder = cache_folder()
-        self.text = self.store.read(POOL)
+        self.cache = cache_folder()
+        self._text: bytes | None = None
         self.fetched: dict[str, int] = {}  # the bytes that came, by file
         self.had: set[str] = set()  # files that the cache had
 
     def __str__(self) -> str:
         return self.store.where
+
+    @property
+    def folder(self) -> None:
+        """None: it is on a server."""
+
+    def manifest(self) -> bytes:
+        """Return `pool.json`, fetched afresh when the pool is opened."""
+        if self._text is None:
+            self._text = self.store.read(POOL)
+        return self._text
+
+    def read(self, name: str, files: Mapping[str, Mapping[str, Any]]) -> bytes:
+        """Return a file, fetched if it must be, its hash checked; see `file`."""
+        return self.file(name, files).read_bytes()
+
+    def check(self, names: Sequence[str] | None, files: Mapping[str, Mapping[str, Any]]) -> None:
+        """Fetch files, by which they are checked; None: all that deploying needs."""
+        self.fetch([name for name in files if not name.startswith(TRAINING)] if names is None else names, files)
+
+    def has(self, name: str) -> bool:
+        """Return whether the server has a file."""
+        return self.store.there(name)
 
     def file(self, name: str, files: Mapping[str, Mapping[str, Any]]) -> Path:
         """Return where a file lies in the cache, fetched if it must be, its hash checked against the manifest's.
@@ -63,11 +85,11 @@ class Mirror:
         if not isinstance(size, int) or size < 0 or not re.fullmatch("[0-9a-f]{64}", str(digest)):
             raise PoolError(f"'{name}' is not among the files of '{self}'", hint="push the pool again")
         digest = str(digest)
-        blob = self.folder / "sha256" / digest[:2] / digest
+        blob = self.cache / "sha256" / digest[:2] / digest
         if not _whole(blob, size, digest):  # looked at without a lock: a cache that is only read needs no writing
-            with _place_errors(self.folder), _lock(self.folder / "locks" / digest[:2]) as alone:
+            with _place_errors(self.cache), _lock(self.cache / "locks" / digest[:2]) as alone:
                 if not _whole(blob, size, digest):  # nobody else fetched it while we waited
-                    partial = self.folder / "partial" / (digest if alone else f"{digest}.{os.getpid()}")
+                    partial = self.cache / "partial" / (digest if alone else f"{digest}.{os.getpid()}")
                     partial.parent.mkdir(parents=True, exist_ok=True)
                     self._fetch(name, partial, size, digest)
                     blob.parent.mkdir(parents=True, exist_ok=True)
@@ -86,7 +108,7 @@ class Mirror:
 
     def summary(self) -> str:
         """Return what travelled, for people."""
-        came = sum(self.fetched.values()) + len(self.text)
+        came = sum(self.fetched.values()) + len(self.manifest())
         count = 1 + len(self.fetched)
         rest = "; the others were in the cache" if self.had else ""
         return f"{came / 1e6:.2f} MB, {count} of {count + len(self.had)} files{rest}"

@@ -7,7 +7,7 @@ import gc
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -99,7 +99,7 @@ def time_runs(call: Callable[[int], object], protocol: Protocol, *, gpu: bool = 
     return found
 
 
-def on_gpu(manifest: dict[str, Any]) -> bool:
+def on_gpu(manifest: Mapping[str, Any]) -> bool:
     """Return whether an artifact runs on an NVIDIA GPU."""
     provider = str(manifest["options"].get("provider", "")).lower()
     return manifest["target"] == "trt" or "cuda" in provider or "tensorrt" in provider

@@ -8,7 +8,7 @@ import torch
 from kfdeploy.data.sources import load_split
 from kfdeploy.errors import DataError, TaskError, TeacherError, nearest
 from kfdeploy.files import check_output, file_name
-from kfdeploy.manifest import POOL
+from kfdeploy.manifest import POOL, TRAINING
 from kfdeploy.pool.pool import Pool
 from kfdeploy.pool.remote.locate import local_folder
 from kfdeploy.tasks.spec import TaskSpec
@@ -58,11 +58,11 @@ def add_task(
     """
     pool = pool if isinstance(pool, Pool) else Pool.open(local_folder(pool, "adding a task"))
     report = report or Progress()
-    pool.check([name for name in pool.manifest["files"] if not name.startswith("train/")])
+    pool.check([name for name in pool.files if not name.startswith(TRAINING)])
     place = pool.path if out is None else Path(out)
     if out is not None:
         check_output(place, force=force)
-    recipe = parse_recipe(apply_settings(pool.manifest["recipe"], settings), str(pool.path / POOL))
+    recipe = parse_recipe(apply_settings(pool.recipe, settings), str(pool.path / POOL))
     fresh = load_split("folder", str(data), "train", pool.image)
     task = _new_task(pool, name, fresh.classes, classes, instead_of)
     rest = [c for each in pool.tasks for c in each.classes]

@@ -9,7 +9,6 @@ from kfdeploy.data.imageset import ImageSet, stratified
 from kfdeploy.data.sources import load_split
 from kfdeploy.data.splits import SPLIT_SEED
 from kfdeploy.errors import DataError
-from kfdeploy.files import load_tensors
 from kfdeploy.pool.manifest import SHARED
 from kfdeploy.pool.pool import Pool
 from kfdeploy.training.loop.progress import Progress
@@ -27,15 +26,15 @@ class Known:
 
 def known_images(pool: Pool, report: Progress) -> list[Known]:
     """Return the images that the pool's tasks were made with, as far as they are still there."""
-    blocks = {block["task"]: block for block in pool.manifest.get("blocks", ())}
+    blocks = {block["task"]: block for block in pool.added_images}
     first = tuple(c for task in pool.tasks if task.name not in blocks for c in task.classes)
-    places = [("validation.logits", pool.manifest["recipe"]["data"], SHARED, first)]
+    places = [("validation.logits", pool.data, SHARED, first)]
     for block in blocks.values():
         own = tuple(c for task in pool.tasks if task.name == block["task"] for c in task.classes)
         places.append((f"validation.logits/{block['task']}", block["data"], block["file"], own))
     found = []
     for key, about, file, classes in places:
-        rows = load_tensors(pool.file(file)).get("validation.rows")
+        rows = pool.tensors(file).get("validation.rows")
         if rows is None:
             continue
         try:

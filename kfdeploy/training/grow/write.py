@@ -2,17 +2,17 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 
 from kfdeploy.arrays import Arrays
 from kfdeploy.data.imageset import ImageSet
-from kfdeploy.files import dump_json, file_name, link, load_tensors, save_tensors
+from kfdeploy.files import file_name, link, save_tensors
 from kfdeploy.graph.compose import Part
-from kfdeploy.manifest import POOL, SCHEMA, describe_files
-from kfdeploy.pool.manifest import SHARED
+from kfdeploy.manifest import POOL, BlockEntry, Files, TaskEntry, describe_files, stamp
+from kfdeploy.pool.manifest import SHARED, grown, write
 from kfdeploy.pool.pool import Pool
 from kfdeploy.tasks.spec import TaskSpec
 from kfdeploy.training.grow.images import Known, union
@@ -59,11 +59,11 @@ def write_grown(
     template, weights = template_of(net, recipe, pool.image, pool.graphs()[1])
     W, WA, b = (tensor.numpy() / temperature for tensor in net.folded_heads())
     head = {"head.z": W.astype(np.float32), "head.u": WA.astype(np.float32), "head.bias": b.astype(np.float32)}
-    about = {"schema": SCHEMA, "kind": "task", "task": task.name, "classes": list(task.classes)}
+    about = stamp("task") | {"task": task.name, "classes": list(task.classes)}
     stem = file_name(task.name)
     file, evidence = f"tasks/{stem}.safetensors", f"evidence/{stem}.safetensors"
     save_tensors(work / file, weights | head, about)
-    shared = load_tensors(pool.file(SHARED))
+    shared = pool.tensors(SHARED)
     arrays: Arrays = {"golden.logits": _logits(learner, shared["golden.images"], temperature)}
     for each in known:
         arrays[each.key] = _logits(learner, each.validation, temperature)
@@ -78,32 +78,24 @@ def write_grown(
         start += len(each_task.classes)
     save_tensors(
         work / block, {"validation.labels": labels, "validation.rows": rows} | columns,
-        {"schema": SCHEMA, "kind": "evidence", "added": task.name},
+        stamp("evidence") | {"added": task.name},
     )  # fmt: skip
     part = Part(task.name, weights, head["head.z"], head["head.u"], head["head.bias"])
     written = [file, evidence, block, f"train/added-{stem}/log.csv"]
-    entry = task.to_json() | {"file": file, "evidence": evidence}
-    if "calibration" in pool.manifest:
+    entry = cast(TaskEntry, task.to_json() | {"file": file, "evidence": evidence})
+    if pool.calibrated:
         common, _ = pool.graphs()
         ranges = pool_ranges(common, template, [part], sample(images))[task.name]
         entry["calibration"] = write_ranges(work, f"task-{stem}", ranges, len(sample(images)))
         written.append(entry["calibration"])
-    files = {name: known for name, known in pool.manifest["files"].items() if (work / name).exists()}
-    manifest = pool.manifest | {
-        "tasks": [*pool.manifest["tasks"], entry],
-        "blocks": [
-            *pool.manifest.get("blocks", ()),
-            {"task": task.name, "file": block, "classes": list(images.classes), "data": extra["data"]},
-        ],
-        "added": [*pool.manifest.get("added", ()), {"task": task.name, **extra}],
-        "files": files | describe_files(work, [work / name for name in written]),
-    }
-    if not joint:
-        manifest["temperatures"] = pool.manifest.get("temperatures", {}) | {task.name: round(temperature, 6)}
-    (work / POOL).write_text(dump_json(manifest), encoding="utf-8")
-    grown = Pool.open(work)
-    grown.prove()
-    grown.check()
+    kept: Files = {name: about for name, about in pool.files.items() if (work / name).exists()}
+    came: BlockEntry = {"task": task.name, "file": block, "classes": list(images.classes), "data": extra["data"]}
+    files = kept | describe_files(work, [work / name for name in written])
+    added = {"task": task.name, **extra}
+    write(work, grown(pool.manifest, entry, came, added, files, None if joint else temperature))
+    whole = Pool.open(work)
+    whole.prove()
+    whole.check()
 
 
 def _vocabulary(sets: Sequence[Known]) -> tuple[str, ...]:

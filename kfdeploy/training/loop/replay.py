@@ -18,7 +18,7 @@ from torch import Tensor
 
 from kfdeploy.errors import KfdeployError
 from kfdeploy.files import load_tensors, place_errors, save_tensors
-from kfdeploy.manifest import SCHEMA
+from kfdeploy.manifest import stamp
 from kfdeploy.training.loop.learner import Taught
 from kfdeploy.training.loop.processes import rank
 from kfdeploy.training.recipe.sections import Augment
@@ -103,7 +103,7 @@ class Replay:
         path = self._path(self.epoch)
         with place_errors(path, "free some space, or run without --replay"):
             beside = path.with_name(f".{path.name}.partial")
-            save_tensors(beside, arrays, {"schema": SCHEMA, "kind": "replay"})
+            save_tensors(beside, arrays, stamp("replay"))
             beside.replace(path)
         self.changed = False
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from kfdeploy.files import save_tensors
-from kfdeploy.manifest import SCHEMA, versions
+from kfdeploy.manifest import stamp, versions
 from kfdeploy.tasks.evidence import Evidence
 from kfdeploy.training.experiment import Experiment
 from kfdeploy.training.nets.teacher import Teacher
@@ -32,7 +32,7 @@ class _Logits(nn.Module):
 def save_state(path: Path, net: nn.Module) -> None:
     """Write a network's weights and buffers."""
     state = {name: value.detach().cpu().numpy() for name, value in net.state_dict().items()}
-    save_tensors(path, state, {"schema": SCHEMA, "kind": "state"})
+    save_tensors(path, state, stamp("state"))
 
 
 def write_classifier(
@@ -40,8 +40,7 @@ def write_classifier(
 ) -> None:
     """Write a network image → (logits, …) as a student or a teacher, in the form of an assembly, with its weights."""
     from kfdeploy.data.splits import sample
-    from kfdeploy.deploy.calibrate import calibrate_model
-    from kfdeploy.deploy.model import write_model
+    from kfdeploy.deploy.model import Model, write_model
     from kfdeploy.training.writing.to_onnx import to_onnx
 
     net = net.cpu().float().eval()
@@ -58,4 +57,4 @@ def write_classifier(
     )
     fields = fields | {"data": experiment.recipe.data.model_dump(), "versions": versions(*LIBRARIES)}
     write_model(out, graph.model, kind, name, experiment.image, experiment.tasks, evidence, fields)
-    calibrate_model(out, sample(experiment.validation))
+    Model.open(out).calibrate(sample(experiment.validation))

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from kfdeploy.files import file_name, save_tensors
-from kfdeploy.manifest import SCHEMA, versions
-from kfdeploy.pool.manifest import SHARED, write_manifest
+from kfdeploy.manifest import stamp, versions
+from kfdeploy.pool.manifest import SHARED, made, write
 from kfdeploy.pool.pool import Pool
 from kfdeploy.tasks.spec import ImageSpec, TaskSpec
 from kfdeploy.training.experiment import Experiment
@@ -85,15 +85,15 @@ def write_pool(
         start = own.stop
         parts.append(Part(task.name, arrays, W[own], WA[own], b[own]))
         head = {"head.z": W[own], "head.u": WA[own], "head.bias": b[own]}
-        about = {"schema": SCHEMA, "kind": "task", "task": task.name, "classes": list(task.classes)}
+        about = stamp("task") | {"task": task.name, "classes": list(task.classes)}
         save_tensors(work / "tasks" / f"{file_name(task.name)}.safetensors", arrays | head, about)
         logits = {key: evidence[key][:, own] for key in ("golden.logits", "validation.logits")}
         save_tensors(work / "evidence" / f"{file_name(task.name)}.safetensors", logits, about | {"kind": "evidence"})
     shared = {key: evidence[key] for key in ("golden.images", "validation.labels", "validation.rows")}
-    save_tensors(work / SHARED, shared, {"schema": SCHEMA, "kind": "evidence"})
+    save_tensors(work / SHARED, shared, stamp("evidence"))
     save_state(work / "train" / WEIGHTS, learner)
     ranges = pool_ranges(common.model, template.model, parts, sample(experiment.validation))
-    write_manifest(
+    manifest = made(
         work,
         {
             "name": recipe.name,
@@ -117,6 +117,7 @@ def write_pool(
         tasks,
         write_pool_ranges(work, ranges, min(IMAGES, len(experiment.validation))),
     )
+    write(work, manifest)
     Pool.open(work).prove()
 
 

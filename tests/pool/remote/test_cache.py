@@ -41,6 +41,12 @@ def wait_for(condition, seconds=20):
         time.sleep(0.01)
 
 
+def located(url, name):
+    """Where the cache has a file of a pool, fetched if it must be."""
+    pool = Pool.open(url)
+    return pool.place.file(name, pool.files)
+
+
 def test_two_processes_with_one_cache_fetch_each_file_once(web, cache, tmp_path):
     web.hold = threading.Event()
     both = [started(web, tmp_path / name / "a") for name in "xy"]
@@ -95,51 +101,51 @@ def test_a_file_broken_off_goes_on_where_it_stopped(web, pool, cache, monkeypatc
     assert size > 6000
     opened = Pool.open(web.url)
     web.dead_after = len(web.log) + 3
-    fails(StoreError, opened.file, "common.onnx", match=r"stopped answering at 'common\.onnx'")
+    fails(StoreError, opened.read, "common.onnx", match=r"stopped answering at 'common\.onnx'")
     assert not list((cache / "sha256").glob("*/*"))
     web.dead_after = None
     web.log.clear()
-    assert opened.file("common.onnx").read_bytes() == (pool / "common.onnx").read_bytes()
+    assert opened.place.file("common.onnx", opened.files).read_bytes() == (pool / "common.onnx").read_bytes()
     assert web.log[0] == ("common.onnx", "bytes=6000-7999")
 
     # What had arrived turns out to be of another file: from the start, without a word.
     (whole,) = (cache / "sha256").glob("*/*")
     whole.unlink()
     (cache / "partial" / whole.name).write_bytes(bytes(5000))
-    assert Pool.open(web.url).file("common.onnx") == whole
+    assert located(web.url, "common.onnx") == whole
     (cache / "partial" / whole.name).write_bytes(bytes(size + 10))
     whole.unlink()
-    assert Pool.open(web.url).file("common.onnx") == whole
+    assert located(web.url, "common.onnx") == whole
 
     # A server without ranges sends all of it, whatever is asked for.
     whole.unlink()
     web.ranges = False
     (cache / "partial" / whole.name).write_bytes((pool / "common.onnx").read_bytes()[:5000])
-    assert Pool.open(web.url).file("common.onnx") == whole
+    assert located(web.url, "common.onnx") == whole
 
 
 def test_an_empty_file_needs_no_request(web, pool, cache):
     manifest = json.loads((pool / "pool.json").read_text(encoding="utf-8"))
     manifest["files"]["empty"] = {"bytes": 0, "sha256": hashlib.sha256(b"").hexdigest()}
     (pool / "pool.json").write_text(json.dumps(manifest), encoding="utf-8")
-    assert Pool.open(web.url).file("empty").read_bytes() == b""
+    assert located(web.url, "empty").read_bytes() == b""
     assert list(web.asked()) == ["pool.json"]
 
 
 def test_an_answer_that_breaks_off_is_no_file(web, cache):
     opened = Pool.open(web.url)
     web.cut = 100
-    fails(StoreError, opened.file, "task.onnx", match=r"stopped answering at 'task\.onnx'")
+    fails(StoreError, opened.read, "task.onnx", match=r"stopped answering at 'task\.onnx'")
     assert not list((cache / "sha256").glob("*/*"))
 
 
 def test_a_damaged_file_of_the_cache_is_fetched_anew(web, cache):
     opened = Pool.open(web.url)
-    place = opened.file("task.onnx")
+    place = opened.place.file("task.onnx", opened.files)
     whole = place.read_bytes()
     for data in (whole[:-1], bytes(len(whole))):
         place.write_bytes(data)
-        assert opened.file("task.onnx").read_bytes() == whole
+        assert opened.place.file("task.onnx", opened.files).read_bytes() == whole
     assert web.asked()["task.onnx"] == 3
 
 
@@ -172,7 +178,7 @@ def test_without_locks_two_processes_do_not_share_a_begun_file(web, cache, monke
     seen = []
     replace = Path.replace
     monkeypatch.setattr(Path, "replace", lambda self, to: (seen.append(self.name), replace(self, to))[1])
-    place = Pool.open(web.url).file("task.onnx")
+    place = located(web.url, "task.onnx")
     assert seen == [f"{place.name}.{os.getpid()}"]
 
 

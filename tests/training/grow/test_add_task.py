@@ -7,7 +7,7 @@ import pytest
 
 from kfdeploy.deploy.assemble import assemble
 from kfdeploy.errors import DataError, OutputError, TaskError
-from kfdeploy.files import load_tensors, sha256
+from kfdeploy.files import sha256
 from kfdeploy.pool.plan import Subsets
 from kfdeploy.pool.pool import Pool
 from kfdeploy.targets.onnx import session
@@ -68,7 +68,7 @@ def test_what_it_is_worth_is_known_exactly(toy, grown, tmp_path):
     assert len(evidence.labels) > len(rows)
     assert set(evidence.labels) == {*class_names(Pool.open(toy.pool).tasks), "junk"}
     graph = assemble(grown, [task.name for task in pool.tasks], tmp_path / "all").graph
-    block = load_tensors(pool.file("evidence/added/junk.safetensors"))["validation.rows"]
+    block = pool.tensors("evidence/added/junk.safetensors")["validation.rows"]
     images = [validation_set(about, part, pool.image).load() for part in (rows, block)]
     found = session(graph, 1).run(None, {"image": np.concatenate(images)})[0]
     np.testing.assert_allclose(found, evidence.logits, atol=2e-4)
