@@ -18,9 +18,9 @@ from kfdeploy.cli.console import TrainingProgress
 from kfdeploy.data.sources import load_split
 from kfdeploy.deploy.assemble import assemble
 from kfdeploy.files import dump_line_json, write_file
+from kfdeploy.graph.reference import Runner
 from kfdeploy.measuring.rounds import describe_machine
 from kfdeploy.pool.pool import Pool
-from kfdeploy.targets.onnx import session
 from kfdeploy.training.factorize import factorize
 from kfdeploy.training.grow.add_task import add_task
 from kfdeploy.training.recipe.recipe import load_recipe
@@ -74,12 +74,12 @@ def main() -> None:
 
 def tested(pool):
     """Return the test accuracy in % of all ten classes and of each subset."""
-    about = pool.manifest["recipe"]["data"]
+    about = pool.data
     names = [task.name for task in pool.tasks]
     data = load_split(about["source"], about["root"], "test", pool.image).only(names).in_memory()
     with tempfile.TemporaryDirectory() as folder:
-        run = session(assemble(pool, names, Path(folder) / "all").graph, 2).run
-        pieces = [run(None, {"image": data.load(slice(i, i + 500))})[0] for i in range(0, len(data), 500)]
+        run = Runner(assemble(pool, names, Path(folder) / "all").graph, threads=2)
+        pieces = [run(data.load(slice(i, i + 500)))["logits"] for i in range(0, len(data), 500)]
     logits = np.concatenate(pieces)
     found = {}
     for subset, chosen in {"all": names, **SUBSETS}.items():

@@ -18,9 +18,10 @@ from kfdeploy.data.sources import load_split
 from kfdeploy.deploy.assemble import assemble
 from kfdeploy.deploy.model import Model
 from kfdeploy.files import dump_line_json, write_file
+from kfdeploy.graph.known import KNOWN
+from kfdeploy.graph.reference import Runner
 from kfdeploy.measuring.rounds import describe_machine
 from kfdeploy.pool.pool import Pool
-from kfdeploy.targets.onnx import session
 from kfdeploy.tasks.openset import auroc, scores
 from kfdeploy.tasks.spec import columns
 
@@ -46,12 +47,12 @@ def evaluate(pool_path, student_path, subsets):
     pool, student = Pool.open(pool_path), Model.open(student_path)
     about = pool.manifest["recipe"]["data"]
     data = load_split(about["source"], about["root"], "test", pool.image).in_memory()
-    theirs = outputs(student.graph, data)["logits"]
+    theirs = outputs(student.graph, data, "logits")["logits"]
     found = {}
     for name, chosen in subsets.items():
         with tempfile.TemporaryDirectory() as place:
             model = assemble(pool, chosen, Path(place) / "assembly", open_set=0.05)
-            known = outputs(model.graph, data)["known"]
+            known = outputs(model.graph, data, KNOWN)[KNOWN]
         own = np.isin(np.array(data.classes)[data.labels], chosen)
         masked = theirs[:, columns(student.classes, chosen)]
         ways = {"assembly": known, "student_softmax": masked.max(1) - scores(masked), "student_score": scores(masked)}
@@ -62,12 +63,11 @@ def evaluate(pool_path, student_path, subsets):
     return found
 
 
-def outputs(graph, data):
+def outputs(graph, data, *names):
     """Return a graph's outputs for every image."""
-    run = session(graph, 2)
-    names = [output.name for output in run.get_outputs()]
-    pieces = [run.run(None, {"image": data.load(slice(i, i + 500))}) for i in range(0, len(data), 500)]
-    return {name: np.concatenate([piece[i] for piece in pieces]) for i, name in enumerate(names)}
+    run = Runner(graph, names, threads=2)
+    pieces = [run(data.load(slice(i, i + 500))) for i in range(0, len(data), 500)]
+    return {name: np.concatenate([piece[name] for piece in pieces]) for name in run.outputs}
 
 
 if __name__ == "__main__":

@@ -226,11 +226,11 @@ def accuracies(evidence, classes, subsets):
 def tested(recipe, model, subsets):
     """Return the test accuracy in % and, packed into hexadecimal, which images of each subset are right."""
     from kfdeploy.data.sources import load_split
-    from kfdeploy.targets.onnx import session
+    from kfdeploy.graph.reference import Runner
 
     data = load_split(recipe.data.source, recipe.data.root, "test", recipe.image.spec()).only(model.classes)
-    run = session(model.path / "model.onnx", 2).run
-    parts = [run(None, {"image": data.load(slice(i, i + 500))})[0] for i in range(0, len(data), 500)]
+    run = Runner(model.graph, threads=2)
+    parts = [run(data.load(slice(i, i + 500)))["logits"] for i in range(0, len(data), 500)]
     return scored("test", np.concatenate(parts), data.labels, model.classes, subsets)
 
 

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pools import grow, images_of, logits_of, rows_of
+from runtimes import session
 
 from kfdeploy.deploy.assemble import assemble
 from kfdeploy.pool.plan import Subsets
 from kfdeploy.pool.pool import Pool
-from kfdeploy.targets.onnx import session
 from kfdeploy.tasks.kinds.classes import subset_accuracy
 from kfdeploy.tasks.spec import class_names
 

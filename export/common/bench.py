@@ -104,7 +104,7 @@ def one_round(scenario, threads, batch, quick):
     session = kit.open_session(threads, scenario)
     load = (time.perf_counter_ns() - began) / 1e6
     protocol = clock.QUICK if quick else clock.Protocol()
-    found = clock.time_runs(lambda i: session.run(inputs[i % 16]), protocol, gpu=clock.on_gpu(about))
+    found = clock.time_runs(lambda i: session.run(inputs[i % 16]), protocol, gpu=session.gpu)
     found.load, found.cores = load, cores
     fit = tuple(image["size"]), image["channels"], image["resize"], image["interpolation"]
     found.stages = clock.time_stages(pixels.stages(images[0], *fit))

@@ -15,6 +15,8 @@ ARITHMETIC = {"fp32": "high", "fp16": "low", "int8": "high"}
 class Session:
     """One session, resized when the batch changes; `run` gives logits (N, C) for uint8 images (N, H, W, C)."""
 
+    gpu = False
+
     def __init__(self, folder, manifest, threads, scenario):
         with quiet():
             try:
@@ -31,6 +33,7 @@ class Session:
             )
         self.image = self.net.getSessionInput(self.session, "image")
         self.shape = tuple(self.image.getShape())
+        self.batch = manifest.get("options", {}).get("batch", 0)
 
     def run(self, images):
         """Return logits (N, C)."""
@@ -38,10 +41,10 @@ class Session:
 
     def outputs(self, images):
         """Return every output by its name."""
+        if images.dtype != np.uint8:  # MNN itself would not notice
+            raise ValueError(f"the input 'image' is {images.dtype} (allowed: uint8)")
         if images.shape != self.shape:
-            self.net.resizeTensor(self.image, images.shape)
-            self.net.resizeSession(self.session)
-            self.shape = images.shape
+            self.resize(images.shape)
         mnn = self.mnn
         host = mnn.Tensor(
             self.shape, mnn.Halide_Type_Uint8, np.ascontiguousarray(images), mnn.Tensor_DimensionType_Caffe
@@ -50,7 +53,28 @@ class Session:
         self.net.runSession(self.session)
         # A copy: MNN's own memory would be overwritten by the next call.
         found = self.net.getSessionOutputAll(self.session)
-        return {name: np.array(tensor.getNumpyData()) for name, tensor in found.items()}
+        return {name: np.array(tensor.getNumpyData()) for name, tensor in sorted(found.items(), reverse=True)}
+
+    def resize(self, shape):
+        """Take images of another shape from now on; only their number may change."""
+        sides = self.shape[1:]
+        if shape[1:] != sides or not shape[0] or self.batch not in (0, shape[0]):
+            raise ValueError(f"the input 'image' has shape {shape} (allowed: {(self.batch or 'N', *sides)})")
+        self.net.resizeTensor(self.image, shape)
+        self.net.resizeSession(self.session)
+        self.shape = shape
+
+    def operators(self):
+        """Return the type of every operator that runs, in order, having run once on what lies in the input."""
+        ran = []
+        self.net.runSessionWithCallBackInfo(
+            self.session, lambda *_: True, lambda _, about: ran.append(about.getType()) is None
+        )
+        return ran
+
+    def close(self):
+        """Let go of the model."""
+        self.session = self.net = self.image = None
 
 
 @contextmanager

@@ -24,13 +24,17 @@ class Session:
         options.log_severity_level = 3
         if provider != "CPUExecutionProvider":  # never a silent fall-back to the CPU
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-        self.session = onnxruntime.InferenceSession(str(folder / "model.onnx"), options, providers=[provider])
+        self.gpu = provider.startswith(("CUDA", "Tensorrt", "NvTensorRT"))  # whose energy then counts
+        try:
+            self.session = onnxruntime.InferenceSession(str(folder / "model.onnx"), options, providers=[provider])
+        except Exception as error:  # ONNX Runtime has a class of its own for each way to fail
+            sys.exit(f"error: 'model.onnx' cannot run on '{provider}' alone: {str(error).splitlines()[0]}")
+        self.names = [output.name for output in self.session.get_outputs()]
 
     def run(self, images):
         """Return logits (N, C)."""
-        return self.session.run(None, {"image": images})[0]
+        return self.session.run(["logits"], {"image": images})[0]
 
     def outputs(self, images):
         """Return every output by its name."""
-        names = [output.name for output in self.session.get_outputs()]
-        return dict(zip(names, self.session.run(None, {"image": images}), strict=True))
+        return dict(zip(self.names, self.session.run(self.names, {"image": images}), strict=True))

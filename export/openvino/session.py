@@ -3,6 +3,7 @@
 import sys
 
 VERSIONS = ("openvino",)
+# bf16 is OpenVINO's default where the processor has it: what is not integer in an int8 model stays float32.
 HINTS = {"fp32": "f32", "fp16": "f16", "int8": "f32"}
 
 
@@ -24,6 +25,7 @@ class Session:
                 "NUM_STREAMS": "1",
             },
         )
+        self.gpu = False
         self.request = compiled.create_infer_request()
         # A tensor may have several names: these are ours.
         self.names = [next(iter(output.names & {"logits", "known"}), "logits") for output in compiled.outputs]

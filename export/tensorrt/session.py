@@ -26,6 +26,8 @@ class Session:
     `smallest` and `largest` are the numbers of images that it takes at a time.
     """
 
+    gpu = True
+
     def __init__(self, folder, manifest, threads, scenario):
         if threads != 1:
             refuse(f"{threads} threads were asked for, and a GPU has none to set", "leave --threads out")

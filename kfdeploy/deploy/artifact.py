@@ -138,10 +138,10 @@ class Artifact(Described):
         except MissingDependencyError as error:
             return f"{error}:  {error.hint}"
 
-    def session(self, device: Setup) -> Session:
+    def session(self, setup: Setup) -> Session:
         """Open a session on the artifact's target.
 
         Raises:
             MissingDependencyError: its runtime is not installed.
         """
-        return targets.load(self.target, self.precision).open(self.path, self.options, device)
+        return targets.load(self.target, self.precision).open(self.path, self.options, setup)

@@ -55,6 +55,13 @@ class Part:
     head_u: np.ndarray[Any, Any]  # (c, D) W_j A_j
     head_bias: np.ndarray[Any, Any]  # (c,)
 
+    @classmethod
+    def of(cls, name: str, stored: Arrays) -> "Part":
+        """Return a task's share, in float32, from the arrays of its file; a pool may store float16."""
+        arrays = {key: v.astype(np.float32) if v.dtype == np.float16 else v for key, v in stored.items()}
+        head = {key: arrays.pop(f"head.{key}") for key in ("z", "u", "bias")}
+        return cls(name, arrays, head["z"], head["u"], head["bias"])
+
 
 def compose(common: ModelProto, template: ModelProto, parts: Sequence[Part], form: Form) -> ModelProto:
     """Return `image → logits` (N, C) for the parts in their order.

@@ -55,7 +55,7 @@ def measure(job: Job, protocol: Protocol) -> Round:
             session.run(inputs[i % 16])
             session.synchronize()
 
-        found = time_runs(call, protocol, gpu=clock.on_gpu(artifact.manifest))
+        found = time_runs(call, protocol, gpu=session.gpu)
     found.load, found.cores = load, cores
     found.stages = clock.time_stages(stages(golden[0], image.size, image.channels, image.resize, image.interpolation))
     return found

@@ -15,7 +15,8 @@ from kfdeploy.graph.half import LARGEST
 from kfdeploy.graph.reference import Runner, tolerance
 from kfdeploy.manifest import TRAINING, describe_files
 from kfdeploy.pool.manifest import SHARED, rounded, write
-from kfdeploy.pool.pool import Block, Pool, part_of
+from kfdeploy.pool.pool import Pool
+from kfdeploy.tasks.evidence import Block
 from kfdeploy.tasks.kinds.classes import Accuracy, known_accuracy
 from kfdeploy.tasks.spec import TaskSpec
 
@@ -70,7 +71,7 @@ def store_half(
     blocks = list(pool.blocks(pool.tasks))
     images = [_images(pool, block, data) for block in blocks]  # before anything is computed
     exact = [pool.part(task) for task in pool.tasks]
-    small = [part_of(name, arrays) for name, arrays in stored.items()]
+    small = [Part.of(name, arrays) for name, arrays in stored.items()]
     golden = _logits(pool, small, [pool.tensors(SHARED)["golden.images"]])
     found: list[list[Floats] | None] = []
     for block, own in zip(blocks, images, strict=True):

@@ -28,7 +28,7 @@ from kfdeploy.pool import manifest
 from kfdeploy.pool.manifest import COMMON, SHARED, TEMPLATE
 from kfdeploy.pool.remote.locate import locate
 from kfdeploy.pool.remote.place import AGAIN, Folder, Place
-from kfdeploy.tasks.evidence import Evidence
+from kfdeploy.tasks.evidence import Block, Evidence
 from kfdeploy.tasks.spec import Described, TaskSpec, choose_names
 
 if TYPE_CHECKING:
@@ -39,16 +39,6 @@ if TYPE_CHECKING:
 Fuse = Literal["auto", "bank", "branches"]
 FORMS: tuple[Fuse, ...] = ("auto", "bank", "branches")
 _NEEDS = ("name", "recipe", "classes", "coupling", "temperatures", "teacher", "training")
-
-
-@dataclass(frozen=True)
-class Block:
-    """Validation images that came together: those the pool was made with (None), or those of a task that was added."""
-
-    task: str | None
-    labels: tuple[str, ...]  # (V,) class names
-    rows: np.ndarray[Any, np.dtype[np.int64]]  # (V,)
-    logits: tuple[np.ndarray[Any, np.dtype[np.float32]] | None, ...]  # of each task asked for (V, c), None: not known
 
 
 @dataclass(frozen=True)
@@ -293,7 +283,9 @@ class Pool(Described):
         Raises:
             PoolError: its file is missing or altered.
         """
-        return part_of(task.name, self.tensors(self.entry(task)["file"]))
+        from kfdeploy.graph.compose import Part
+
+        return Part.of(task.name, self.tensors(self.entry(task)["file"]))
 
     def evidence(self, tasks: Sequence[TaskSpec] | None = None) -> Evidence:
         """Return the golden samples and validation logits of some tasks (default: all), as columns side by side.
@@ -409,13 +401,3 @@ class Pool(Described):
     @cached_property
     def _entries(self) -> dict[str, TaskEntry]:
         return {entry["name"]: entry for entry in self.manifest["tasks"]}
-
-
-def part_of(name: str, stored: Arrays) -> "Part":
-    """Return a task's weights and folded head, as float32, from the arrays of its file."""
-    from kfdeploy.graph.compose import Part
-
-    # `kfdeploy pool convert --half` stores float16; everything is computed in float32.
-    arrays = {key: v.astype(np.float32) if v.dtype == np.float16 else v for key, v in stored.items()}
-    head = {key: arrays.pop(f"head.{key}") for key in ("z", "u", "bias")}
-    return Part(name, arrays, head["z"], head["u"], head["bias"])

@@ -23,7 +23,9 @@ class Setup:
 
 
 class Session(Protocol):
-    """An opened model. It never times itself."""
+    """An opened model. It never times itself. `gpu` is whether it runs on NVIDIA's first GPU, whose energy counts."""
+
+    gpu: bool
 
     def __enter__(self) -> "Session":
         """Load the model."""
@@ -67,7 +69,7 @@ class Target(Protocol):
         """
         ...
 
-    def open(self, folder: Path, options: Any, device: Setup) -> Session:
+    def open(self, folder: Path, options: Any, setup: Setup) -> Session:
         """Open an exported model.
 
         Raises:

@@ -28,10 +28,10 @@ from typing import Any
 
 import numpy as np
 
-from kfdeploy.arrays import Arrays
-from kfdeploy.errors import MissingDependencyError, PoolError, UnsupportedError
+from kfdeploy.errors import MissingDependencyError, UnsupportedError
 from kfdeploy.graph.precision import Numerics
 from kfdeploy.targets.base import Precision, Session, Setup, fix_batch
+from kfdeploy.targets.session import KitSession
 
 NAME = "mnn"
 PACKAGE = TITLE = "MNN"
@@ -44,8 +44,6 @@ FLAGS: Mapping[Precision, tuple[str, ...]] = {
     "fp16": ("--fp16",),
     "int8": ("--weightQuantBits", "8", "--hqq"),
 }
-# "low" is float16 arithmetic where the processor has it, and float32 where it does not.
-ARITHMETIC: Mapping[Precision, str] = {"fp32": "high", "fp16": "low", "int8": "high"}
 _CONVERTER = "import sys, _tools; _tools.mnnconvert(sys.argv)"
 _CHATTER = re.compile(r"The device supports|bizCode|Start to |ONNX Model |(in|out)putTensors|Converted ", re.IGNORECASE)
 
@@ -101,9 +99,9 @@ def convert(onnx_path: Path, out: Path, options: Options) -> list[str]:
     return [MODEL]
 
 
-def open(folder: Path, options: Options, device: Setup) -> Session:
+def open(folder: Path, options: Options, setup: Setup) -> Session:
     """Open an exported model."""
-    return _Session(folder / MODEL, options, device)
+    return KitSession(KIT, folder, options, setup)
 
 
 def executed(folder: Path, options: Options) -> dict[str, Any]:
@@ -112,10 +110,8 @@ def executed(folder: Path, options: Options) -> dict[str, Any]:
     MNN says which operators it ran, but not in which precision: float16 is told from what was asked and from what MNN
     says of this processor, and eight-bit weights are computed with in float32.
     """
-    ran: list[str] = []
-    with _Session(folder / MODEL, options, Setup()) as session:
-        session.walk(ran.append)
-    nodes = Counter(ran)
+    with KitSession(KIT, folder, options, Setup()) as session:
+        nodes = Counter(session.inner.operators())
     count = sum(n for kind, n in nodes.items() if "Convolution" in kind)
     kind = "fp16" if options.precision == "fp16" and _has_float16() else "fp32"
     return {
@@ -123,70 +119,6 @@ def executed(folder: Path, options: Options) -> dict[str, Any]:
         "convolutions": {kind: count},
         "nodes": dict(sorted(nodes.items())),
     }
-
-
-class _Session:
-    """One MNN session on the CPU. It is resized when the batch changes."""
-
-    def __init__(self, path: Path, options: Options, device: Setup) -> None:
-        self.path, self.options, self.device = path, options, device
-        self.session: Any = None
-
-    def __enter__(self) -> "_Session":
-        self.mnn = _mnn()
-        setting = {
-            "backend": "CPU", "numThread": self.device.threads, "precision": ARITHMETIC[self.options.precision]
-        }  # fmt: skip
-        with _quiet():
-            try:
-                self.net = self.mnn.Interpreter(str(self.path))
-            except Exception as error:  # MNN raises nothing narrower
-                raise PoolError(f"MNN cannot read '{self.path}'", hint="kfdeploy export --target mnn") from error
-            self.session = self.net.createSession(setting)
-        self.image = self.net.getSessionInput(self.session, "image")
-        self.shape = tuple(self.image.getShape())
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.session = self.net = self.image = None
-
-    def run(self, inputs: Arrays) -> Arrays:
-        """Run the model; the arrays returned belong to the caller.
-
-        Raises:
-            ValueError: not the images that the model takes, which MNN itself would not notice.
-        """
-        images = inputs["image"]
-        if images.dtype != np.uint8:
-            raise ValueError(f"the input 'image' is {images.dtype} (allowed: uint8)")
-        if images.shape != self.shape:
-            self._resize(images.shape)
-        mnn = self.mnn
-        host = mnn.Tensor(
-            self.shape, mnn.Halide_Type_Uint8, np.ascontiguousarray(images), mnn.Tensor_DimensionType_Caffe
-        )
-        self.image.copyFrom(host)
-        self.net.runSession(self.session)
-        # a view of MNN's own memory, which the next run overwrites
-        outputs = self.net.getSessionOutputAll(self.session)
-        return {name: np.array(tensor.getNumpyData()) for name, tensor in sorted(outputs.items(), reverse=True)}
-
-    def synchronize(self) -> None:
-        """Do nothing: `run` returns when its outputs are there."""
-
-    def walk(self, visit: Any) -> None:
-        """Run once on what lies in the input, and call `visit` with the type of every operator that ran."""
-        self.net.runSessionWithCallBackInfo(
-            self.session, lambda *_: True, lambda _, about: visit(about.getType()) is None
-        )
-
-    def _resize(self, shape: tuple[int, ...]) -> None:
-        fixed, sides = self.options.batch, self.shape[1:]
-        if shape[1:] != sides or shape[0] not in ((fixed,) if fixed else range(1, 1 << 31)):
-            raise ValueError(f"the input 'image' has shape {shape} (allowed: {(fixed or 'N', *sides)})")
-        self.net.resizeTensor(self.image, shape)
-        self.net.resizeSession(self.session)
-        self.shape = shape
 
 
 def _mnn() -> Any:

@@ -12,10 +12,10 @@ from typing import Any
 import onnx
 import onnxruntime
 
-from kfdeploy.arrays import Arrays
-from kfdeploy.errors import DeviceError, MissingDependencyError, first_line, nearest
+from kfdeploy.errors import DeviceError, nearest
 from kfdeploy.graph.precision import Numerics
 from kfdeploy.targets.base import Precision, Session, Setup, fix_batch
+from kfdeploy.targets.session import KitSession
 
 NAME = "onnx"
 PACKAGE = "onnxruntime"
@@ -54,13 +54,14 @@ def convert(onnx_path: Path, out: Path, options: Options) -> list[str]:
     return [MODEL]
 
 
-def open(folder: Path, options: Options, device: Setup) -> Session:
+def open(folder: Path, options: Options, setup: Setup) -> Session:
     """Open an exported model.
 
     Raises:
-        DeviceError: this ONNX Runtime does not have the provider.
+        DeviceError: this ONNX Runtime does not have the provider, or cannot run the whole graph on it.
     """
-    return _Session(folder / MODEL, options.provider, device)
+    check_provider(options.provider)
+    return KitSession(KIT, folder, options, setup)
 
 
 def executed(folder: Path, options: Options) -> dict[str, Any]:
@@ -73,8 +74,7 @@ def executed(folder: Path, options: Options) -> dict[str, Any]:
 
     with tempfile.TemporaryDirectory() as place:
         path = Path(place) / "optimised.onnx"
-        opened = session(folder / MODEL, 1, options.provider, optimised=path)
-        providers = opened.get_providers()
+        providers = _optimise(folder / MODEL, options.provider, path)
         model = onnx.load(path)
     kinds = _types(model)
     convolutions = Counter(
@@ -88,63 +88,31 @@ def executed(folder: Path, options: Options) -> dict[str, Any]:
     }
 
 
-class _Session:
-    """One ONNX Runtime session."""
-
-    def __init__(self, path: Path, provider: str, device: Setup) -> None:
-        self.path, self.provider, self.device = path, provider, device
-        self.session: onnxruntime.InferenceSession | None = None
-
-    def __enter__(self) -> "_Session":
-        self.session = session(self.path, self.device.threads, self.provider)
-        self.names = [output.name for output in self.session.get_outputs()]
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.session = None
-
-    def run(self, inputs: Arrays) -> Arrays:
-        """Run the model; the arrays returned belong to the caller."""
-        assert self.session is not None, "open the session with `with`"
-        return dict(zip(self.names, self.session.run(None, inputs), strict=True))
-
-    def synchronize(self) -> None:
-        """Do nothing: `run` returns when its outputs are there."""
-
-
-def session(path: Path, threads: int, provider: str = CPU, *, optimised: Path | None = None) -> Any:
-    """Return an ONNX Runtime session that computes with so many threads on one provider, and on no other.
-
-    `optimised` is where ONNX Runtime writes the graph as it will execute it.
+def check_provider(provider: str) -> None:
+    """Refuse a provider that this ONNX Runtime does not have.
 
     Raises:
-        MissingDependencyError: ONNX Runtime is not installed.
-        DeviceError: it does not have the provider, or cannot run the whole graph there.
+        DeviceError: as above.
     """
-    try:
-        import onnxruntime
-    except ImportError:
-        raise MissingDependencyError("ONNX Runtime is not installed", hint="pip install onnxruntime") from None
+
     there = onnxruntime.get_available_providers()
     if provider not in there:
         raise DeviceError(
             f"this ONNX Runtime has no execution provider '{provider}'", allowed=there, hint=nearest(provider, there)
         )
+
+
+def _optimise(path: Path, provider: str, out: Path) -> list[str]:
+    """Let ONNX Runtime write the graph as it will execute it to `out`; return the providers that it uses."""
+
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.log_severity_level = 3
-    if optimised is not None:
-        options.optimized_model_filepath = str(optimised)
-        options.log_severity_level = 4  # it warns that the file fits this machine alone, which is what is asked
-    if provider == CPU:
-        return onnxruntime.InferenceSession(str(path), options, providers=[provider])
-    options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")  # never a silent fall-back
-    try:
-        return onnxruntime.InferenceSession(str(path), options, providers=[provider])
-    except Exception as error:
-        raise DeviceError(
-            f"'{path.name}' cannot run on '{provider}' alone: {first_line(error)}", allowed=there
-        ) from error
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.optimized_model_filepath = str(out)
+    options.log_severity_level = 4  # it warns that the file fits this machine alone, which is what is asked
+    if provider != CPU:
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")  # never a silent fall-back
+    opened = onnxruntime.InferenceSession(str(path), options, providers=[provider])
+    return list(opened.get_providers())
 
 
 def _types(model: "onnx.ModelProto") -> dict[str, str]:

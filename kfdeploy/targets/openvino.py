@@ -11,19 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kfdeploy.arrays import Arrays
 from kfdeploy.errors import UnsupportedError
 from kfdeploy.files import place_errors
 from kfdeploy.graph.precision import Numerics
 from kfdeploy.targets.base import Precision, Session, Setup
+from kfdeploy.targets.session import KitSession
 
 NAME = PACKAGE = "openvino"
 TITLE = "OpenVINO"
 MODEL = "model.xml"
 KIT = "openvino"
 GRAPHS: Mapping[Precision, Numerics] = {"fp32": "float32", "fp16": "float32", "int8": "uint8"}
-# bf16 is OpenVINO's default where the processor has it: what is not integer in an int8 model stays float32.
-HINTS: Mapping[Precision, str] = {"fp32": "f32", "fp16": "f16", "int8": "f32"}
 
 
 @dataclass(frozen=True)
@@ -75,9 +73,10 @@ def _convert(onnx_path: Path, out: Path, batch: int, precision: str) -> None:
     openvino.save_model(model, out / MODEL, compress_to_fp16=precision == "fp16")
 
 
-def open(folder: Path, options: Options, device: Setup) -> Session:
+def open(folder: Path, options: Options, setup: Setup) -> Session:
     """Open an exported model."""
-    return _Session(folder / MODEL, options.precision, device)
+    _openvino()  # with its telemetry switched off
+    return KitSession(KIT, folder, options, setup)
 
 
 def executed(folder: Path, options: Options) -> dict[str, Any]:
@@ -85,51 +84,14 @@ def executed(folder: Path, options: Options) -> dict[str, Any]:
 
     A processor without float16 arithmetic computes a float16 model in float32, and this says so.
     """
-    compiled = _compile(folder / MODEL, options.precision, Setup())
-    layers = [layer.get_rt_info() for layer in compiled.get_runtime_model().get_ordered_ops()]
+    with KitSession(KIT, folder, options, Setup()) as session:
+        compiled = session.inner.request.get_compiled_model()
+        layers = [layer.get_rt_info() for layer in compiled.get_runtime_model().get_ordered_ops()]
     kinds = [(str(info["layerType"].astype(str)), str(info["runtimePrecision"].astype(str))) for info in layers]
     names = {"i8": "int8", "u8": "int8", "f32": "fp32", "f16": "fp16", "bf16": "bf16"}
     convolutions = Counter(names.get(p, p) for kind, p in kinds if "Convolution" in kind)
     nodes = Counter(kind for kind, _ in kinds)
     return {"device": "CPU", "convolutions": dict(sorted(convolutions.items())), "nodes": dict(sorted(nodes.items()))}
-
-
-def _compile(path: Path, precision: Precision, device: Setup) -> Any:
-    setting = {
-        "PERFORMANCE_HINT": "THROUGHPUT" if device.scenario == "offline" else "LATENCY",
-        "INFERENCE_PRECISION_HINT": HINTS[precision],
-        "INFERENCE_NUM_THREADS": device.threads,
-        "NUM_STREAMS": "1",
-    }
-    return _openvino().Core().compile_model(path, "CPU", setting)
-
-
-class _Session:
-    """One compiled model and one infer request on the CPU."""
-
-    def __init__(self, path: Path, precision: Precision, device: Setup) -> None:
-        self.path, self.precision, self.device = path, precision, device
-        self.request: Any = None
-
-    def __enter__(self) -> "_Session":
-        compiled = _compile(self.path, self.precision, self.device)
-        # A tensor may have several names (an exporter's own beside ours), and `any_name` is any of them.
-        ours = {"logits", "known"}
-        self.names = [next(iter(output.names & ours), output.any_name) for output in compiled.outputs]
-        self.request = compiled.create_infer_request()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.request = None
-
-    def run(self, inputs: Arrays) -> Arrays:
-        """Run the model; the arrays returned belong to the caller."""
-        # shared outputs would be overwritten by the next call
-        results = self.request.infer(inputs, share_inputs=True, share_outputs=False)
-        return {name: results[i] for i, name in enumerate(self.names)}
-
-    def synchronize(self) -> None:
-        """Do nothing: `run` returns when its outputs are there."""
 
 
 def _openvino() -> Any:

@@ -10,18 +10,16 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from kfdeploy.arrays import Arrays
 from kfdeploy.errors import DeviceError, MissingDependencyError, UnsupportedError, nearest
 from kfdeploy.graph.precision import Numerics
 from kfdeploy.targets.base import Precision, Session, Setup, fix_batch
-from kfdeploy.targets.kits import kits
+from kfdeploy.targets.session import KitSession
 from kfdeploy.targets.tensorrt_parser import supported
 
 NAME = "trt"
@@ -110,7 +108,7 @@ def convert(onnx_path: Path, out: Path, options: Options) -> list[str]:
     return [MODEL]
 
 
-def open(folder: Path, options: Options, device: Setup) -> Session:
+def open(folder: Path, options: Options, setup: Setup) -> Session:
     """Open an exported model whose engine has been built.
 
     Raises:
@@ -122,7 +120,7 @@ def open(folder: Path, options: Options, device: Setup) -> Session:
             f"'{folder}' has no engine: it is built on the device", hint="python build.py  (in that folder)"
         )
     _require_device()
-    return _Session(folder, options, device)
+    return KitSession(KIT, folder, options, setup)
 
 
 def build(folder: Path, options: Options) -> None:
@@ -155,8 +153,9 @@ def executed(folder: Path, options: Options) -> dict[str, Any]:
     if not (folder / ENGINE).is_file() or can_run():
         nodes = Counter(node.op_type for node in onnx.load(folder / MODEL).graph.node)
         return {"device": "not built", "convolutions": {}, "nodes": dict(sorted(nodes.items()))}
-    with _Session(folder, options, Setup()) as session:
-        layers, device = session.layers(), session.device_name
+    with KitSession(KIT, folder, options, Setup()) as session:
+        layers = list(session.inner.layers())
+        device = str(session.inner.record["gpu"] or "GPU")
     # an engine built without details names its layers and no more
     known: list[dict[str, Any]] = [layer for layer in layers if isinstance(layer, dict)]
     nodes = Counter(str(layer.get("LayerType", "unknown")) for layer in known)
@@ -178,64 +177,8 @@ def _precision(layer: Mapping[str, Any]) -> str:
     return next((name for word, name in (*words, ("float", "fp32"), ("fp32", "fp32")) if word in text), "unknown")
 
 
-class _Session:
-    """The kit's own session, so that one code runs the engine here and on the device.
-
-    It is the installed kit's: an artifact is data, and no code of it is run here.
-    """
-
-    def __init__(self, folder: Path, options: Options, device: Setup) -> None:
-        self.folder, self.options, self.device = folder, options, device
-        self.session: Any = None
-
-    def __enter__(self) -> "_Session":
-        path = kits() / KIT / "session.py"
-        spec = importlib.util.spec_from_file_location("kfdeploy_tensorrt_session", path)
-        assert spec is not None
-        assert spec.loader is not None
-        kit = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(kit)
-        manifest = {"options": asdict(self.options)}
-        with _told():
-            self.session = kit.Session(self.folder, manifest, self.device.threads, self.device.scenario)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.session is not None:
-            self.session.close()
-        self.session = None
-
-    def run(self, inputs: Arrays) -> Arrays:
-        """Run the engine; the arrays returned belong to the caller."""
-        with _told():
-            found: Arrays = self.session.outputs(inputs["image"])
-        return found
-
-    def synchronize(self) -> None:
-        """Do nothing: `run` returns when its outputs are there."""
-
-    def layers(self) -> list[Any]:
-        """Return what the inspector says of every layer."""
-        return list(self.session.layers())
-
-    @property
-    def device_name(self) -> str:
-        """The GPU that the engine was built on."""
-        return str(self.session.record["gpu"] or "GPU")
-
-
 def _require_device() -> None:
     if why := can_run():
         if "not installed" in why:
             raise MissingDependencyError(why, hint='pip install "tensorrt>=10,<12" cuda-bindings')
         raise DeviceError(why, hint="copy the folder to a machine with an NVIDIA GPU")
-
-
-@contextmanager
-def _told() -> Iterator[None]:
-    """Turn what a kit says when it gives up into an error of ours."""
-    try:
-        yield
-    except SystemExit as stopped:
-        what, _, hint = str(stopped.code).partition("\nhint:  ")
-        raise DeviceError(what.removeprefix("error: "), hint=hint) from None

@@ -24,6 +24,16 @@ class Evidence:
     logits: np.ndarray[Any, np.dtype[np.float32]]  # (V, C)
 
 
+@dataclass(frozen=True)
+class Block:
+    """Validation images that came together: those the pool was made with (None), or those of a task that was added."""
+
+    task: str | None
+    labels: tuple[str, ...]  # (V,) class names
+    rows: np.ndarray[Any, np.dtype[np.int64]]  # (V,)
+    logits: tuple[np.ndarray[Any, np.dtype[np.float32]] | None, ...]  # of each task asked for (V, c), None: not known
+
+
 def masked(evidence: Evidence, known: Sequence[str], wanted: Sequence[str]) -> Evidence:
     """Return a model's evidence with the columns of `wanted` alone, in that order: the model masked to them.
 

@@ -8,13 +8,13 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from runtimes import session
 
 from kfdeploy.deploy.assemble import assemble
 from kfdeploy.deploy.model import Model
 from kfdeploy.errors import ComposeError, OutputError, ParityError, PoolError, TaskError
 from kfdeploy.files import load_tensors, sha256
 from kfdeploy.pool.pool import Pool
-from kfdeploy.targets.onnx import session
 from kfdeploy.training.nets.factor import FactorNet
 
 

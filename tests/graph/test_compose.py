@@ -2,10 +2,10 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from runtimes import session
 
 from kfdeploy.errors import ComposeError
 from kfdeploy.graph.compose import Part, compose, parameter_count
-from kfdeploy.targets.onnx import session
 
 RANDOM = np.random.default_rng(0)
 IMAGES = RANDOM.integers(0, 256, (5, 8, 8, 3), dtype=np.uint8)

@@ -2,11 +2,11 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from runtimes import session
 from torch import nn
 
 from kfdeploy.errors import ComposeError
 from kfdeploy.graph.fold import check_template, initializers, set_initializers
-from kfdeploy.targets.onnx import session
 from kfdeploy.training.writing import to_onnx as graphs
 
 

@@ -8,6 +8,7 @@ from kfdeploy.errors import KfdeployError
 from kfdeploy.measuring.accuracy import correct
 from kfdeploy.measuring.intervals import difference_interval, ratio_interval
 from kfdeploy.measuring.rounds import Job, describe_machine, measure, measure_afresh
+from kfdeploy.targets.base import Setup
 from kfdeploy.targets.device.clock import QUICK, Protocol, time_runs
 
 
@@ -98,7 +99,7 @@ def test_right_and_wrong_are_counted_on_the_file_that_is_timed(toy, artifacts):
     from kfdeploy.data.splits import test_images as images_of
 
     artifact = artifacts[0]
-    data = images_of(artifact, ["cat", "sea horse"], toy.data)
+    data = images_of(artifact.data, artifact.image, ["cat", "sea horse"], toy.data)
     found = correct(artifact, data, [artifact.classes.index("cat"), artifact.classes.index("sea horse")], 1)
     assert len(found) == 12
     assert set(found) <= {0.0, 1.0}
@@ -113,10 +114,6 @@ def test_the_machine_is_described_without_its_name():
     assert platform.node() not in str(about).split()
 
 
-def test_what_runs_on_a_gpu_is_known():
-    from kfdeploy.targets.device.clock import on_gpu
-
-    assert on_gpu({"target": "trt", "options": {}})
-    assert on_gpu({"target": "onnx", "options": {"provider": "CUDAExecutionProvider"}})
-    assert not on_gpu({"target": "onnx", "options": {"provider": "CPUExecutionProvider"}})
-    assert not on_gpu({"target": "openvino", "options": {}})
+def test_a_session_says_whether_it_runs_on_a_gpu(artifacts):
+    with artifacts[0].session(Setup()) as session:
+        assert session.gpu is False

@@ -48,8 +48,9 @@ def test_a_half_pool_assembles_and_exports_in_every_form(toy, half, tmp_path):
     for form in ("bank", "branches"):
         model = assemble(half.pool, ["élan", "pets"], tmp_path / form, fuse=form)  # proved on its golden samples
         assert model.manifest["golden"]["difference"] < 1e-5
+    from runtimes import session
+
     from kfdeploy.data.splits import validation_set
-    from kfdeploy.targets.onnx import session
 
     evidence = half.pool.evidence(model.tasks)
     images = validation_set(half.pool.manifest["recipe"]["data"], evidence.rows, half.pool.image).load()

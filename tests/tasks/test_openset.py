@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import onnx
 import pytest
+from runtimes import session
 
 from kfdeploy import targets
 from kfdeploy.deploy.assemble import assemble
@@ -19,7 +20,6 @@ from kfdeploy.errors import ParityError, PoolError, TaskError, UnsupportedError
 from kfdeploy.graph.known import add_known
 from kfdeploy.pool.pool import Pool
 from kfdeploy.targets.base import Setup
-from kfdeploy.targets.onnx import session
 from kfdeploy.tasks.evidence import Evidence
 from kfdeploy.tasks.openset import auroc, open_set, scores
 

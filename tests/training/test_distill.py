@@ -1,10 +1,10 @@
 import pytest
 import torch
+from runtimes import session
 
 from kfdeploy.deploy.model import Model
 from kfdeploy.errors import OutputError, RecipeError, TaskError
 from kfdeploy.pool.pool import Pool
-from kfdeploy.targets.onnx import session
 from kfdeploy.tasks.spec import columns
 from kfdeploy.training.distill import distill
 from kfdeploy.training.learners.classifier import ClassifierLearner

@@ -7,7 +7,7 @@ import gc
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -97,12 +97,6 @@ def time_runs(call: Callable[[int], object], protocol: Protocol, *, gpu: bool = 
     found.watch = watch.seen
     found.samples = [round(sample / 1e6, 5) for sample in samples]
     return found
-
-
-def on_gpu(manifest: Mapping[str, Any]) -> bool:
-    """Return whether an artifact runs on an NVIDIA GPU."""
-    provider = str(manifest["options"].get("provider", "")).lower()
-    return manifest["target"] == "trt" or "cuda" in provider or "tensorrt" in provider
 
 
 def time_stages(stages: dict[str, Callable[[], object]], runs: int = 30) -> dict[str, float]:

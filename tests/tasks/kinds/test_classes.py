@@ -66,10 +66,11 @@ def test_calibrating_finds_the_temperature_that_was_put_in():
 def test_any_subset_is_arithmetic_and_equals_the_graph_that_is_run(toy, tmp_path):
     import itertools
 
+    from runtimes import session
+
     from kfdeploy.data.splits import validation_set
     from kfdeploy.deploy.assemble import assemble
     from kfdeploy.pool.plan import Subsets
-    from kfdeploy.targets.onnx import session
     from kfdeploy.tasks.kinds.classes import confusion
 
     pool = Pool.open(toy.pool)

@@ -4,13 +4,13 @@ import shutil
 
 import numpy as np
 import pytest
+from runtimes import session
 
 from kfdeploy.deploy.assemble import assemble
 from kfdeploy.errors import DataError, OutputError, TaskError
 from kfdeploy.files import sha256
 from kfdeploy.pool.plan import Subsets
 from kfdeploy.pool.pool import Pool
-from kfdeploy.targets.onnx import session
 from kfdeploy.tasks.kinds.classes import subset_accuracy
 from kfdeploy.tasks.spec import class_names
 from kfdeploy.training.grow.add_task import add_task
