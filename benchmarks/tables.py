@@ -13,7 +13,8 @@ import statistics
 import sys
 from pathlib import Path
 
-from kfdeploy.report import sentences as report
+from kfdeploy.report.sentences import circumstances, sentences
+from kfdeploy.report.tables import overview, plain
 
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.S)
@@ -361,8 +362,28 @@ def ship(result):
     return "\n".join(lines) + "\n"
 
 
+def benchmark(result):
+    said = "".join(f"- {plain(sentence)}\n" for sentence in sentences(result))
+    return f"{overview(result).markdown()}\n{plain(circumstances(result))}\n\n{said}"
+
+
+def session_overhead(result):
+    lines = ["| model | target | through its target, p50 ms | bare | ratio, 95 % interval |", "|---|---|--:|--:|--:|"]
+    for row in result["rows"]:
+        low, high = row["interval"]
+        both = row["p50_ms"]
+        lines.append(
+            f"| {row['model']} | {row['target']} | {both['session']:.3f} | {both['bare']:.3f} | {row['ratio']:.3f} "
+            f"[{low:.3f}, {high:.3f}] |"
+        )
+    machine = result["machine"]
+    lines += ["", f"{machine['cpu']}, {machine['cores']} cores, one thread; {result['rounds']} alternating rounds."]
+    return "\n".join(lines) + "\n"
+
+
 KINDS = {"bank": bank, "study": study, "speed": speed, "pareto": pareto, "precisions": precisions, "clock": clock,
-         "openset": openset, "scale": scale, "grow": grow, "ship": ship, "benchmark": report.markdown}  # fmt: skip
+         "openset": openset, "scale": scale, "grow": grow, "ship": ship, "benchmark": benchmark,
+         "session-overhead": session_overhead}  # fmt: skip
 
 
 def filled(text):

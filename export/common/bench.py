@@ -49,8 +49,8 @@ def main():
     right = accuracy(about, asked.data, asked.threads) if asked.data else None
     for found in rows:
         found["accuracy"], found["images"] = (float(right.mean()), len(right)) if right is not None else (None, 0)
-        subject, scored = ", ".join(found["tasks"]), {"accuracy": found["accuracy"], "images": found["images"]}
-        found["accuracies"] = {subject: scored} if right is not None else {}
+        scored = {name: found[name] for name in ("tasks", "accuracy", "images")}
+        found["accuracies"] = [scored] if right is not None else []
         latency = found["latency_ms"]
         print(
             f"{found['scenario']:14} batch {found['batch']:3}  threads {found['threads']}  "

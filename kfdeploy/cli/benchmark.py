@@ -56,6 +56,7 @@ def command(
     from kfdeploy.measuring.result import read_result
     from kfdeploy.report import sentences as report
     from kfdeploy.report.picture import plot as draw
+    from kfdeploy.report.tables import overview
     from kfdeploy.tasks.spec import split_words
 
     if profile is not None:
@@ -93,10 +94,10 @@ def command(
         write_file(json, dump_line_json(result))
         finished.unlink(missing_ok=True)
     # A terminal has its own width; a file or a pipe gets whole lines.
-    Console(width=None if sys.stdout.isatty() else 160).print(report.table(result))
+    Console(width=None if sys.stdout.isatty() else 160).print(overview(result).terminal())
     for sentence in report.sentences(result):
         say(sentence)
-    for found in result.get("answers", {}).values():
+    for found in result.get("answers", ()):
         say(found["sentence"])
     for note in result.get("notes", []):
         say(note)

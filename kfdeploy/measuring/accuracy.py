@@ -13,11 +13,12 @@ from kfdeploy.errors import DataError
 from kfdeploy.targets.base import Setup, run_in_batches
 from kfdeploy.tasks.spec import columns
 
-Right = dict[tuple[str, str], Floats]  # (sha256, subject) → which images are right
+Subject = tuple[str, ...]  # the tasks that models are scored on
+Right = dict[tuple[str, Subject], Floats]  # (sha256, subject) → which images are right
 
 
 def score(
-    opened: Sequence[Artifact], test: ImageSet, subjects: dict[str, list[str]], report: Callable[[str], None]
+    opened: Sequence[Artifact], test: ImageSet, subjects: dict[Subject, list[str]], report: Callable[[str], None]
 ) -> Right:
     """Return which test images each model gets right, subject by subject."""
     right: Right = {}

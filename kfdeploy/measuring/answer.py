@@ -1,9 +1,13 @@
 """The decision: which of these goes onto the device? A winner under constraints, the Pareto front, the break-even."""
 
+from collections.abc import Sequence
 from typing import Any
+
+from kfdeploy.measuring.result import scores
 
 _SETTING = ("target", "precision", "threads", "scenario", "batch")
 Row = dict[str, Any]
+Subject = tuple[str, ...]  # some tasks' names
 
 
 def answer(
@@ -13,7 +17,7 @@ def answer(
     max_mb: float | None = None,
     min_accuracy: float | None = None,
 ) -> dict[str, Any]:
-    """Return `{"answers": {subject: …}, "break_even": …}` for a benchmark's rows.
+    """Return `{"answers": [{"tasks", "sentence", …}], "break_even": …}` for a benchmark's rows.
 
     For each subject (an assembly's tasks) the candidates are the measured rows of the first scenario that were
     scored on it. With `min_accuracy` (a share) the winner is the fastest that reaches it, else the most accurate within
@@ -23,17 +27,17 @@ def answer(
     asked = {name: value for name, value in limits.items() if value is not None}
     everywhere = [row for row in result["rows"] if "reason" not in row]
     machines = list(dict.fromkeys(row.get("machine", "") for row in everywhere)) or [""]
-    answers: dict[str, Any] = {}
+    answers: list[dict[str, Any]] = []
     for machine in machines:
         measured = [row for row in everywhere if row.get("machine", "") == machine]
         comparisons = [c for c in result["comparisons"] if c.get("machine", "") == machine]
         scenario = measured[0]["scenario"] if measured else ""
-        for subject in dict.fromkeys(name for row in measured for name in row.get("accuracies", {})):
-            candidates = [r for r in measured if r["scenario"] == scenario and subject in r["accuracies"]]
+        for subject in dict.fromkeys(name for row in measured for name in scores(row)):
+            candidates = [r for r in measured if r["scenario"] == scenario and subject in scores(r)]
             found = _answer(subject, candidates, asked, comparisons)
             if len(machines) > 1:
-                found["sentence"] = f"On {machine}: {found['sentence']}"
-            answers[f"{subject} (on {machine})" if len(machines) > 1 else subject] = found
+                found |= {"machine": machine, "sentence": f"On {machine}: {found['sentence']}"}
+            answers.append({"tasks": list(subject), **found})
     first = [row for row in everywhere if row.get("machine", "") == machines[0]]
     own = [c for c in result["comparisons"] if c.get("machine", "") == machines[0]]
     return {"answers": answers, "break_even": break_even(first, own)}
@@ -46,21 +50,18 @@ def title(row: Row) -> str:
     return f"{model} ({row['target']} {row['precision']}{threads})"
 
 
-def front(rows: list[Row], subject: str) -> list[Row]:
-    """Return the rows that no other row beats: none is both as fast and as accurate, and better in one of the two."""
-
-    def key(row: Row) -> tuple[float, float]:
-        return row["latency_ms"]["p50"], -row["accuracies"][subject]["accuracy"]
-
-    kept: list[Row] = []
-    for row in sorted(rows, key=key):
-        if not kept or row["accuracies"][subject]["accuracy"] > kept[-1]["accuracies"][subject]["accuracy"]:
-            kept.append(row)
+def front(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Return which (latency, accuracy) no other point beats: as good in both, and better in one; fastest first."""
+    kept: list[int] = []
+    for i in sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1])):
+        if not kept or points[i][1] > points[kept[-1]][1]:
+            kept.append(i)
     return kept
 
 
-def _answer(subject: str, rows: list[Row], asked: dict[str, float], comparisons: list[Row]) -> dict[str, Any]:
-    best = front(rows, subject)
+def _answer(subject: Subject, rows: list[Row], asked: dict[str, float], comparisons: list[Row]) -> dict[str, Any]:
+    points = [(float(row["latency_ms"]["p50"]), float(scores(row)[subject]["accuracy"])) for row in rows]
+    best, tasks = [rows[i] for i in front(points)], ", ".join(subject)
     winner, sentence = None, ""
     fit = [row for row in rows if not _misses(row, subject, asked)]
     wanted = " and ".join(_WORDS[name].format(100 * v if name == "min_accuracy" else v) for name, v in asked.items())
@@ -68,16 +69,16 @@ def _answer(subject: str, rows: list[Row], asked: dict[str, float], comparisons:
         if "min_accuracy" in asked:
             winner = min(fit, key=lambda row: float(row["latency_ms"]["p50"]))
         else:
-            winner = max(fit, key=lambda row: float(row["accuracies"][subject]["accuracy"]))
-        sentence = f"For {subject}, {wanted}: {_described(winner, subject)}"
+            winner = max(fit, key=lambda row: float(scores(row)[subject]["accuracy"]))
+        sentence = f"For {tasks}, {wanted}: {_described(winner, subject)}"
     elif asked:
         near = min(rows, key=lambda row: max(_misses(row, subject, asked).values()))
-        sentence = f"For {subject}, nothing has {wanted}; the nearest is {_described(near, subject)}"
+        sentence = f"For {tasks}, nothing has {wanted}; the nearest is {_described(near, subject)}"
     else:
         named = "; ".join(_described(row, subject) for row in best)
         those = "these" if len(best) > 1 else "this"
-        sentence = f"For {subject}, no other is both as fast and as accurate as {those}: {named}"
-    beats = [c for c in comparisons if c.get("subject") == subject and c["interval"][1] < 1]
+        sentence = f"For {tasks}, no other is both as fast and as accurate as {those}: {named}"
+    beats = [c for c in comparisons if c.get("tasks") == list(subject) and c["interval"][1] < 1]
     even = [c for c in beats if c["accuracy_interval"][0] >= -0.003 and c.get("b_kind") == "student"]
     if even:
         names = ", ".join(sorted({f"{c['b']} ({c['target']} {c['precision']}, {c['scenario']})" for c in even}))
@@ -93,12 +94,12 @@ def _answer(subject: str, rows: list[Row], asked: dict[str, float], comparisons:
 _WORDS = {"max_ms": "at most {:g} ms", "max_mb": "at most {:g} MB", "min_accuracy": "at least {:g} % accuracy"}
 
 
-def _misses(row: Row, subject: str, asked: dict[str, float]) -> dict[str, float]:
+def _misses(row: Row, subject: Subject, asked: dict[str, float]) -> dict[str, float]:
     """Return by how much, as a share of the limit, a row misses each constraint that it misses."""
     seen = {
         "max_ms": row["latency_ms"]["p50"],
         "max_mb": row["bytes"] / 1e6,
-        "min_accuracy": row["accuracies"][subject]["accuracy"],
+        "min_accuracy": scores(row)[subject]["accuracy"],
     }
     over = {
         name: (limit - seen[name] if name == "min_accuracy" else seen[name] - limit) / max(limit, 1e-9)
@@ -107,8 +108,8 @@ def _misses(row: Row, subject: str, asked: dict[str, float]) -> dict[str, float]
     return {name: miss for name, miss in over.items() if miss > 0}
 
 
-def _described(row: Row, subject: str) -> str:
-    accuracy = row["accuracies"][subject]["accuracy"]
+def _described(row: Row, subject: Subject) -> str:
+    accuracy = scores(row)[subject]["accuracy"]
     return f"{title(row)}, {row['latency_ms']['p50']:.3f} ms, {100 * accuracy:.2f} %, {row['bytes'] / 1e6:.2f} MB" + (
         " (noisy)" if row.get("noise") else ""
     )

@@ -17,7 +17,7 @@ from kfdeploy.deploy.here import find_artifacts
 from kfdeploy.errors import KfdeployError, PoolError, TaskError, UnsupportedError
 from kfdeploy.files import write_file
 from kfdeploy.manifest import stamp
-from kfdeploy.measuring.accuracy import Right, score
+from kfdeploy.measuring.accuracy import Right, Subject, score
 from kfdeploy.measuring.answer import answer
 from kfdeploy.measuring.intervals import difference_interval, ratio_interval
 from kfdeploy.measuring.rounds import Job, describe_machine, measure_afresh
@@ -106,7 +106,7 @@ def benchmark(
         "protocol": vars(protocol),
         "machine": describe_machine(),
         "rows": rows,
-        "comparisons": _compare(rows, right, subjects),
+        "comparisons": _compare(rows, right),
     }
     return result | answer(result, max_ms=max_ms, max_mb=max_mb, min_accuracy=min_accuracy)
 
@@ -168,32 +168,32 @@ def _open(paths: Sequence[str | Path]) -> list[Artifact]:
     return sorted(opened, key=lambda artifact: (artifact.kind, str(artifact.path)))
 
 
-def _subjects(opened: Sequence[Artifact]) -> dict[str, list[str]]:
-    """Return what models are scored on, by name: the tasks of each assembly, else the classes that all models know."""
-    found = {
-        ", ".join(task.name for task in artifact.tasks): list(artifact.classes)
-        for artifact in opened
-        if artifact.kind == "assembly"
-    }
+def _subjects(opened: Sequence[Artifact]) -> dict[Subject, list[str]]:
+    """Return what models are scored on: the tasks of each assembly, else the classes that all models know."""
+    found = {_names(artifact): list(artifact.classes) for artifact in opened if artifact.kind == "assembly"}
     if found:
         return found
     classes = [name for name in opened[0].classes if all(name in artifact.classes for artifact in opened)]
     if len(classes) < 2:
         raise TaskError("these models have fewer than two classes in common")
-    return {", ".join(classes): classes}
+    return {tuple(classes): classes}
+
+
+def _names(artifact: Artifact) -> Subject:
+    return tuple(task.name for task in artifact.tasks)
 
 
 def _row(
-    artifact: Artifact, job: Job, rounds: list[Round], right: Right, subjects: dict[str, list[str]], reason: str
+    artifact: Artifact, job: Job, rounds: list[Round], right: Right, subjects: dict[Subject, list[str]], reason: str
 ) -> dict[str, Any]:
-    own = ", ".join(task.name for task in artifact.tasks)
+    own = _names(artifact)
     scored = {subject: right[artifact.sha256, subject] for subject in subjects if (artifact.sha256, subject) in right}
     # An assembly is about its own tasks; another model about those of the first assembly that it knows.
     subject = own if own in scored and artifact.kind == "assembly" else next(iter(scored), None)
     row: dict[str, Any] = {
         "kind": artifact.kind,
         "name": artifact.name,
-        "tasks": (subject or own).split(", "),
+        "tasks": list(subject or own),
         "target": artifact.target,
         "precision": artifact.precision,
         "threads": job.threads,
@@ -201,7 +201,7 @@ def _row(
         "scenario": job.scenario,
         "accuracy": float(scored[subject].mean()) if subject else None,
         "images": len(scored[subject]) if subject else 0,
-        "accuracies": {name: {"accuracy": float(v.mean()), "images": len(v)} for name, v in scored.items()},
+        "accuracies": [{"tasks": list(n), "accuracy": float(v.mean()), "images": len(v)} for n, v in scored.items()],
         "bytes": artifact.bytes,
         "parameters": artifact.parameters,
         "training": artifact.training,
@@ -210,11 +210,11 @@ def _row(
     return row | ({"reason": reason} if reason else summarise(rounds, job.batch))
 
 
-def _compare(rows: list[dict[str, Any]], right: Right, subjects: dict[str, list[str]]) -> list[dict[str, Any]]:
+def _compare(rows: list[dict[str, Any]], right: Right) -> list[dict[str, Any]]:
     """Compare each assembly with every student and teacher in the same setting, on the assembly's own tasks."""
     found = []
     for a, b in itertools.product(rows, rows):
-        subject = ", ".join(a["tasks"])
+        subject = tuple(a["tasks"])
         if a["kind"] != "assembly" or b["kind"] == "assembly" or any(a[key] != b[key] for key in _SETTING):
             continue
         if "reason" in a or "reason" in b or (b["sha256"], subject) not in right:
@@ -228,7 +228,7 @@ def _compare(rows: list[dict[str, Any]], right: Right, subjects: dict[str, list[
                 "a": a["name"],
                 "b": b["name"],
                 "b_kind": b["kind"],
-                "subject": subject,
+                "tasks": list(subject),
                 **{key: a[key] for key in _SETTING},
                 "p50_ratio": round(ratio, 4),
                 "interval": [round(v, 4) for v in interval],

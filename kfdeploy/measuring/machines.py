@@ -6,7 +6,7 @@ from typing import Any
 
 from kfdeploy.errors import PoolError
 from kfdeploy.manifest import read_manifest
-from kfdeploy.measuring.result import fault, machines_of
+from kfdeploy.measuring.result import fault, machines_of, upgraded
 
 Result = dict[str, Any]
 _HINT = "name a file that `kfdeploy benchmark --json` or a kit's `bench.py --json` wrote"
@@ -38,6 +38,7 @@ def import_result(ours: Result | None, theirs: Result | Sequence[str | Path]) ->
     for result, name in given:
         if why := fault(result):
             raise PoolError(f"{name} is no benchmark: {why}", hint=_HINT)
+    given = [(upgraded(result), name) for result, name in given]
     machines: dict[str, dict[str, Any]] = {}
     rows: dict[tuple[Any, ...], dict[str, Any]] = {}
     comparisons: dict[tuple[Any, ...], dict[str, Any]] = {}
@@ -57,8 +58,9 @@ def import_result(ours: Result | None, theirs: Result | Sequence[str | Path]) ->
             rows[key] = row
         for entry in result["comparisons"]:
             entry = {**entry, "machine": names[entry.get("machine", "")]}
-            kept = ("machine", "a", "b", "target", "precision", "threads", "scenario", "subject")
-            comparisons[tuple(entry.get(name) for name in kept)] = entry
+            kept = ("machine", "a", "b", "target", "precision", "threads", "scenario")
+            tasks = tuple(entry.get("tasks", ()))
+            comparisons[(*(entry.get(name) for name in kept), tasks)] = entry
     found = list(rows.values())
     notes += [note for row in found if (note := _fill(row, seen))]
     base = given[0][0]

@@ -18,7 +18,7 @@ from kfdeploy.data.images import EXTENSIONS
 from kfdeploy.deploy.artifact import Artifact
 from kfdeploy.errors import DataError, PoolError, RemoteError, UnsupportedError
 from kfdeploy.manifest import stamp
-from kfdeploy.measuring.result import fault
+from kfdeploy.measuring.result import fault, upgraded
 from kfdeploy.measuring.ssh import ADDRESS, MARK, Remote, parse_address
 from kfdeploy.targets import TARGETS
 from kfdeploy.targets.base import Scenario
@@ -257,7 +257,7 @@ def _read(text: str, artifact: Artifact, threads: int, scenarios: Sequence[str])
         if row["threads"] != threads or row["scenario"] not in scenarios:
             seen = f"{row['scenario']}, threads {row['threads']}"
             raise RemoteError(f"the device measured '{artifact.path}' in another setting: {seen}", hint=hint)
-    return dict(result)
+    return upgraded(result)
 
 
 def _merged(results: Sequence[dict[str, Any]], label: str) -> dict[str, Any]:

@@ -29,8 +29,7 @@ def read_result(path: Path) -> dict[str, Any]:
             f"'{path}' has schema {seen[0]!r} and kind {seen[1]!r}, not {_SCHEMA} and 'benchmark'",
             hint="name a file that kfdeploy benchmark --json wrote",
         )
-    found: dict[str, Any] = result
-    return found
+    return upgraded(result)
 
 
 _SCHEMA = SCHEMAS["benchmark"]
@@ -43,6 +42,48 @@ _ROW = {"kind": str, "name": str, "tasks": list, "target": str, "precision": str
 _COMPARISON = {"a": str, "b": str, "target": str, "precision": str, "threads": int, "scenario": str,
                "p50_ratio": NUMBER, "interval": list, "accuracy_difference": NUMBER,
                "accuracy_interval": list}  # fmt: skip
+
+
+def scores(row: Mapping[str, Any]) -> dict[tuple[str, ...], dict[str, Any]]:
+    """Return a row's accuracy and images for each subject (some tasks' names) that it was scored on."""
+    return {tuple(found["tasks"]): found for found in row.get("accuracies", ())}
+
+
+def upgraded(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a benchmark with its subjects as lists of tasks; version 0.1.0 and its kits joined them to one text."""
+    rows, comparisons, answers = (result.get(name) for name in ("rows", "comparisons", "answers"))
+    named = [row["tasks"] for row in rows if isinstance(row, dict) and _named(row)] if isinstance(rows, list) else []
+    known = {", ".join(tasks): tasks for tasks in named}
+
+    def row_of(row: Any) -> Any:
+        scored = row.get("accuracies") if isinstance(row, dict) else None
+        if not isinstance(scored, dict):
+            return row
+        each = [_of(known, name) | about for name, about in scored.items() if isinstance(about, dict)]
+        return row | {"accuracies": each}
+
+    def comparison_of(entry: Any) -> Any:
+        if not isinstance(entry, dict) or "subject" not in entry:
+            return entry
+        return {key: value for key, value in entry.items() if key != "subject"} | _of(known, entry["subject"])
+
+    found = dict(result)
+    if isinstance(rows, list):
+        found["rows"] = [row_of(row) for row in rows]
+    if isinstance(comparisons, list):
+        found["comparisons"] = [comparison_of(entry) for entry in comparisons]
+    if isinstance(answers, Mapping):
+        found["answers"] = [_of(known, name) | entry for name, entry in answers.items() if isinstance(entry, dict)]
+    return found
+
+
+def _named(row: Mapping[str, Any]) -> bool:
+    return isinstance(row.get("tasks"), list) and all(isinstance(task, str) for task in row["tasks"])
+
+
+def _of(known: Mapping[str, list[str]], text: object) -> dict[str, Any]:
+    """Return the tasks that a joined text named: those of a row that joins to it, else what its commas part."""
+    return {"tasks": list(known.get(str(text), str(text).split(", ")))}
 
 
 def fault(result: Any) -> str:

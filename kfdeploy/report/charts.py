@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from kfdeploy.measuring.answer import front
 from kfdeploy.report.scale import COLOURS, SHAPES, Axis, Strip, below, beside, chart, legend, line, mark, strips
 from kfdeploy.report.words import (
     Row,
@@ -20,6 +21,7 @@ from kfdeploy.report.words import (
     model,
     number,
     share,
+    subject,
 )
 
 _BINS = 120
@@ -31,32 +33,24 @@ def series(rows: Sequence[Row]) -> dict[str, int]:
     return {name: i for i, name in enumerate(dict.fromkeys(how(row) for row in rows))}
 
 
-def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Return the (latency, accuracy) that no other point beats in one and equals in the other, fastest first."""
-    found: list[tuple[float, float]] = []
-    for x, y in sorted(set(points), key=lambda point: (point[0], -point[1])):
-        if not found or y > found[-1][1]:
-            found.append((x, y))
-    return found
-
-
 def pareto(rows: Sequence[Row]) -> str:
     """Return accuracy over latency, a plot for each subject and setting; rows without either are left out."""
     colours = series(rows)
-    plots: dict[str, str] = {}
-    for subject, scored in by_subject([row for row in rows if latency(row) is not None]).items():
+    plots: dict[tuple[str, ...], str] = {}
+    for held, scored in by_subject([row for row in rows if latency(row) is not None]).items():
         start = sum(plot.count("<figure") for plot in plots.values())  # a number for each plot of the page
         settings = by_setting(scored).items()
-        plots[subject] = "".join(_plane(name, some, colours, start + i) for i, (name, some) in enumerate(settings))
+        plots[held] = "".join(_plane(name, some, colours, start + i) for i, (name, some) in enumerate(settings))
     return _subjects(plots)
 
 
-def _subjects(html: Mapping[str, str]) -> str:
+def _subjects(html: Mapping[tuple[str, ...], str]) -> str:
     """Return each subject's part under its name; of many subjects, those after the third are folded away."""
     if len(html) < 2:
         return "".join(html.values())
     found = ""
-    for i, (name, part) in enumerate(html.items()):
+    for i, (held, part) in enumerate(html.items()):
+        name = ", ".join(held)
         folded = f"<details><summary>{esc(name)}</summary>{part}</details>\n"
         found += f"<h3>{esc(name)}</h3>\n{part}" if i < _UNFOLDED else folded
     return found
@@ -74,7 +68,9 @@ def _plane(name: str, rows: list[Row], colours: Mapping[str, int], place: int) -
     fronts = ""
     for key, some in groups:
         hidden = "" if key == "all" else " hidden"
-        fronts += f'<g class="front" data-front="{key}"{hidden}>{_stairs(front(some), x_axis, y_axis)}</g>'
+        fronts += (
+            f'<g class="front" data-front="{key}"{hidden}>{_stairs([some[i] for i in front(some)], x_axis, y_axis)}</g>'
+        )
     labels = _labels(
         [(x_axis.at(x), 100 - y_axis.at(y)) for x, y in points], [str(row.get("name", "")) for row in rows]
     )
@@ -145,7 +141,7 @@ def ratios(result: Mapping[str, Any]) -> str:
     if not entries:
         return ""
     axis = Axis.around([1.0, *(value for entry in entries for value in entry["interval"])], log=True)
-    several = len({entry["subject"] for entry in entries}) > 1
+    several = len({subject(entry) for entry in entries}) > 1
     one = line(axis.at(1.0), "0", axis.at(1.0), "100%", "one")
     rows = []
     for entry in entries:
@@ -156,7 +152,7 @@ def ratios(result: Mapping[str, Any]) -> str:
         drawn = f'<g class="{kind}">{one}{mark(axis.at(ratio), 50, "assembly", 0, said, more=drawn)}</g>'
         where = f"{entry['target']} {entry['precision']}, {entry['scenario']}, threads {entry['threads']}"
         if several:
-            where = f"{entry['subject']}; {where}"
+            where = f"{', '.join(subject(entry))}; {where}"
         points = f"{100 * entry['accuracy_difference']:+.2f} points"
         rows.append(Strip(f"{entry['a']} / {entry['b']}", drawn, f"{ratio:.3f} · {points}", where))
     return strips(

@@ -84,6 +84,7 @@ def page(result: Mapping[str, Any], inspection: Mapping[str, Any] | None = None)
 
     Every text that comes from them is escaped. What a row lacks is left out or said to be not available.
     """
+    result = measured.upgraded(result)
     script, style = ((_PARTS / name).read_text(encoding="utf-8") for name in ("page.js", "page.css"))
     only = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()  # no other script may run
     rows = _rows(result)
@@ -125,6 +126,7 @@ script-src 'sha256-{only}'">
 
 def markdown(result: Mapping[str, Any]) -> str:
     """Return the tables and the sentences as Markdown."""
+    result = measured.upgraded(result)
     rows = _rows(result)
     parts = [
         tables.plain(words.answer(result)) + "\n",

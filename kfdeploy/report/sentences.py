@@ -1,33 +1,7 @@
-"""Saying what a benchmark found: sentences, a terminal table, a Markdown table, a plot."""
+"""Saying what a benchmark found, in sentences."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-
-_COLUMNS: tuple[str, ...] = (
-    "model",
-    "tasks",
-    "target",
-    "scenario",
-    "batch",
-    "threads",
-    "p50 ms",
-    "p90 ms",
-    "images/s",
-    "accuracy",
-)
-_WORDS = ("machine", *_COLUMNS[:4])  # the others are numbers
-
-
-_COLUMNS += ("kB", "parameters", "trained on")
-
-
-def columns(result: dict[str, Any]) -> tuple[str, ...]:
-    """Return the head of the table: where several machines' results were merged, they come first."""
-    return ("machine", *_COLUMNS) if merged(result["rows"]) else _COLUMNS
+from typing import Any
 
 
 def merged(rows: Sequence[dict[str, Any]]) -> bool:
@@ -49,28 +23,6 @@ def training(row: dict[str, Any]) -> str:
     count = numbers[0] * numbers[1] * numbers[2]
     text = f"{count / 1e6:.2f} M" if count >= 1e5 else f"{count:,}"
     return f"{text} (its pool)" if row.get("kind") == "assembly" else text
-
-
-def cells(row: dict[str, Any], *, machine: bool = False) -> list[str]:
-    """Return one row of a table as text, its machine first if asked; a row with a `reason` was not measured."""
-    tasks = ", ".join(row["tasks"]) if len(row["tasks"]) <= 3 else f"{len(row['tasks'])} tasks"
-    latency = row.get("latency_ms")
-    return [
-        *([str(row.get("machine", ""))] if machine else []),
-        f"{row['kind']} {row['name']}" if row["kind"] != row["name"] else row["name"],
-        tasks,
-        f"{row['target']} {row['precision']}",
-        row["scenario"],
-        str(row["batch"]),
-        str(row["threads"]),
-        f"{latency['p50']:.3f}" if latency else "–",
-        f"{latency['p90']:.3f}" if latency else "–",
-        f"{row['throughput']:,.0f}" if latency else "–",
-        f"{100 * row['accuracy']:.2f} %" if row["accuracy"] is not None else "not measured",
-        f"{row['bytes'] / 1000:,.0f}",
-        f"{row['parameters']:,}",
-        training(row),
-    ]
 
 
 def doubts(result: dict[str, Any]) -> list[str]:
@@ -111,31 +63,12 @@ def sentences(result: dict[str, Any]) -> list[str]:
     return found
 
 
-def table(result: dict[str, Any]) -> "Table":
-    """Return a table for the terminal."""
-    from rich.markup import escape
-    from rich.table import Table
-
-    out = Table(title="benchmark (a quick look)" if result["quick"] else "benchmark")
-    head, several = columns(result), merged(result["rows"])
-    for name in head:
-        out.add_column(name, justify="left" if name in _WORDS else "right", overflow="fold")
-    for row in result["rows"]:
-        out.add_row(*(escape(cell) for cell in cells(row, machine=several)))  # a task's name may look like markup
-    return out
-
-
-def markdown(result: dict[str, Any]) -> str:
-    """Return a Markdown table with its circumstances below."""
-    head, several = columns(result), merged(result["rows"])
-    lines = ["| " + " | ".join(head) + " |", "|" + "|".join("---" if name in _WORDS else "--:" for name in head) + "|"]
-    lines += ["| " + " | ".join(cells(row, machine=several)) + " |" for row in result["rows"]]
+def circumstances(result: dict[str, Any]) -> str:
+    """Return on what a benchmark was measured, in one sentence."""
     machine = result["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items() if name != "torch")
     count = result["rows"][0]["images"] if result["rows"] else 0
-    circumstances = (
+    return (
         f"{machine['cpu']}, {machine['cores']} cores, {machine['os']}; Python {machine['python']}, {versions}; "
         f"{result['protocol']['rounds']} alternating rounds of fresh processes; accuracy on {count:,} test images."
     )
-    lines += ["", circumstances, "", *(f"- {sentence}" for sentence in sentences(result))]
-    return "\n".join(lines) + "\n"

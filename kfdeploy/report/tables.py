@@ -5,7 +5,7 @@ import io
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kfdeploy.report import sentences as report
 from kfdeploy.report.words import (
@@ -23,6 +23,9 @@ from kfdeploy.report.words import (
     number,
     share,
 )
+
+if TYPE_CHECKING:
+    from rich.table import Table as Terminal
 
 _FIRST = ("kind", "name", "target", "precision", "scenario", "threads", "batch", "accuracy", "latency_ms.p50")
 
@@ -57,6 +60,18 @@ class Table:
             return ' class="note"'
         return "" if i < self.words else ' class="n"'
 
+    def terminal(self) -> "Terminal":
+        """Return the table for a terminal."""
+        from rich.markup import escape
+        from rich.table import Table as Terminal
+
+        out = Terminal(title=self.caption)
+        for i, name in enumerate(self.head):
+            out.add_column(name, justify="left" if i < self.words else "right", overflow="fold")
+        for row in self.rows:
+            out.add_row(*map(escape, row))  # a task's name may look like markup
+        return out
+
     def markdown(self) -> str:
         """Return the table as Markdown; nothing for a table without rows."""
         if not self.rows:
@@ -71,19 +86,40 @@ def plain(cell: str) -> str:
     return re.sub(r"([|<>`*_\\]|(?<=\])\()", r"\\\1", " ".join(cell.split()))
 
 
+def overview(result: Mapping[str, Any]) -> Table:
+    """Return everything that a row is compared by, for a terminal or a file."""
+    rows = [row for row in listed(result, "rows") if isinstance(row, dict)]
+    columns: dict[str, Callable[[Row], str]] = {
+        **_machine(rows),
+        "model": model,
+        "tasks": _tasks,
+        "target": how,
+        "scenario": lambda row: str(row.get("scenario") or NONE),
+        **_NUMBERS,
+        "accuracy": lambda row: share(row.get("accuracy")) if row.get("accuracy") is not None else "not measured",
+        "kB": lambda row: figures(row["bytes"] / 1000, 0),
+        "parameters": lambda row: figures(number(row.get("parameters")), 0),
+        "trained on": report.training,
+    }
+    title = "benchmark (a quick look)" if result.get("quick") else "benchmark"
+    cells = [[cell(row) for cell in columns.values()] for row in rows]
+    return Table(title, list(columns), cells, words=list(columns).index("batch"))
+
+
+def _machine(rows: Sequence[Row]) -> dict[str, Callable[[Row], str]]:
+    """Return the column of machines, where results of several were merged."""
+    return {"machine": lambda row: str(row.get("machine") or NONE)} if report.merged(rows) else {}
+
+
 def results(rows: Sequence[Row]) -> Table:
     """Return what was measured, a row each; a row that could not be measured says why."""
     columns: dict[str, Callable[[Row], str]] = {
-        **({"machine": lambda row: str(row.get("machine") or NONE)} if report.merged(rows) else {}),
+        **_machine(rows),
         "model": model,
         **({"tasks": _tasks} if len({_tasks(row) for row in rows}) > 1 else {}),
         "target": how,
         "scenario": lambda row: str(row.get("scenario") or NONE),
-        "batch": lambda row: str(row.get("batch") or NONE),
-        "threads": lambda row: str(row.get("threads") or NONE),
-        "p50 ms": lambda row: figures(latency(row)),
-        "p90 ms": lambda row: figures(latency(row, "p90")),
-        "images/s": lambda row: figures(number(row.get("throughput")), 0),
+        **_NUMBERS,
         "accuracy": lambda row: share(row.get("accuracy")),
     }
     named = list(columns).index("batch")
@@ -95,6 +131,15 @@ def results(rows: Sequence[Row]) -> Table:
         [[cell(row) for cell in columns.values()] for row in rows],
         words=named,
     )
+
+
+_NUMBERS: Mapping[str, Callable[[Row], str]] = {
+    "batch": lambda row: str(row.get("batch") or NONE),
+    "threads": lambda row: str(row.get("threads") or NONE),
+    "p50 ms": lambda row: figures(latency(row)),
+    "p90 ms": lambda row: figures(latency(row, "p90")),
+    "images/s": lambda row: figures(number(row.get("throughput")), 0),
+}
 
 
 def _tasks(row: Row) -> str:
@@ -115,7 +160,7 @@ def costs(rows: Sequence[Row]) -> Table:
         return cell
 
     columns: dict[str, Callable[[Row], str]] = {
-        **({"machine": lambda row: str(row.get("machine") or NONE)} if report.merged(rows) else {}),
+        **_machine(rows),
         "model": model,
         "target": how,
         "scenario": lambda row: str(row.get("scenario") or NONE),

@@ -87,13 +87,19 @@ def by_setting(rows: Sequence[Row]) -> dict[str, list[Row]]:
     return found
 
 
-def by_subject(rows: Sequence[Row]) -> dict[str, list[Row]]:
+def subject(entry: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the tasks that a row, a score, or a comparison is about."""
+    return tuple(map(str, listed(entry, "tasks")))
+
+
+def by_subject(rows: Sequence[Row]) -> dict[tuple[str, ...], list[Row]]:
     """Return the rows that were scored on each subject (an assembly's tasks), with their accuracy on it."""
-    found: dict[str, list[Row]] = {}
+    found: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
-        scored = {name: score for name, score in inner(row, "accuracies").items() if isinstance(score, Mapping)}
+        each = [score for score in listed(row, "accuracies") if isinstance(score, Mapping)]
+        scored = {subject(score): score for score in each}
         if not scored and number(row.get("accuracy")) is not None:
-            scored = {", ".join(map(str, listed(row, "tasks"))): row}
+            scored = {subject(row): row}
         for name, score in scored.items():
             if number(score.get("accuracy")) is not None:
                 own = {"accuracy": score["accuracy"], "images": score.get("images")}
@@ -103,7 +109,7 @@ def by_subject(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 def tasks(rows: Sequence[Row]) -> str:
     """Return the tasks that the rows are held to, or how many subsets of them there are."""
-    found = dict.fromkeys(tuple(map(str, listed(row, "tasks"))) for row in rows if row.get("tasks"))
+    found = dict.fromkeys(subject(row) for row in rows if row.get("tasks"))
     if len(found) > 1:
         return f"{len(found)} subsets of tasks"
     names = next(iter(found), ())
@@ -142,7 +148,13 @@ def comparisons(result: Mapping[str, Any]) -> list[Row]:
         return isinstance(value, list) and len(value) == 2 and all(number(each) is not None for each in value)
 
     return [
-        {"subject": "", "target": "", "precision": "", "scenario": "", "threads": NONE, **entry}
+        {
+            "target": "",
+            "precision": "",
+            "scenario": "",
+            "threads": NONE,
+            **entry,
+        }
         for entry in listed(result, "comparisons")
         if isinstance(entry, dict)
         and {"a", "b"} <= set(entry)
@@ -169,14 +181,15 @@ def answer(result: Mapping[str, Any]) -> str:
         return given.strip()
     if won := answers(result, decided=True):
         return " ".join(won[:_SPOKEN]) + (f" And {len(won) - _SPOKEN} more, below." if len(won) > _SPOKEN else "")
-    pairs: dict[tuple[str, str, str], list[Row]] = {}
+    pairs: dict[tuple[tuple[str, ...], str, str], list[Row]] = {}
     for entry in comparisons(result):
-        pairs.setdefault((str(entry["subject"]), str(entry["a"]), str(entry["b"])), []).append(entry)
+        pairs.setdefault((subject(entry), str(entry["a"]), str(entry["b"])), []).append(entry)
     if not pairs:
         return "Nothing is compared here: that takes an assembly, and a student or a teacher, in the same setting."
-    several = len({subject for subject, _, _ in pairs}) > 1
+    several = len({held for held, _, _ in pairs}) > 1
     spoken = [
-        (f"for {subject}, " if several else "") + _verdict(a, b, entries) for (subject, a, b), entries in pairs.items()
+        (f"for {', '.join(held)}, " if several else "") + _verdict(a, b, entries)
+        for (held, a, b), entries in pairs.items()
     ]
     rest = len(spoken) - _SPOKEN
     more = f"; and {rest} more pair{'s' if rest > 1 else ''}, below" if rest > 0 else ""
@@ -185,7 +198,7 @@ def answer(result: Mapping[str, Any]) -> str:
 
 def answers(result: Mapping[str, Any], *, decided: bool = False) -> list[str]:
     """Return the file's own answers, a sentence a subject; with `decided`, those under a constraint alone."""
-    found = [entry for entry in inner(result, "answers").values() if isinstance(entry, Mapping) and "sentence" in entry]
+    found = [entry for entry in listed(result, "answers") if isinstance(entry, Mapping) and "sentence" in entry]
     return [str(entry["sentence"]) for entry in found if inner(entry, "constraints") or not decided]
 
 

@@ -11,14 +11,14 @@ from kfdeploy.errors import RemoteError
 
 ROW = {"kind": "assembly", "name": "x", "tasks": ["a", "b"], "target": "onnx", "precision": "fp32", "threads": 1, "batch": 1,
        "scenario": "single-stream", "latency_ms": {"p50": 1.0, "p90": 1.1, "n": 3}, "throughput": 1000.0, "load_ms": 1,
-       "first_ms": 1, "accuracy": 0.8, "images": 10, "accuracies": {"a, b": {"accuracy": 0.8, "images": 10}},
+       "first_ms": 1, "accuracy": 0.8, "images": 10, "accuracies": [{"tasks": ["a", "b"], "accuracy": 0.8, "images": 10}],
        "bytes": 10, "parameters": 5, "sha256": "a" * 64, "samples_ms": [[1.0] * 9] * 3, "noise": []}  # fmt: skip
 MACHINE = {"cpu": "C", "cores": 2, "os": "Linux", "python": "3.11", "versions": {}}
 
 
 def result(**more):
     return {"schema": 1, "kind": "benchmark", "quick": False, "protocol": {"rounds": 3}, "machine": MACHINE, "rows": [dict(ROW)],
-            "comparisons": [], "answers": {"a, b": {"sentence": "x it is."}}, "break_even": None} | more  # fmt: skip
+            "comparisons": [], "answers": [{"tasks": ["a", "b"], "sentence": "x it is."}], "break_even": None} | more  # fmt: skip
 
 
 @pytest.fixture
@@ -91,6 +91,6 @@ def test_a_device_is_asked_and_its_finished_rows_are_kept(run, monkeypatch, tmp_
     assert (code, "the connection to d was dropped" in err) == (1, True)
     assert "the rows finished before it are in d.json" in out
     assert len(json.loads(Path("d.json").read_text())["rows"]) == 1
-    monkeypatch.setattr(remote, "benchmark_on", lambda url, artifacts, **asked: {**result(), "answers": {}})
+    monkeypatch.setattr(remote, "benchmark_on", lambda url, artifacts, **asked: {**result(), "answers": []})
     code, out, _, _ = run("artifact", "--device", "ssh://d")
     assert code == 0

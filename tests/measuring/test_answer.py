@@ -5,15 +5,15 @@ from kfdeploy.measuring.answer import answer, break_even, front
 
 def row(kind, name, p50, accuracy, size=1e6, tasks=("a", "b"), **more):
     base = {"target": "onnx", "precision": "fp32", "threads": 1, "scenario": "single-stream", "batch": 1}
-    subjects = more.pop("subjects", [", ".join(tasks)])
+    subjects = more.pop("subjects", [tasks])
     return base | {
         "kind": kind, "name": name, "tasks": list(tasks), "latency_ms": {"p50": p50}, "bytes": size,
-        "accuracies": {s: {"accuracy": accuracy, "images": 100} for s in subjects},
+        "accuracies": [{"tasks": list(s), "accuracy": accuracy, "images": 100} for s in subjects],
     } | more  # fmt: skip
 
 
 def pair(a, b, low, high, points):
-    return {"a": a, "b": b, "b_kind": "student", "subject": "a, b", "target": "onnx", "precision": "fp32", "threads": 1,
+    return {"a": a, "b": b, "b_kind": "student", "tasks": ["a", "b"], "target": "onnx", "precision": "fp32", "threads": 1,
             "scenario": "single-stream", "interval": [low, high], "accuracy_interval": [points, points]}  # fmt: skip
 
 
@@ -21,11 +21,12 @@ ROWS = [row("assembly", "x", 1.0, 0.80), row("student", "s", 2.0, 0.85, 2e6), ro
 
 
 def asked(comparisons=(), **limits):
-    return answer({"rows": ROWS, "comparisons": list(comparisons)}, **limits)["answers"]["a, b"]
+    return answer({"rows": ROWS, "comparisons": list(comparisons)}, **limits)["answers"][0]
 
 
 def test_the_front_leaves_out_what_is_beaten_in_both():
-    assert [r["name"] for r in front(ROWS, "a, b")] == ["x", "s"]
+    assert front([(2, 80), (1, 70), (3, 80), (1, 60), (4, 90), (4, 90)]) == [1, 0, 4]
+    assert front([]) == []
     found = asked()
     assert found["winner"] is None
     assert [r["name"] for r in found["front"]] == ["x", "s"]
@@ -52,8 +53,8 @@ def test_as_accurate_is_said_only_with_its_statistic():
 
 def test_rows_that_were_not_measured_take_no_part():
     rows = [*ROWS, row("student", "lost", 0.1, 0.99, reason="no GPU")]
-    assert answer({"rows": rows, "comparisons": []}, min_accuracy=0.5)["answers"]["a, b"]["winner"]["name"] == "x"
-    assert answer({"rows": [], "comparisons": []}) == {"answers": {}, "break_even": None}
+    assert answer({"rows": rows, "comparisons": []}, min_accuracy=0.5)["answers"][0]["winner"]["name"] == "x"
+    assert answer({"rows": [], "comparisons": []}) == {"answers": [], "break_even": None}
 
 
 def test_the_break_even_is_where_the_interval_lies_above_one():
@@ -69,8 +70,19 @@ def test_the_break_even_is_where_the_interval_lies_above_one():
 
 def test_several_subjects_have_an_answer_each():
     rows = [row("assembly", "x", 1, 0.8), row("assembly", "y", 2, 0.7, tasks=("c", "d")),
-            row("student", "s", 3, 0.9, subjects=["a, b", "c, d"])]  # fmt: skip
+            row("student", "s", 3, 0.9, subjects=[("a", "b"), ("c", "d")])]  # fmt: skip
     found = answer({"rows": rows, "comparisons": []}, min_accuracy=0.75)["answers"]
-    assert {name: entry["winner"]["name"] for name, entry in found.items()} == {"a, b": "x", "c, d": "s"}
-    assert found["c, d"]["sentence"].startswith("For c, d, at least 75 % accuracy: student s")
-    assert pytest.approx(0.75) == found["a, b"]["constraints"]["min_accuracy"]
+    assert [(entry["tasks"], entry["winner"]["name"]) for entry in found] == [(["a", "b"], "x"), (["c", "d"], "s")]
+    assert found[1]["sentence"].startswith("For c, d, at least 75 % accuracy: student s")
+    assert pytest.approx(0.75) == found[0]["constraints"]["min_accuracy"]
+
+
+def test_a_comma_in_a_name_does_not_make_two_subjects_one():
+    rows = [
+        row("assembly", "x", 1, 0.8, tasks=("cats, big", "dogs")),
+        row("assembly", "y", 2, 0.7, tasks=("cats", "big, dogs")),
+    ]
+    found = answer({"rows": rows, "comparisons": []}, max_ms=9)["answers"]
+    assert [(entry["tasks"], entry["winner"]["name"]) for entry in found] == [
+        (["cats, big", "dogs"], "x"), (["cats", "big, dogs"], "y"),
+    ]  # fmt: skip

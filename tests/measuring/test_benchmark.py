@@ -8,8 +8,10 @@ from kfdeploy.deploy.assemble import assemble
 from kfdeploy.deploy.export import export
 from kfdeploy.errors import DataError, KfdeployError, MissingDependencyError, PoolError, UnsupportedError
 from kfdeploy.measuring.benchmark import benchmark
+from kfdeploy.measuring.result import scores
 from kfdeploy.report import sentences as report
 from kfdeploy.report.picture import plot
+from kfdeploy.report.tables import overview
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +56,7 @@ def test_a_student_is_masked_to_the_tasks(result, toy, artifacts):
 
     student = artifacts[2]
     classes = ["sea horse", "cat", "dog"]
-    data = images_of(student, classes, None)
+    data = images_of(student.data, student.image, classes, None)
     with student.session(Setup()) as session:
         logits = session.run({"image": data.load()})["logits"]
     own = logits[:, [student.classes.index(name) for name in classes]].argmax(1)
@@ -85,12 +87,12 @@ def test_several_subsets_at_once_each_have_their_own_accuracy(artifacts, toy, tm
     found = benchmark([artifacts[0].path, other.path, artifacts[2].path], quick=True, scenarios=["single-stream"])
     rows = {row["name"]: row for row in found["rows"]}
     assert rows["other"]["tasks"] == ["élan", "pets"]
-    assert set(rows["small"]["accuracies"]) == {"sea horse, pets", "élan, pets"}
-    assert set(rows["other"]["accuracies"]) == {"élan, pets"}
-    assert {(c["a"], c["subject"]) for c in found["comparisons"]} == {
-        ("assembly", "sea horse, pets"), ("other", "élan, pets"),
+    assert set(scores(rows["small"])) == {("sea horse", "pets"), ("élan", "pets")}
+    assert set(scores(rows["other"])) == {("élan", "pets")}
+    assert {(c["a"], *c["tasks"]) for c in found["comparisons"]} == {
+        ("assembly", "sea horse", "pets"), ("other", "élan", "pets"),
     }  # fmt: skip
-    assert set(found["answers"]) == {"sea horse, pets", "élan, pets"}
+    assert {tuple(entry["tasks"]) for entry in found["answers"]} == {("sea horse", "pets"), ("élan", "pets")}
 
 
 def test_what_cannot_be_measured_stays_with_its_reason(artifacts, toy, tmp_path):
@@ -100,7 +102,7 @@ def test_what_cannot_be_measured_stays_with_its_reason(artifacts, toy, tmp_path)
     assert "the fixed batch 4" in rows["small", "single-stream"]["reason"]
     assert "reason" not in rows["small", "offline"]
     assert "not measured: small, onnx fp32, single-stream" in "\n".join(report.sentences(found))
-    assert "–" in report.markdown(found)
+    assert "–" in overview(found).markdown()
     json.dumps(found)
 
 
@@ -180,13 +182,13 @@ def test_tables_and_pictures(result, tmp_path, monkeypatch):
     from rich.console import Console
 
     console = Console(width=200, record=True, file=io.StringIO())
-    console.print(report.table(result))
+    console.print(overview(result).terminal())
     text = console.export_text()
     assert "a quick look" in text
     assert "student small" in text
-    markdown = report.markdown(result)
-    assert markdown.count("\n| ") == 10
-    assert "3 alternating rounds of fresh processes; accuracy on 18 test images" in markdown
+    markdown = overview(result).markdown()
+    assert markdown.count("\n| ") == 11  # the line below the head, and ten rows
+    assert "3 alternating rounds of fresh processes; accuracy on 18 test images" in report.circumstances(result)
     plot(result, tmp_path / "x" / "p.png")
     from PIL import Image
 

@@ -11,6 +11,7 @@ from kfdeploy.measuring.machines import import_result
 from kfdeploy.measuring.result import fault
 from kfdeploy.report import sentences as report
 from kfdeploy.report.picture import plot
+from kfdeploy.report.tables import overview
 
 
 def row(name="a", ms=1.0, accuracy=0.9, **more):
@@ -57,7 +58,7 @@ def test_rows_say_where_they_were_measured_and_are_not_compared_across():
 
 
 def test_an_accuracy_is_that_of_the_very_same_file_with_its_tasks():
-    subject = row("b", 2.0, 0.7, tasks=["cat"], accuracies={"cat": {"accuracy": 0.7, "images": 40}})
+    subject = row("b", 2.0, 0.7, tasks=["cat"], accuracies=[{"tasks": ["cat"], "accuracy": 0.7, "images": 40}])
     found = import_result(result(row("a"), subject), PI)
     a, b = found["rows"][2:]
     assert (a["accuracy"], a["images"], a["accuracy_from"]) == (0.9, 40, "Big CPU")
@@ -184,14 +185,14 @@ def test_what_reads_a_result_reads_a_merged_one(tmp_path):
 
     found = import_result(OURS, PI)
     assert json.loads(dump_line_json(found)) == found
-    assert report.cells(found["rows"][2])[9] == "90.00 %"
-    assert report.cells(found["rows"][3])[9] == "not measured"
+    assert overview(found).rows[2][10] == "90.00 %"
+    assert overview(found).rows[3][10] == "not measured"
     assert "a is 2.00× faster than s" in report.sentences(found)[0]
     console = Console(width=200, record=True, file=io.StringIO())
-    console.print(report.table(found))
+    console.print(overview(found).terminal())
     assert "not measured" in console.export_text()
-    table = report.markdown(found)
-    assert table.count("\n| ") == 4
+    table = overview(found).markdown()
+    assert table.count("\n| ") == 5
     assert table.startswith("| machine | model |")
     assert "| pi:2222 | assembly b |" in table
     assert report.sentences(found)[0].startswith("Big CPU, onnx fp32")
@@ -204,16 +205,16 @@ def test_each_machine_has_its_own_answer_and_the_page_says_which():
     from kfdeploy.measuring.answer import answer
     from kfdeploy.report.page import page
 
-    ours = result(*(row(n, ms, a, accuracies={"cat, dog": {"accuracy": a, "images": 40}}) for n, ms, a in
+    ours = result(*(row(n, ms, a, accuracies=[{"tasks": ["cat", "dog"], "accuracy": a, "images": 40}]) for n, ms, a in
                     (("a", 1.0, 0.9), ("s", 2.0, 0.8))))  # fmt: skip
-    theirs = result(*(row(n, ms, a, accuracies={"cat, dog": {"accuracy": a, "images": 40}}) for n, ms, a in
+    theirs = result(*(row(n, ms, a, accuracies=[{"tasks": ["cat", "dog"], "accuracy": a, "images": 40}]) for n, ms, a in
                       (("a", 30.0, 0.9), ("s", 20.0, 0.8))), cpu="Small CPU", device="ssh://pi")  # fmt: skip
     found = import_result(ours, theirs)
     found |= answer(found, min_accuracy=0.7)
-    assert {subject: each["winner"]["name"] for subject, each in found["answers"].items()} == {
-        "cat, dog (on Big CPU)": "a", "cat, dog (on pi)": "s",
-    }  # fmt: skip
-    assert found["answers"]["cat, dog (on pi)"]["sentence"].startswith("On pi: For cat, dog, at least 70 % accuracy")
+    assert [(each["tasks"], each["machine"], each["winner"]["name"]) for each in found["answers"]] == [
+        (["cat", "dog"], "Big CPU", "a"), (["cat", "dog"], "pi", "s"),
+    ]  # fmt: skip
+    assert found["answers"][1]["sentence"].startswith("On pi: For cat, dog, at least 70 % accuracy")
     html = page(found)
     assert "Machine: pi" in html
     assert ">machine</th>" in html

@@ -146,20 +146,15 @@ def test_the_answer_says_faster_only_where_the_interval_excludes_one(result):
     assert "2.00× slower than old, at" in words.answer(result)
     result["comparisons"] = [comparison(), comparison(low=1.2, high=1.4), comparison(low=0.9, high=1.1)]
     assert "against small, assembly is faster in 1, slower in 1, neither in 1 of 3 settings" in words.answer(result)
-    result["comparisons"] = [comparison(str(i), subject=f"tasks {i}") for i in range(5)]
+    result["comparisons"] = [comparison(str(i), tasks=[f"tasks {i}"]) for i in range(5)]
     assert words.answer(result).startswith("for tasks 0, assembly is")
     assert words.answer(result).endswith("and 2 more pairs, below.")
-    result["answers"] = {"cat": {"sentence": "For cat, this one.", "constraints": {"max_ms": 3}}, "dog": None}
+    result["answers"] = [{"tasks": ["cat"], "sentence": "For cat, this one.", "constraints": {"max_ms": 3}}, None]
     assert words.answer(result) == "For cat, this one."
     assert page(result).count("For cat, this one.") == 2
     result["answer"] = "That one."
     assert words.answer(result) == "That one."
     assert words.answer({}).startswith("Nothing is compared here")
-
-
-def test_the_front_is_what_no_other_point_beats():
-    assert charts.front([(2, 80), (1, 70), (3, 80), (1, 60), (4, 90), (4, 90)]) == [(1, 70), (2, 80), (4, 90)]
-    assert charts.front([]) == []
 
 
 @pytest.mark.parametrize(
@@ -182,11 +177,11 @@ def test_axes_are_labelled_with_round_numbers(axis, ticks):
 def test_each_setting_and_each_subject_has_a_plot_of_its_own(result):
     assert charts.pareto(result["rows"]).count("<figure") == 1
     assert charts.pareto([*result["rows"], row("assembly", "many", batch=32, scenario="offline")]).count("<figure") == 2
-    scores = {f"subject {i}": {"accuracy": 0.1 * i, "images": 10} for i in range(5)}
+    scores = [{"tasks": [f"subject {i}", "x"], "accuracy": 0.1 * i, "images": 10} for i in range(5)]
     html = charts.pareto(
         [
             row("student", "small", accuracies=scores),
-            row("assembly", "a", accuracies={"subject 1": scores["subject 1"]}),
+            row("assembly", "a", accuracies=scores[1:2]),
         ]
     )
     assert (html.count("<figure"), html.count("<h3>"), html.count("<summary>")) == (5, 3, 2)
