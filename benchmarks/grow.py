@@ -79,7 +79,7 @@ def tested(pool):
     data = load_split(about["source"], about["root"], "test", pool.image).only(names).in_memory()
     with tempfile.TemporaryDirectory() as folder:
         run = Runner(assemble(pool, names, Path(folder) / "all").graph, threads=2)
-        pieces = [run(data.load(slice(i, i + 500)))["logits"] for i in range(0, len(data), 500)]
+        pieces = [run(images)["logits"] for images in data.batches(500)]
     logits = np.concatenate(pieces)
     found = {}
     for subset, chosen in {"all": names, **SUBSETS}.items():

@@ -66,7 +66,7 @@ def evaluate(pool_path, student_path, subsets):
 def outputs(graph, data, *names):
     """Return a graph's outputs for every image."""
     run = Runner(graph, names, threads=2)
-    pieces = [run(data.load(slice(i, i + 500))) for i in range(0, len(data), 500)]
+    pieces = [run(images) for images in data.batches(500)]
     return {name: np.concatenate([piece[name] for piece in pieces]) for name in run.outputs}
 
 

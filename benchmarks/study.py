@@ -22,8 +22,8 @@ from kfdeploy.files import dump_line_json, write_file
 from kfdeploy.manifest import versions
 from kfdeploy.measuring.rounds import describe_machine
 from kfdeploy.pool.pool import Pool
-from kfdeploy.tasks.kinds.classes import subset_accuracy
 from kfdeploy.tasks.spec import class_names
+from kfdeploy.tasks.worth import subset_accuracy
 from kfdeploy.training.recipe.recipe import load_recipe
 
 ROOT = Path(__file__).parent.parent
@@ -181,7 +181,7 @@ def inspect_separate(experiment, parts, owner):
     @torch.no_grad()
     def features(net, data):
         net.eval()
-        pieces = (torch.from_numpy(data.load(slice(i, i + 500))) for i in range(0, len(data), 500))
+        pieces = map(torch.from_numpy, data.batches(500))
         return np.concatenate([net(piece)[1][-1].mean((2, 3)).double().numpy() for piece in pieces])
 
     names = [task.name for task in experiment.tasks]
@@ -230,7 +230,7 @@ def tested(recipe, model, subsets):
 
     data = load_split(recipe.data.source, recipe.data.root, "test", recipe.image.spec()).only(model.classes)
     run = Runner(model.graph, threads=2)
-    parts = [run(data.load(slice(i, i + 500)))["logits"] for i in range(0, len(data), 500)]
+    parts = [run(images)["logits"] for images in data.batches(500)]
     return scored("test", np.concatenate(parts), data.labels, model.classes, subsets)
 
 

@@ -199,6 +199,20 @@ def place_errors(out: Path, hint: str) -> Iterator[None]:
         raise OutputError(f"'{out}' cannot be written: {error.strerror or error}", hint=hint) from error
 
 
+def require_writable(folder: Path) -> None:
+    """Refuse a folder whose disk is full or may not be written: a small file is written, and removed.
+
+    Raises:
+        OutputError: as above.
+    """
+    probe = folder / ".kfdeploy-probe"
+    with place_errors(folder, "free some space, or choose another --out"):
+        try:
+            probe.write_bytes(b"\0" * 65536)
+        finally:
+            probe.unlink(missing_ok=True)
+
+
 def check_place(path: Path, *, force: bool) -> None:
     """Refuse a file that exists, or a place where none can be made.
 

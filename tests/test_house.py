@@ -5,6 +5,8 @@ import graphlib
 import sys
 from pathlib import Path
 
+import pytest
+
 import kfdeploy
 
 # From the ground up; what stands on one floor does not know its neighbours.
@@ -75,14 +77,15 @@ def test_torch_is_for_training_alone():
     ]
 
 
-def test_what_goes_to_a_device_stands_alone():
-    found = {
-        other.split(".")[0]
-        for name in MODULES
-        if name.startswith("kfdeploy.targets.device.")
-        for other in IMPORTS[name]
+@pytest.mark.parametrize("room", ["kfdeploy.targets.device", "kfdeploy.tasks.kinds"])
+def test_what_goes_to_a_device_stands_alone(room):
+    there = [name for name in MODULES if name.startswith(f"{room}.")]
+    assert there
+    assert {other.split(".")[0] for name in there for other in IMPORTS[name]} <= {
+        "numpy",
+        "PIL",
+        *sys.stdlib_module_names,
     }
-    assert found <= {"numpy", "PIL", *sys.stdlib_module_names}
 
 
 RECORDS = {

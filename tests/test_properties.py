@@ -12,8 +12,8 @@ from runtimes import session
 from kfdeploy.deploy.assemble import assemble
 from kfdeploy.pool.plan import Subsets
 from kfdeploy.pool.pool import Pool
-from kfdeploy.tasks.kinds.classes import subset_accuracy
 from kfdeploy.tasks.spec import class_names
+from kfdeploy.tasks.worth import subset_accuracy
 
 TASKS = ("pets", "sea horse", "élan", "ünï/c", "fish", "eel")
 SUBSETS = st.lists(st.sampled_from(TASKS), min_size=1, max_size=len(TASKS), unique=True)

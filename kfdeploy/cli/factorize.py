@@ -98,8 +98,8 @@ def command(
     if finished:
         say(f"'{out}' is finished, and every file of it is as it should be")
         return
-    from kfdeploy.tasks.kinds.classes import subset_accuracy
     from kfdeploy.tasks.spec import class_names
+    from kfdeploy.tasks.worth import subset_accuracy
 
     accuracy = subset_accuracy(opened.evidence(), class_names(opened.tasks))
     teacher = opened.teacher["accuracy"]
@@ -123,8 +123,8 @@ def _add(
     """Add a task to a pool, and say what it is worth."""
     from kfdeploy.manifest import POOL
     from kfdeploy.pool.pool import Pool
-    from kfdeploy.tasks.kinds.classes import subset_accuracy
     from kfdeploy.tasks.spec import class_names
+    from kfdeploy.tasks.worth import subset_accuracy
     from kfdeploy.training.recipe.recipe import apply_settings, parse_recipe
 
     changed = parse_recipe(apply_settings(Pool.open(pool).recipe, settings), str(pool / POOL))

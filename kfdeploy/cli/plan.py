@@ -157,9 +157,9 @@ def _every(subsets: "Subsets", pool: "Pool", known: "Costs | None", out: Path | 
 def _subset(pool: "Pool", tasks: list[str], students: "list[Model]") -> None:
     """Print what some tasks are worth together: the assembly, and each student masked to them."""
     from kfdeploy.tasks.evidence import masked
-    from kfdeploy.tasks.kinds.classes import calibration_error, require_known, subset_accuracy
     from kfdeploy.tasks.openset import separation
     from kfdeploy.tasks.spec import class_names
+    from kfdeploy.tasks.worth import calibration_error, require_known, subset_accuracy
 
     chosen = pool.choose(tasks)
     classes = class_names(chosen)
@@ -199,7 +199,7 @@ def _subset(pool: "Pool", tasks: list[str], students: "list[Model]") -> None:
 
 
 def _confusion(who: str, evidence: "Evidence", classes: "Sequence[str]") -> None:
-    from kfdeploy.tasks.kinds.classes import confusion
+    from kfdeploy.tasks.worth import confusion
 
     width = max(len(name) for name in classes)
     say(f"confusion of {who}, each row a class:")
@@ -211,8 +211,8 @@ def _designs(pool: "Pool", tasks: list[str], students: "list[Model]", known: "Co
     """Return the assembly of these tasks, and every student that knows them, with what they are expected to take."""
     from kfdeploy.pool.plan import Design
     from kfdeploy.tasks.evidence import masked
-    from kfdeploy.tasks.kinds.classes import require_known, subset_accuracy
     from kfdeploy.tasks.spec import class_names
+    from kfdeploy.tasks.worth import require_known, subset_accuracy
 
     chosen = pool.choose(tasks)
     classes, evidence = class_names(chosen), pool.evidence(chosen)

@@ -11,7 +11,7 @@ from kfdeploy.cli.words import WordsCommand
 
 if TYPE_CHECKING:
     from kfdeploy.pool.pool import Pool
-    from kfdeploy.tasks.kinds.classes import Accuracy
+    from kfdeploy.tasks.worth import Accuracy
 
 
 app = typer.Typer(help="Show, check, edit, convert or push a pool.", no_args_is_help=True)
@@ -187,7 +187,7 @@ def _two(pool: "Pool") -> str:
 
 
 def _worth(pool: "Pool") -> "Accuracy | None":
-    from kfdeploy.tasks.kinds.classes import known_accuracy
+    from kfdeploy.tasks.worth import known_accuracy
 
     return known_accuracy(pool.evidence(), pool.tasks)
 

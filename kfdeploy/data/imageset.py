@@ -1,6 +1,6 @@
 """Labelled images, in memory or on disk, and the stratified split."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,6 +9,7 @@ import numpy as np
 from kfdeploy.arrays import Images, Labels
 from kfdeploy.data.images import File, read_images
 from kfdeploy.errors import DataError, nearest
+from kfdeploy.tasks.kinds.classes import label_columns
 from kfdeploy.tasks.spec import ImageSpec
 
 
@@ -41,6 +42,11 @@ class ImageSet:
             return chosen_images
         chosen = np.arange(len(self))[indices]
         return read_images([self.paths[i] for i in chosen], self.image)
+
+    def batches(self, size: int) -> Iterator[Images]:
+        """Yield all images in order, `size` at a time: a set may be larger than memory."""
+        for start in range(0, len(self), size):
+            yield self.load(slice(start, start + size))
 
     def in_memory(self) -> "ImageSet":
         """Return the same set with every image decoded.
@@ -77,8 +83,7 @@ class ImageSet:
             )
         if tuple(classes) == self.classes:
             return self
-        new = np.full(len(self.classes), -1, dtype=np.int64)
-        new[[self.classes.index(name) for name in classes]] = np.arange(len(classes))
+        new = label_columns(self.classes, classes)
         kept = self.take(np.flatnonzero(new[self.labels] >= 0))
         return replace(kept, classes=tuple(classes), labels=new[kept.labels])
 

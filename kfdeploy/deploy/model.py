@@ -31,9 +31,9 @@ from kfdeploy.manifest import (
 from kfdeploy.pool.pool import Pool
 from kfdeploy.pool.ranges import parse_ranges, replaced, sweep_ranges, write_ranges
 from kfdeploy.tasks.evidence import Evidence
-from kfdeploy.tasks.kinds.classes import Accuracy, known_accuracy, subset_accuracy
 from kfdeploy.tasks.openset import threshold_of
 from kfdeploy.tasks.spec import Described, ImageSpec, TaskSpec, class_names
+from kfdeploy.tasks.worth import Accuracy, known_accuracy, subset_accuracy
 from kfdeploy.version import __version__
 
 if TYPE_CHECKING:

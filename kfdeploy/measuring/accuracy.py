@@ -11,6 +11,7 @@ from kfdeploy.data.imageset import ImageSet
 from kfdeploy.deploy.artifact import Artifact
 from kfdeploy.errors import DataError
 from kfdeploy.targets.base import Setup, run_in_batches
+from kfdeploy.tasks.kinds.classes import label_columns
 from kfdeploy.tasks.spec import columns
 
 Subject = tuple[str, ...]  # the tasks that models are scored on
@@ -30,9 +31,7 @@ def score(
         for subject, classes in subjects.items():
             if set(classes) <= set(known):
                 chosen = columns(artifact.classes, classes)
-                labels = np.array([classes.index(name) if name in classes else -1 for name in mine.classes])[
-                    mine.labels
-                ]
+                labels = label_columns(mine.classes, classes)[mine.labels]
                 inside = labels >= 0
                 best = logits[inside][:, chosen].argmax(1)
                 right[artifact.sha256, subject] = (best == labels[inside]).astype(np.float64)
@@ -49,8 +48,7 @@ def logits_on(artifact: Artifact, data: ImageSet, threads: int) -> np.ndarray[An
         raise DataError("there are no test images of these classes")
     found: list[np.ndarray[Any, np.dtype[np.float32]]] = []
     with artifact.session(Setup(threads=threads)) as session:
-        for start in range(0, len(data), 512):
-            images = data.load(slice(start, start + 512))
+        for images in data.batches(512):
             found.append(run_in_batches(session, images, artifact.batch or 128)["logits"])
     return np.concatenate(found)
 

@@ -19,6 +19,7 @@ from kfdeploy.deploy.artifact import Artifact
 from kfdeploy.errors import DataError, PoolError, RemoteError, UnsupportedError
 from kfdeploy.manifest import stamp
 from kfdeploy.measuring.result import fault, upgraded
+from kfdeploy.measuring.rounds import alternating
 from kfdeploy.measuring.ssh import ADDRESS, MARK, Remote, parse_address
 from kfdeploy.targets import TARGETS
 from kfdeploy.targets.base import Scenario
@@ -106,9 +107,9 @@ def benchmark_on(
                 if any(name == "build.py" for _, name in files):
                     report(f"building {artifact.path.name} on {where.label}")
                     device.launch([*launch, "build.py"], f"building '{artifact.path}'", timeout, report)
-            jobs = [(i, count) for n, count in enumerate(sorted(set(threads))) for i in _order(len(opened), n)]
-            for i, count in jobs:
-                artifact = opened[i]
+            counts = sorted(set(threads))
+            for n, i in alternating(range(len(opened)), len(counts)):  # no artifact always has the cool device
+                artifact, count = opened[i], counts[n]
                 report(f"measuring {artifact.path.name} on {where.label}, threads {count}")
                 words = ["--scenario", *scenarios, "--threads", str(count), "--batch", str(batch)]
                 words += ["--quick"] if quick else []
@@ -148,11 +149,6 @@ def _check(opened: Sequence[Artifact], scenarios: Sequence[str], batch: int) -> 
                 f"{' and '.join(map(str, sizes))}",
                 hint="export it with a dynamic batch, or choose --scenario and --batch to fit",
             )
-
-
-def _order(count: int, number: int) -> list[int]:
-    """Return 0 … count − 1, backwards every second time: no artifact always has the cool device."""
-    return list(range(count))[:: -1 if number % 2 else 1]
 
 
 def _complete(artifact: Artifact, beside: Path) -> list[tuple[Path, str]]:

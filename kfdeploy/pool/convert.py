@@ -17,8 +17,8 @@ from kfdeploy.manifest import TRAINING, describe_files
 from kfdeploy.pool.manifest import SHARED, rounded, write
 from kfdeploy.pool.pool import Pool
 from kfdeploy.tasks.evidence import Block
-from kfdeploy.tasks.kinds.classes import Accuracy, known_accuracy
 from kfdeploy.tasks.spec import TaskSpec
+from kfdeploy.tasks.worth import Accuracy, known_accuracy
 
 if TYPE_CHECKING:
     from onnx import ModelProto

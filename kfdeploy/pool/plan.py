@@ -13,6 +13,7 @@ from kfdeploy.arrays import Floats
 from kfdeploy.errors import PoolError, TaskError, UnsupportedError
 from kfdeploy.pool.pool import Pool
 from kfdeploy.tasks.evidence import Evidence
+from kfdeploy.tasks.kinds.classes import label_columns
 from kfdeploy.tasks.spec import TaskSpec, class_names
 
 MOST = 16  # tasks whose every subset is told: 65,535 lines
@@ -237,9 +238,8 @@ def _unknown() -> PoolError:
 
 def _columns(tasks: Sequence[TaskSpec], labels: Sequence[str]) -> tuple[Any, Any]:
     """Return the task of each column (C,), and the column of each label (V,), -1 where it is of no task."""
-    column = {name: i for i, name in enumerate(class_names(tuple(tasks)))}
     owner = np.repeat(np.arange(len(tasks)), [len(task.classes) for task in tasks])
-    return owner, np.array([column.get(name, -1) for name in labels], dtype=np.int64)
+    return owner, label_columns(labels, class_names(tuple(tasks)))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from kfdeploy.errors import UnsupportedError
-from kfdeploy.files import place_errors
+from kfdeploy.files import require_writable
 from kfdeploy.graph.precision import Numerics
 from kfdeploy.targets.base import Precision, Session, Setup
 from kfdeploy.targets.session import KitSession
@@ -57,8 +57,7 @@ def convert(onnx_path: Path, out: Path, options: Options) -> list[str]:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["nothing was said"])[-1]
-        with place_errors(out, "free some space, or choose another --out"):
-            (out / MODEL).write_bytes(b"\0" * 65536)  # a place that cannot be written to says so by itself
+        require_writable(out)  # a process that could not write its files does not say so
         raise UnsupportedError(f"OpenVINO cannot convert the model: {last}")
     return [MODEL, "model.bin"]
 

@@ -1,14 +1,13 @@
 """What every training starts from: data and their split, the teacher (measured), and a folder to resume in."""
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from kfdeploy.arrays import Arrays
 from kfdeploy.data.imageset import ImageSet, stratified
@@ -17,6 +16,7 @@ from kfdeploy.data.splits import SPLIT_SEED
 from kfdeploy.errors import TeacherError
 from kfdeploy.files import sha256
 from kfdeploy.tasks.spec import TaskSpec, class_names
+from kfdeploy.training.learners.classifier import ClassifierLearner
 from kfdeploy.training.loop.devices import make_fabric
 from kfdeploy.training.loop.fit import fit
 from kfdeploy.training.loop.learner import Fitted, Learner
@@ -70,7 +70,7 @@ class Experiment:
     def fit(
         self, learner: Learner, folder: Path, title: str, config: Train, *, teacher: Teacher | None = None, resume: bool
     ) -> Fitted:
-        """Train a learner on the experiment's images, in place; see `kfdeploy.train.fit`."""
+        """Train a learner on the experiment's images, in place; see `kfdeploy.training.loop.fit.fit`."""
         return fit(
             learner,
             self.loader(self.train, config.batch),
@@ -129,8 +129,6 @@ class Experiment:
         return teacher, about | {"accuracy": accuracy, "seen_validation": config.source != "train"}
 
     def _trained(self, folder: Path, resume: bool, known: Arrays | None) -> Teacher:
-        from kfdeploy.training.learners.classifier import ClassifierLearner
-
         config = self.recipe.teacher
         assert config.net is not None  # the recipe's own validator has checked both
         assert config.train is not None
@@ -152,29 +150,9 @@ class Experiment:
     @torch.no_grad()
     def accuracy(self, teacher: Teacher, data: ImageSet) -> float:
         """Return the teacher's accuracy on a set, in float32."""
-        found = [teacher(images.to(self.fabric.device))[0].argmax(1).cpu().numpy() for images in self._batches(data)]
+        batches = (torch.from_numpy(images).to(self.fabric.device) for images in data.batches(512))
+        found = [teacher(images)[0].argmax(1).cpu().numpy() for images in batches]
         return float((np.concatenate(found) == data.labels).mean())
-
-    def golden(self, count: int = 16) -> np.ndarray[Any, Any]:
-        """Return the indices of the golden samples: validation images spread over the classes."""
-        order = np.argsort(self.validation.labels, kind="stable")
-        return np.sort(order[np.linspace(0, len(order) - 1, min(count, len(order))).astype(np.int64)])
-
-    @torch.no_grad()
-    def evidence(self, logits: Callable[[Tensor], Tensor]) -> dict[str, np.ndarray[Any, Any]]:
-        """Return golden images and logits, validation logits, labels (indices of `classes`) and rows.
-
-        `logits` maps uint8 (N, H, W, C) on the CPU to (N, C).
-        """
-        values = torch.cat([logits(images) for images in self._batches(self.validation)]).float().numpy()
-        golden = self.golden()
-        return {
-            "golden.images": self.validation.load(golden),
-            "golden.logits": values[golden],
-            "validation.labels": self.validation.labels,
-            "validation.rows": self.validation.rows,
-            "validation.logits": values,
-        }
 
     def only(self, tasks: Sequence[TaskSpec]) -> "Experiment":
         """Return the same experiment on the images and classes of just these tasks."""
@@ -195,8 +173,3 @@ class Experiment:
             "terms": fitted.log[-1] if fitted.log else {},
             "seed": self.recipe.seed,
         }
-
-    @staticmethod
-    def _batches(data: ImageSet, size: int = 512) -> Iterator[Tensor]:
-        for start in range(0, len(data), size):
-            yield torch.from_numpy(data.load(slice(start, start + size)))

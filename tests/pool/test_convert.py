@@ -13,7 +13,7 @@ from kfdeploy.manifest import describe_files
 from kfdeploy.pool.convert import store_half
 from kfdeploy.pool.edit import faults, leftovers, merge, remove
 from kfdeploy.pool.pool import Pool
-from kfdeploy.tasks.kinds.classes import known_accuracy
+from kfdeploy.tasks.worth import known_accuracy
 
 
 @pytest.fixture(scope="module")

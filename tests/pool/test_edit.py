@@ -12,7 +12,7 @@ from kfdeploy.deploy.assemble import assemble
 from kfdeploy.errors import OutputError, PoolError, TaskError
 from kfdeploy.pool.edit import faults, leftovers, merge, remove
 from kfdeploy.pool.pool import Pool
-from kfdeploy.tasks.kinds.classes import known_accuracy, require_known
+from kfdeploy.tasks.worth import known_accuracy, require_known
 
 
 def contents(root):

@@ -8,8 +8,8 @@ from kfdeploy.errors import PoolError, TaskError, UnsupportedError
 from kfdeploy.pool.plan import Subsets, choose_subset
 from kfdeploy.pool.pool import Pool
 from kfdeploy.tasks.evidence import Evidence
-from kfdeploy.tasks.kinds.classes import known_accuracy, subset_accuracy
 from kfdeploy.tasks.spec import TaskSpec
+from kfdeploy.tasks.worth import known_accuracy, subset_accuracy
 
 
 def made_up(tasks, images, seed=0):

@@ -15,7 +15,7 @@ from kfdeploy.measuring.factors.features import COMMON, features
 from kfdeploy.measuring.factors.probes import probe_matrix
 from kfdeploy.pool.pool import Pool
 from kfdeploy.tasks.evidence import Evidence
-from kfdeploy.tasks.kinds.classes import calibration_error, subset_accuracy
+from kfdeploy.tasks.worth import calibration_error, subset_accuracy
 
 
 def inspect(pool: str | Path | Pool, *, data: str | Path | None = None, subsets: int = 100) -> dict[str, Any]:

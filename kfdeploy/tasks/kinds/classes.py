@@ -1,74 +1,32 @@
-"""What a subset of tasks is worth, exactly, from stored logits: a task's logits do not depend on its neighbours."""
+"""Classes: argmax over the columns of logits, and what is counted of it. Pure arrays, for a device as for a pool.
+
+Logits are (N, C), a column a class; labels are (N,), columns of the logits.
+"""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from kfdeploy.errors import PoolError, listed
-from kfdeploy.tasks.evidence import Evidence
-from kfdeploy.tasks.spec import TaskSpec, class_names
+Labels = np.ndarray[Any, np.dtype[np.int64]]
 
 
-@dataclass(frozen=True)
-class Accuracy:
-    """A share of images that are classified right, and their number."""
-
-    value: float
-    images: int
-
-
-def subset_accuracy(evidence: Evidence, classes: Sequence[str]) -> Accuracy:
-    """Return the accuracy over the images whose class is among `classes`: argmax over those classes' columns.
-
-    `classes` are the columns of `evidence.logits`, in their order.
-    """
+def label_columns(labels: Sequence[str], classes: Sequence[str]) -> Labels:
+    """Return the column of each label (N,), a class's name, among `classes`; -1 where it is none of them."""
     column = {name: i for i, name in enumerate(classes)}
-    labels = np.array([column.get(name, -1) for name in evidence.labels])
-    inside = labels >= 0
-    right = evidence.logits[inside].argmax(1) == labels[inside]
-    return Accuracy(float(right.mean()) if len(right) else float("nan"), int(inside.sum()))
+    return np.array([column.get(name, -1) for name in labels], dtype=np.int64)
 
 
-def confusion(evidence: Evidence, classes: Sequence[str]) -> np.ndarray[Any, np.dtype[np.int64]]:  # (C, C)
-    """Return how many images of each class (a row) are taken for each (a column), over the images of these classes."""
-    column = {name: i for i, name in enumerate(classes)}
-    labels = np.array([column.get(name, -1) for name in evidence.labels])
-    inside = labels >= 0
-    found = np.zeros((len(classes), len(classes)), np.int64)
-    np.add.at(found, (labels[inside], evidence.logits[inside].argmax(1)), 1)
+def accuracy(logits: np.ndarray[Any, Any], labels: Labels) -> float:
+    """Return the share of images whose largest logit is their label's; NaN where there are no images."""
+    return float((logits.argmax(1) == labels).mean()) if len(labels) else float("nan")
+
+
+def confusion(logits: np.ndarray[Any, Any], labels: Labels) -> Labels:
+    """Return how many images of each class (a row) are taken for each (a column): (C, C)."""
+    found = np.zeros((logits.shape[1], logits.shape[1]), np.int64)
+    np.add.at(found, (labels, logits.argmax(1)), 1)
     return found
-
-
-def unknown_classes(evidence: Evidence, classes: Sequence[str]) -> list[str]:
-    """Return the classes without a single validation image with these columns' logits: of them nothing is known."""
-    there = set(evidence.labels)
-    return [name for name in classes if name not in there]
-
-
-def known_accuracy(evidence: Evidence, tasks: Sequence[TaskSpec]) -> Accuracy | None:
-    """Return the accuracy of tasks together, or None where there is a class without images to tell it by."""
-    classes = class_names(tuple(tasks))
-    return None if unknown_classes(evidence, classes) else subset_accuracy(evidence, classes)
-
-
-def require_known(evidence: Evidence, tasks: Sequence[TaskSpec], where: str) -> None:
-    """Refuse to tell an accuracy that leaves out some of the classes.
-
-    Raises:
-        PoolError: for a class there is no validation image for which every task has logits.
-    """
-    lacking = unknown_classes(evidence, class_names(tuple(tasks)))
-    if lacking:
-        together = ", ".join(listed(task.name for task in tasks))
-        worth, whose = ("are worth together", "them all") if len(tasks) > 1 else ("is worth", "it")
-        raise PoolError(
-            f"what {together} {worth} cannot be known: '{where}' has no validation logits of {whose} on images of "
-            f"{', '.join(listed(lacking))}",
-            hint="plan from the pool that has them (an assembly's parts have none, nor do tasks that were added apart "
-            "and merged for each other's images), or assemble them and measure: kfdeploy benchmark",
-        )
 
 
 def shares(logits: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.float64]]:  # (N, C) → (N, C)
@@ -78,16 +36,10 @@ def shares(logits: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.float64]
     return out
 
 
-def calibration_error(evidence: Evidence, classes: Sequence[str], bins: int = 15) -> float:
-    """Return the expected calibration error of a subset (Guo et al. 2017, Eq. 3) over the images whose class is in it.
-
-    Confidence is the largest share; `bins` are of equal width. `classes` are the columns of `evidence.logits`.
-    """
-    column = {name: i for i, name in enumerate(classes)}
-    labels = np.array([column.get(name, -1) for name in evidence.labels])
-    inside = labels >= 0
-    share = shares(evidence.logits[inside])
-    confidence, right = share.max(1), share.argmax(1) == labels[inside]
+def calibration_error(logits: np.ndarray[Any, Any], labels: Labels, bins: int = 15) -> float:
+    """Return the expected calibration error (Guo et al. 2017, Eq. 3); `bins` of the confidence are of equal width."""
+    share = shares(logits)
+    confidence, right = share.max(1), share.argmax(1) == labels
     place = np.minimum((confidence * bins).astype(np.int64), bins - 1)
     gaps = [
         abs(float(right[place == b].mean() - confidence[place == b].mean())) * (place == b).mean() for b in set(place)

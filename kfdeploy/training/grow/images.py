@@ -7,10 +7,11 @@ import numpy as np
 
 from kfdeploy.data.imageset import ImageSet, stratified
 from kfdeploy.data.sources import load_split
-from kfdeploy.data.splits import SPLIT_SEED
+from kfdeploy.data.splits import SPLIT_SEED, spread
 from kfdeploy.errors import DataError
 from kfdeploy.pool.manifest import SHARED
 from kfdeploy.pool.pool import Pool
+from kfdeploy.tasks.kinds.classes import label_columns
 from kfdeploy.training.loop.progress import Progress
 
 
@@ -73,10 +74,7 @@ def together(known: Sequence[Known], mine: Known, names: Sequence[str]) -> tuple
             if side == 0 and len(own):
                 picks = [np.flatnonzero(own.labels == label) for label in np.unique(own.labels)]
                 # Evenly spread over what there is, so that it is the same choice every time.
-                spread = [
-                    p[np.unique(np.linspace(0, len(p) - 1, min(most, len(p))).round().astype(int))] for p in picks
-                ]
-                own = own.take(np.sort(np.concatenate(spread)))
+                own = own.take(np.sort(np.concatenate([p[spread(len(p), most)] for p in picks])))
             sets[side].append(own)
     if not sum(len(images) for images in sets[0]):
         raise DataError(
@@ -89,6 +87,6 @@ def together(known: Sequence[Known], mine: Known, names: Sequence[str]) -> tuple
 def union(sets: Sequence[ImageSet], classes: tuple[str, ...]) -> ImageSet:
     """Return the images of several sets as one, in memory, labelled among `classes` and with rows of their own."""
     kept = [images for images in sets if len(images)]
-    labels = np.concatenate([np.array([classes.index(c) for c in each.classes])[each.labels] for each in kept])
+    labels = np.concatenate([label_columns(each.classes, classes)[each.labels] for each in kept])
     arrays = np.concatenate([each.load() for each in kept])
     return replace(kept[0], classes=classes, labels=labels, rows=np.arange(len(labels)), images=arrays, paths=())

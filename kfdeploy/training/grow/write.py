@@ -14,6 +14,7 @@ from kfdeploy.graph.compose import Part
 from kfdeploy.manifest import POOL, BlockEntry, Files, TaskEntry, describe_files, stamp
 from kfdeploy.pool.manifest import SHARED, grown, write
 from kfdeploy.pool.pool import Pool
+from kfdeploy.tasks.kinds.classes import label_columns
 from kfdeploy.tasks.spec import TaskSpec
 from kfdeploy.training.grow.images import Known, union
 from kfdeploy.training.learners.added import AddedTask, Floats
@@ -52,9 +53,8 @@ def write_grown(
     if not joint:
         everything = [*known, *fresh]
         raw = np.concatenate([_logits(learner, each.validation, 1.0) for each in everything])
-        truth = [np.array(each.validation.classes)[each.validation.labels] for each in everything]
-        column = {c: i for i, c in enumerate(task.classes)}
-        own = np.array([column.get(c, -1) for c in np.concatenate(truth)])
+        sets = [each.validation for each in everything]
+        own = np.concatenate([label_columns(some.classes, task.classes)[some.labels] for some in sets])
         temperature = float(fit_temperatures(raw, own, np.zeros(len(task.classes), np.int64))[0])
     template, weights = template_of(net, recipe, pool.image, pool.graphs()[1])
     W, WA, b = (tensor.numpy() / temperature for tensor in net.folded_heads())

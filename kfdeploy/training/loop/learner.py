@@ -59,7 +59,6 @@ def outputs_of(learner: Learner, data: ImageSet, device: torch.device, batch: in
     """Return float32 logits (N, C) of a whole set, in `eval()`."""
     learner.eval()
     out = []
-    for start in range(0, len(data), batch):
-        images = torch.from_numpy(data.load(slice(start, start + batch))).to(device)
-        out.append(learner.evaluate(images).float().cpu().numpy())
+    for images in data.batches(batch):
+        out.append(learner.evaluate(torch.from_numpy(images).to(device)).float().cpu().numpy())
     return np.concatenate(out)

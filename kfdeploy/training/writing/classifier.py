@@ -11,6 +11,7 @@ from kfdeploy.manifest import stamp, versions
 from kfdeploy.tasks.evidence import Evidence
 from kfdeploy.training.experiment import Experiment
 from kfdeploy.training.nets.teacher import Teacher
+from kfdeploy.training.writing.evidence import recorded
 
 TEACHER = Path("train") / "teacher"  # in a pool: the teacher, in the form of an assembly, and its weights
 WEIGHTS = "state.safetensors"
@@ -46,7 +47,7 @@ def write_classifier(
     net = net.cpu().float().eval()
     save_state(out / WEIGHTS, net.net if isinstance(net, Teacher) else net)
     only_logits = _Logits(net)
-    arrays = experiment.evidence(only_logits)
+    arrays = recorded(experiment.validation, only_logits)
     graph = to_onnx(only_logits, torch.zeros(2, *experiment.image.shape, dtype=torch.uint8), ["image"], ["logits"])
     evidence = Evidence(
         arrays["golden.images"],

@@ -20,6 +20,7 @@ from kfdeploy.training.nets.classifier import Normalise
 from kfdeploy.training.nets.factor import FactorNet
 from kfdeploy.training.recipe.recipe import Recipe
 from kfdeploy.training.writing.classifier import LIBRARIES, WEIGHTS, save_state
+from kfdeploy.training.writing.evidence import recorded
 from kfdeploy.training.writing.temperatures import fit_temperatures
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def write_pool(
 
     recipe, tasks, image = experiment.recipe, experiment.tasks, experiment.image
     net = learner.net.cpu().float().eval()
-    evidence = experiment.evidence(lambda image: net(image).logits)
+    evidence = recorded(experiment.validation, lambda image: net(image).logits)
     common, template, states = graphs_of(net, recipe, image)
     (work / "common.onnx").write_bytes(common.model.SerializeToString(deterministic=True))
     (work / "task.onnx").write_bytes(template.model.SerializeToString(deterministic=True))

@@ -5,8 +5,9 @@ from kfdeploy.deploy.artifact import Artifact
 from kfdeploy.pool.pool import Pool
 from kfdeploy.targets.base import Setup
 from kfdeploy.tasks.evidence import Evidence
-from kfdeploy.tasks.kinds.classes import calibration_error, shares, subset_accuracy
+from kfdeploy.tasks.kinds.classes import shares
 from kfdeploy.tasks.spec import class_names
+from kfdeploy.tasks.worth import calibration_error, subset_accuracy
 from kfdeploy.training.writing.temperatures import fit_temperatures
 
 
@@ -71,7 +72,7 @@ def test_any_subset_is_arithmetic_and_equals_the_graph_that_is_run(toy, tmp_path
     from kfdeploy.data.splits import validation_set
     from kfdeploy.deploy.assemble import assemble
     from kfdeploy.pool.plan import Subsets
-    from kfdeploy.tasks.kinds.classes import confusion
+    from kfdeploy.tasks.worth import confusion
 
     pool = Pool.open(toy.pool)
     subsets = Subsets.of(pool.evidence(), pool.tasks)

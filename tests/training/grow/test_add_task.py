@@ -11,8 +11,8 @@ from kfdeploy.errors import DataError, OutputError, TaskError
 from kfdeploy.files import sha256
 from kfdeploy.pool.plan import Subsets
 from kfdeploy.pool.pool import Pool
-from kfdeploy.tasks.kinds.classes import subset_accuracy
 from kfdeploy.tasks.spec import class_names
+from kfdeploy.tasks.worth import subset_accuracy
 from kfdeploy.training.grow.add_task import add_task
 
 SHORT = ["train.epochs=3"]

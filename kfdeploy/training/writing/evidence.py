@@ -1,0 +1,34 @@
+"""What is put on record of a trained network: its golden samples, and its logits of every validation image."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kfdeploy.arrays import Labels
+from kfdeploy.data.imageset import ImageSet
+
+
+def golden_samples(labels: Labels, count: int = 16) -> Labels:
+    """Return the indices of the golden samples: images spread over the classes. `labels` are (N,)."""
+    order = np.argsort(labels, kind="stable")
+    return np.sort(order[np.linspace(0, len(order) - 1, min(count, len(order))).astype(np.int64)])
+
+
+@torch.no_grad()
+def recorded(validation: ImageSet, logits: Callable[[Tensor], Tensor]) -> dict[str, np.ndarray[Any, Any]]:
+    """Return golden images and logits, validation logits, labels (indices of the set's classes) and rows.
+
+    `logits` maps uint8 (N, H, W, C) on the CPU to (N, C).
+    """
+    values = torch.cat([logits(torch.from_numpy(images)) for images in validation.batches(512)]).float().numpy()
+    golden = golden_samples(validation.labels)
+    return {
+        "golden.images": validation.load(golden),
+        "golden.logits": values[golden],
+        "validation.labels": validation.labels,
+        "validation.rows": validation.rows,
+        "validation.logits": values,
+    }
