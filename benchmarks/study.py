@@ -130,7 +130,7 @@ def separate(recipe, out, study, row):
     """Distil one student a task, its classes against the rest as negatives, and let them answer together; the row.
 
     Each has log-odds against "other" as its outputs, so their outputs side by side are the answer (see
-    `kfdeploy.objectives.against_other`).
+    `kfdeploy.training.objectives.classification.against_other`).
     """
     import torch
 

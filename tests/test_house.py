@@ -118,3 +118,26 @@ def test_manifests_are_opened_by_their_records_alone():
 def test_nothing_imports_the_public_face_and_no_room_is_called_like_a_verb():
     assert not [name for name, found in IMPORTS.items() if "kfdeploy" in found]
     assert not {path.stem for path in ROOT.iterdir()} & set(kfdeploy.__all__)
+
+
+PYTHON = [path for room in ("kfdeploy", "export", "benchmarks", "tests") for path in sorted((ROOT.parent / room).rglob("*.py"))
+          if "records" not in path.parts]  # fmt: skip
+
+
+def test_no_file_is_longer_than_400_lines():
+    assert PYTHON
+    assert not [str(path) for path in PYTHON if len(path.read_text(encoding="utf-8").splitlines()) > 400]
+
+
+def test_a_function_of_more_than_60_lines_says_why():
+    """In a comment of its own that begins with "Long"."""
+    wrong = []
+    for path in PYTHON:
+        text = path.read_text(encoding="utf-8")
+        lines = text.splitlines()
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                own = lines[node.lineno - 1 : node.end_lineno]
+                if len(own) > 60 and not any(line.strip().startswith("# Long ") for line in own):
+                    wrong.append(f"{path}, {node.name}: {len(own)} lines")
+    assert not wrong, "\n".join(wrong)

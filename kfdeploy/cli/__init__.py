@@ -72,9 +72,6 @@ app.add_typer(pool.app, name="pool")
 app.add_typer(recipes.app, name="recipes")
 
 
-app.add_typer(pool.app, name="pool")
-
-
 def _version(asked: bool) -> None:
     if asked:
         print(f"kfdeploy {__version__}")

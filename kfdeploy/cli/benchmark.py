@@ -1,10 +1,15 @@
 """`kfdeploy benchmark`: which of these goes onto the device?"""
 
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from kfdeploy.cli.console import FORCE, POOL, say
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def command(
@@ -41,22 +46,11 @@ def command(
     force: bool = FORCE,
 ) -> None:
     """Measure artifacts in alternating rounds of fresh processes: latency, throughput, accuracy, size."""
-    import sys
-
-    from rich.console import Console
-
-    from kfdeploy.deploy.here import find_artifacts
-    from kfdeploy.errors import GateError, MissingDependencyError, RemoteError
+    # Long by its options alone: each is a line of its own in --help.
+    from kfdeploy.errors import GateError
     from kfdeploy.files import check_place, dump_line_json, write_file
     from kfdeploy.measuring import gates
-    from kfdeploy.measuring.answer import answer
-    from kfdeploy.measuring.benchmark import benchmark
-    from kfdeploy.measuring.machines import import_result
-    from kfdeploy.measuring.remote import benchmark_on
     from kfdeploy.measuring.result import read_result
-    from kfdeploy.report import sentences as report
-    from kfdeploy.report.picture import plot as draw
-    from kfdeploy.report.tables import overview
     from kfdeploy.tasks.spec import split_words
 
     if profile is not None:
@@ -64,47 +58,92 @@ def command(
         return
     wanted = gates.parse(fail_if)  # arguments are checked before files
     past = read_result(baseline) if baseline is not None else None
-    picture = plot or (json.with_suffix(".png") if json is not None else Path("benchmark.png"))
     for place in (json, plot):  # before minutes of measuring, not after
         if place is not None:
             check_place(place, force=force)
-    finished = None if json is None else json.with_name(f".{json.name}.rounds")
-    report_progress = say if sys.stdout.isatty() else lambda _: None
-    names = split_words(scenario)
+    asked = {"scenarios": split_words(scenario), "threads": threads, "batch": batch, "quick": quick, "data": data}
+    limits = {"max_ms": max_ms, "max_mb": max_mb, "min_accuracy": min_accuracy}
     if device is not None:
-        try:
-            result = benchmark_on(
-                device, find_artifacts(artifacts or []), scenarios=names, threads=threads, batch=batch, quick=quick,
-                python=python, data=data, report=report_progress,
-            )  # fmt: skip
-        except RemoteError as error:
-            if error.result is not None and json is not None:
-                write_file(json, dump_line_json(error.result))
-                say(f"the rows finished before it are in {json}")
-            raise
+        result = _elsewhere(device, artifacts or [], json, asked | {"python": python})
     else:
-        result = benchmark(
-            artifacts or [], scenarios=names, threads=threads, batch=batch, quick=quick, data=data, finished=finished,
-            max_ms=max_ms, max_mb=max_mb, min_accuracy=min_accuracy, report=report_progress,
-        )  # fmt: skip
+        result = _here(artifacts or [], json, asked | limits)
     if imported:
-        result = import_result(result, imported)
-        result |= answer(result, max_ms=max_ms, max_mb=max_mb, min_accuracy=min_accuracy)
-    if json is not None and finished is not None:
+        result = _with(result, imported, limits)
+    if json is not None:
         write_file(json, dump_line_json(result))
-        finished.unlink(missing_ok=True)
+        _finished(json).unlink(missing_ok=True)
+    _say(result)
+    if past is not None:
+        say("\n".join(gates.changes(result, past)) or "nothing changed beyond the noise since the baseline")
+    if json is not None:
+        say(f"wrote {json}")
+    _draw(result, plot, json)
+    if failed := gates.check(result, wanted):
+        raise GateError("; ".join(failed))
+
+
+def _finished(json: Path) -> Path:
+    """Return the file where the rounds are kept that an interrupted run goes on from."""
+    return json.with_name(f".{json.name}.rounds")
+
+
+def _reporter() -> "Callable[[str], None]":
+    return say if sys.stdout.isatty() else lambda _: None
+
+
+def _here(artifacts: list[Path], json: Path | None, asked: dict[str, Any]) -> dict[str, Any]:
+    from kfdeploy.measuring.benchmark import benchmark
+
+    return benchmark(artifacts, finished=None if json is None else _finished(json), report=_reporter(), **asked)
+
+
+def _elsewhere(device: str, artifacts: list[Path], json: Path | None, asked: dict[str, Any]) -> dict[str, Any]:
+    """Measure on a device; where it is lost, the rows that were finished go to `json`."""
+    from kfdeploy.deploy.here import find_artifacts
+    from kfdeploy.errors import RemoteError
+    from kfdeploy.files import dump_line_json, write_file
+    from kfdeploy.measuring.remote import benchmark_on
+
+    try:
+        return benchmark_on(device, find_artifacts(artifacts), report=_reporter(), **asked)
+    except RemoteError as error:
+        if error.result is not None and json is not None:
+            write_file(json, dump_line_json(error.result))
+            say(f"the rows finished before it are in {json}")
+        raise
+
+
+def _with(result: dict[str, Any], imported: list[Path], limits: dict[str, float | None]) -> dict[str, Any]:
+    """Return a result with those of other machines, answered anew."""
+    from kfdeploy.measuring.answer import answer
+    from kfdeploy.measuring.machines import import_result
+
+    whole = import_result(result, imported)
+    return whole | answer(whole, **limits)
+
+
+def _say(result: dict[str, Any]) -> None:
+    from rich.console import Console
+
+    from kfdeploy.report.sentences import sentences
+    from kfdeploy.report.tables import overview
+
     # A terminal has its own width; a file or a pipe gets whole lines.
     Console(width=None if sys.stdout.isatty() else 160).print(overview(result).terminal())
-    for sentence in report.sentences(result):
+    for sentence in sentences(result):
         say(sentence)
     for found in result.get("answers", ()):
         say(found["sentence"])
     for note in result.get("notes", []):
         say(note)
-    if past is not None:
-        say("\n".join(gates.changes(result, past)) or "nothing changed beyond the noise since the baseline")
-    if json is not None:
-        say(f"wrote {json}")
+
+
+def _draw(result: dict[str, Any], plot: Path | None, json: Path | None) -> None:
+    """Draw the picture; where it was not asked for by name, it may be missing."""
+    from kfdeploy.errors import MissingDependencyError
+    from kfdeploy.report.picture import plot as draw
+
+    picture = plot or (json.with_suffix(".png") if json is not None else Path("benchmark.png"))
     try:
         draw(result, picture)
         say(f"wrote {picture}")
@@ -112,22 +151,17 @@ def command(
         if plot is not None:
             raise
         say(f"no picture: {error}  ({error.hint})")
-    if failed := gates.check(result, wanted):
-        raise GateError("; ".join(failed))
 
 
 def _profile(place: Path, pool: str, threads: int, quick: bool, force: bool, target: str, precision: str) -> None:
     """Measure the costs of a pool's tasks, and of the students here."""
-    import sys
-
     from kfdeploy.files import check_place
     from kfdeploy.measuring.costs import profile, write_costs
 
     check_place(place, force=force)
     students = [path for path in sorted(Path("students").glob("*")) if (path / "assembly.json").is_file()]
-    report = say if sys.stdout.isatty() else lambda _: None
     costs = profile(
-        pool, students=students, target=target, precision=precision, threads=threads, quick=quick, report=report
+        pool, students=students, target=target, precision=precision, threads=threads, quick=quick, report=_reporter()
     )
     write_costs(place, costs)
     say(f"{costs.common_ms:.3f} ms + {costs.task_ms:.3f} ms a task, off by at most {100 * costs.error:.0f} %")

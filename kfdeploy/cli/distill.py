@@ -1,6 +1,7 @@
 """`kfdeploy distill`: the full students, or one for just some tasks."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -23,6 +24,11 @@ from kfdeploy.cli.console import (
 )
 from kfdeploy.training.loop.progress import is_main
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from kfdeploy.training.loop.learner import Fitted
+
 
 def command(
     recipe: str = typer.Argument("", metavar="[RECIPE]", help="A file, or a shipped name. Default: the pool's recipe."),
@@ -43,6 +49,7 @@ def command(
     force: bool = FORCE,
 ) -> None:
     """Distil full students, the alternative to an assembly; one for just some tasks, or one a task, if asked."""
+    # Long by its options alone: each is a line of its own in --help.
     from kfdeploy.errors import require_training
     from kfdeploy.manifest import POOL
     from kfdeploy.pool.pool import Pool
@@ -80,8 +87,12 @@ def command(
         resume=resume,
         report=TrainingProgress(),
     )
-    if not is_main():
-        return
+    if is_main():
+        _say(done)
+
+
+def _say(done: "Mapping[Path, Fitted | None]") -> None:
+    """Say what each student is worth."""
     from kfdeploy.deploy.model import Model
 
     for folder, fitted in done.items():

@@ -29,6 +29,7 @@ def command(
     force: bool = FORCE,
 ) -> None:
     """Export models, each proved right on its golden samples before it is there."""
+    # Long by its options alone: each is a line of its own in --help.
     from kfdeploy import targets
     from kfdeploy.deploy.export import check_fuse, chosen_options
     from kfdeploy.deploy.here import find_models

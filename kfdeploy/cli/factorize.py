@@ -51,8 +51,8 @@ def command(
     force: bool = FORCE,
 ) -> None:
     """Factorize a teacher into a pool: one common network, and one small network per task."""
+    # Long by its options alone: each is a line of its own in --help.
     from kfdeploy.errors import UnsupportedError, require_training
-    from kfdeploy.pool.pool import Pool
     from kfdeploy.pool.remote.locate import local_folder
     from kfdeploy.training.recipe.recipe import DEFAULT, load_recipe
 
@@ -73,16 +73,9 @@ def command(
             raise UnsupportedError("--add-task needs --data, a folder with train/<class>/", hint="--data DIR")
         settings = [*settings, *options]
         _add(
-            add_task,
-            local_folder(pool, "adding a task"),
-            out,
-            data,
-            classes,
-            instead_of,
-            settings,
-            force=force,
+            add_task, local_folder(pool, "adding a task"), out, data, classes, instead_of, settings, force=force,
             resume=resume,
-        )
+        )  # fmt: skip
         return
     out = out or Path("pool")
     loaded = load_recipe(recipe or DEFAULT, [*settings, *options])
@@ -94,13 +87,19 @@ def command(
     fitted = factorize(loaded, out, force=force, resume=resume, report=TrainingProgress())
     if not is_main():
         return
-    opened = Pool.open(out)
     if finished:
         say(f"'{out}' is finished, and every file of it is as it should be")
-        return
+    else:
+        _say(out, fitted.seconds)
+
+
+def _say(out: Path, seconds: float) -> None:
+    """Say what a new pool is worth."""
+    from kfdeploy.pool.pool import Pool
     from kfdeploy.tasks.spec import class_names
     from kfdeploy.tasks.worth import subset_accuracy
 
+    opened = Pool.open(out)
     accuracy = subset_accuracy(opened.evidence(), class_names(opened.tasks))
     teacher = opened.teacher["accuracy"]
     seen = " (a published teacher may have seen these images)" if opened.teacher["seen_validation"] else ""
@@ -109,7 +108,7 @@ def command(
         f"pool:    {100 * accuracy.value:.2f} % on {accuracy.images} validation images, {len(opened.tasks)} tasks: "
         f"{tasks_text([task.name for task in opened.tasks])}"
     )
-    say(f"trained in {fitted.seconds:.0f} s; log: {out / 'train' / 'log.csv'}")
+    say(f"trained in {seconds:.0f} s; log: {out / 'train' / 'log.csv'}")
     say(f"wrote {out}")
     named = [opened.tasks[0].name, *([opened.tasks[-1].name] if len(opened.tasks) > 1 else [])]
     where = [] if out == Path("pool") else ["--pool", str(out)]

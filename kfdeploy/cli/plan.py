@@ -37,10 +37,11 @@ def command(
     force: bool = FORCE,
 ) -> None:
     """Plan without building or running anything: exact validation accuracies, from stored logits."""
+    # Long by its options alone: each is a line of its own in --help.
     from kfdeploy.deploy.model import Model
-    from kfdeploy.errors import TaskError, UnsupportedError
+    from kfdeploy.errors import UnsupportedError
     from kfdeploy.measuring.costs import read_costs
-    from kfdeploy.pool.plan import Subsets, check_count, choose_design, choose_subset
+    from kfdeploy.pool.plan import Subsets, check_count, choose_design
     from kfdeploy.pool.pool import Pool
 
     _check_out(every, out, force)
@@ -65,35 +66,48 @@ def command(
                                      min_accuracy=min_accuracy)  # fmt: skip
         say(f"choose:     {found_design}")
     elif size is not None or budget_ms is not None or min_accuracy is not None:
-        within = None if budget_ms is None or known is None else known.within(budget_ms)
-        if within == 0 and known is not None:
-            raise TaskError(
-                f"not one task fits into {budget_ms:g} ms; the nearest is one task, which takes about "
-                f"{known.of(1):.3f} ms",
-                hint=f"--budget-ms {math.ceil(known.of(1) * 1000) / 1000:g}",
-            )
-        subsets = Subsets.of_pool(opened)
-        found = choose_subset(subsets, size=size, within=within, min_accuracy=min_accuracy)
-        names = [subsets.names[i] for i in found.tasks]
-        cost = f", about {known.of(len(names)):.3f} ms ± {100 * known.error:.0f} %" if known else ""
-        say(
-            f"choose:     {' '.join(names)}  ({len(names)} tasks, {100 * found.accuracy:.2f} %{cost}"
-            f"{'' if found.all else '; tasks were left out one by one, not all subsets looked at'})"
-        )
-        say(f"next:  kfdeploy assemble --pool {opened.where} --tasks {' '.join(shlex.quote(name) for name in names)}")
+        _choose(opened, known, size, budget_ms, min_accuracy)
     elif not tasks and not every and known is None:
         raise UnsupportedError(
             "there is nothing to plan", hint="kfdeploy plan --tasks cat dog, --size 3, --min-accuracy 0.9 or --all"
         )
     if known is not None:
-        say(
-            f"costs:      {known.common_ms:.3f} ms + {known.task_ms:.3f} ms a task, {known.target} {known.precision}, "
-            f"{known.threads} thread (off by at most {100 * known.error:.0f} % where it was measured)"
-            + (", from a quick look" if known.quick else "")
+        _say_costs(known)
+
+
+def _choose(
+    pool: "Pool", known: "Costs | None", size: int | None, budget_ms: float | None, min_accuracy: float | None
+) -> None:
+    """Choose a subset of a pool's tasks, and say what it is worth."""
+    from kfdeploy.errors import TaskError
+    from kfdeploy.pool.plan import Subsets, choose_subset
+
+    within = None if budget_ms is None or known is None else known.within(budget_ms)
+    if within == 0 and known is not None:
+        raise TaskError(
+            f"not one task fits into {budget_ms:g} ms; the nearest is one task, which takes about {known.of(1):.3f} ms",
+            hint=f"--budget-ms {math.ceil(known.of(1) * 1000) / 1000:g}",
         )
-        for name in known.students:
-            even = known.even(name)
-            say(f"break-even: {name} takes {known.students[name]:.3f} ms, as much as {even:.1f} tasks")
+    subsets = Subsets.of_pool(pool)
+    found = choose_subset(subsets, size=size, within=within, min_accuracy=min_accuracy)
+    names = [subsets.names[i] for i in found.tasks]
+    cost = f", about {known.of(len(names)):.3f} ms ± {100 * known.error:.0f} %" if known else ""
+    say(
+        f"choose:     {' '.join(names)}  ({len(names)} tasks, {100 * found.accuracy:.2f} %{cost}"
+        f"{'' if found.all else '; tasks were left out one by one, not all subsets looked at'})"
+    )
+    say(f"next:  kfdeploy assemble --pool {pool.where} --tasks {' '.join(shlex.quote(name) for name in names)}")
+
+
+def _say_costs(known: "Costs") -> None:
+    say(
+        f"costs:      {known.common_ms:.3f} ms + {known.task_ms:.3f} ms a task, {known.target} {known.precision}, "
+        f"{known.threads} thread (off by at most {100 * known.error:.0f} % where it was measured)"
+        + (", from a quick look" if known.quick else "")
+    )
+    for name in known.students:
+        even = known.even(name)
+        say(f"break-even: {name} takes {known.students[name]:.3f} ms, as much as {even:.1f} tasks")
 
 
 def _check_out(every: bool, out: Path | None, force: bool) -> None:

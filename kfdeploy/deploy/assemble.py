@@ -27,7 +27,7 @@ def assemble(
     Of a pool on a server, `pool.json` travels, and of the graphs and these tasks' files those that the cache has not.
     `fuse` is how the task-specific networks stand in the graph: as one `bank` of grouped convolutions, as `branches`,
     or `auto`: a bank where the template's operators allow it. With `open_set`, a rate of false accepts, the graph has a
-    second output `known` (N,), at least 0 for an image that is of these tasks; see `kfdeploy.openset`.
+    second output `known` (N,), at least 0 for an image that is of these tasks; see `kfdeploy.tasks.openset`.
 
     Raises:
         TaskError: a task is unknown or there twice; or `open_set`, and no class is left out to be told from.

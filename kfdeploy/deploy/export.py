@@ -129,34 +129,13 @@ def _write(
     *,
     kit: bool,
 ) -> None:
-    from kfdeploy.version import __version__
-
     evidence = model.evidence()
     name = f"'{model.name}-{module.NAME}-{setting.precision}'"
     steps, expected = _ladder(model, prepared, setting.precision, evidence.images, evidence.golden, atol, name)
     files = convert(module, setting, prepared, work)
     np.savez(work / GOLDEN, image=evidence.images, logits=evidence.golden, expected=expected)
     allowed = allowed_in(setting.precision, expected, atol)
-    manifest: dict[str, Any] = {
-        **stamp("artifact"),
-        "version": __version__,
-        "model": {"kind": model.kind, "name": model.name, "sha256": sha256(model.graph)},
-        "target": module.NAME,
-        "precision": setting.precision,
-        "options": asdict(setting),
-        "fuse": {"form": prepared.form, "p50_ms": measured} if prepared.form else None,
-        "image": model.image.to_json(),
-        "tasks": [task.to_json() for task in model.tasks],
-        "inputs": {"image": ["uint8", setting.batch or "N", *model.image.shape]},
-        "outputs": {"logits": ["float32", setting.batch or "N", len(model.classes)]}
-        | ({KNOWN: ["float32", setting.batch or "N"]} if model.open_set else {}),
-        "open_set": model.open_set,
-        "parameters": model.parameters,
-        "model_files": files,
-        "versions": versions("onnx", module.PACKAGE),
-        "training": training_of(model),
-        "data": model.data,
-    }
+    manifest = _manifest(model, module, setting, prepared, measured, files)
 
     def record(**more: Any) -> None:
         manifest.update(more)
@@ -191,6 +170,34 @@ def _write(
         },
         files=describe_files(work, [*(work / file for file in files), work / GOLDEN]),
     )
+
+
+def _manifest(
+    model: Model, module: Target, setting: Any, prepared: Prepared, measured: dict[str, float], files: list[str]
+) -> dict[str, Any]:
+    """Return what is on record of an artifact before it has run."""
+    from kfdeploy.version import __version__
+
+    return {
+        **stamp("artifact"),
+        "version": __version__,
+        "model": {"kind": model.kind, "name": model.name, "sha256": sha256(model.graph)},
+        "target": module.NAME,
+        "precision": setting.precision,
+        "options": asdict(setting),
+        "fuse": {"form": prepared.form, "p50_ms": measured} if prepared.form else None,
+        "image": model.image.to_json(),
+        "tasks": [task.to_json() for task in model.tasks],
+        "inputs": {"image": ["uint8", setting.batch or "N", *model.image.shape]},
+        "outputs": {"logits": ["float32", setting.batch or "N", len(model.classes)]}
+        | ({KNOWN: ["float32", setting.batch or "N"]} if model.open_set else {}),
+        "open_set": model.open_set,
+        "parameters": model.parameters,
+        "model_files": files,
+        "versions": versions("onnx", module.PACKAGE),
+        "training": training_of(model),
+        "data": model.data,
+    }
 
 
 def training_of(model: Model) -> dict[str, Any] | None:

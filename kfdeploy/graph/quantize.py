@@ -6,7 +6,7 @@ float. In a bank all tasks share one activation scale, so each task's own range 
 `equalise`): a task's integers are then the same in every subset.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -106,29 +106,10 @@ def quantise(model: ModelProto, ranges: Ranges, kind: Kind) -> ModelProto:
     graph = out.graph
     arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     producer = {name: node for node in graph.node for name in node.output}
-    readers: dict[str, list[NodeProto]] = {}
-    for node in graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
-
-    def settled(name: str) -> str:
-        """Return where a convolution's or a sum's output is quantised: behind its rectifier, where it has one."""
-        after = readers.get(name, [])
-        return after[0].output[0] if len(after) == 1 and after[0].op_type in _RECTIFIERS else name
-
     chosen = [node for node in graph.node if node.op_type == "Conv" and not _pooled(node.input[0], producer)]
     if not chosen:
         raise UnsupportedError("the model has no convolution that could be quantised", hint="export it as fp32")
-    points: dict[str, str] = {}  # tensor → the tensor whose scale it has
-    for node in chosen:
-        for name in (node.input[0], settled(node.output[0])):
-            points.setdefault(name, name)
-    for node in graph.node:  # in topological order
-        name = node.output[0]
-        if node.op_type in _SAME and node.input[0] in points:
-            points[name] = points[node.input[0]]
-        elif node.op_type == "Add" and all(source in points for source in node.input):
-            points.setdefault(settled(name), settled(name))
+    points = _points(graph, chosen)
     scales = {}
     for name in points:
         if points[name] not in ranges:
@@ -163,6 +144,31 @@ def quantise(model: ModelProto, ranges: Ranges, kind: Kind) -> ModelProto:
     graph.initializer.extend(numpy_helper.from_array(np.asarray(arrays[n]), n) for n in sorted(arrays) if n in used)
     del graph.value_info[:]
     return out
+
+
+def _points(graph: GraphProto, chosen: Sequence[NodeProto]) -> dict[str, str]:
+    """Return the tensors that are quantised around some convolutions, each with the tensor whose scale it has."""
+    readers: dict[str, list[NodeProto]] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+
+    def settled(name: str) -> str:
+        """Return where a convolution's or a sum's output is quantised: behind its rectifier, where it has one."""
+        after = readers.get(name, [])
+        return after[0].output[0] if len(after) == 1 and after[0].op_type in _RECTIFIERS else name
+
+    points: dict[str, str] = {}
+    for node in chosen:
+        for name in (node.input[0], settled(node.output[0])):
+            points.setdefault(name, name)
+    for node in graph.node:  # in topological order
+        name = node.output[0]
+        if node.op_type in _SAME and node.input[0] in points:
+            points[name] = points[node.input[0]]
+        elif node.op_type == "Add" and all(source in points for source in node.input):
+            points.setdefault(settled(name), settled(name))
+    return points
 
 
 def scale_of(values: Range, kind: Kind) -> tuple[Any, Any]:

@@ -25,6 +25,7 @@ from kfdeploy.targets.base import Scenario
 from kfdeploy.targets.device.clock import QUICK, Protocol, Round, summarise
 
 SCENARIOS: tuple[Scenario, ...] = ("single-stream", "offline")
+Key = tuple[Path, str, int]  # of a row: the artifact, the scenario, the threads
 _SETTING = ("target", "precision", "threads", "scenario")
 
 
@@ -51,8 +52,9 @@ def benchmark(
     goes on from it. `max_ms`, `max_mb` and `min_accuracy` are the constraints under which a winner is named.
 
     Returns `{"schema", "kind", "quick", "protocol", "machine", "rows", "comparisons", "answers", "break_even"}`. A row
-    that cannot be measured here stays, with its `reason`. In a comparison of `a` with `b`, `p50_ratio` is a's median
-    latency over b's (below 1: a is faster) with its 95 % interval, and `accuracy_difference` is a's accuracy minus b's.
+    has its `accuracies` as `[{"tasks", "accuracy", "images"}, …]`, one a subject; one that cannot be measured here
+    stays, with its `reason`. In a comparison of `a` with `b`, `p50_ratio` is a's median latency over b's (below 1: a is
+    faster) with its 95 % interval, and `accuracy_difference` is a's accuracy minus b's. For answers see `answer`.
 
     Raises:
         PoolError: there are no artifacts, or one is not whole.
@@ -62,43 +64,19 @@ def benchmark(
     """
     opened = _open(artifacts)
     subjects = _subjects(opened)
-    for setting in scenarios:
-        if setting not in SCENARIOS:
-            raise UnsupportedError(f"there is no scenario '{setting}'", allowed=SCENARIOS)
+    if unknown := [setting for setting in scenarios if setting not in SCENARIOS]:
+        raise UnsupportedError(f"there is no scenario '{unknown[0]}'", allowed=SCENARIOS)
     settings = [setting for setting in SCENARIOS if setting in scenarios]
     protocol = QUICK if quick else Protocol()
     # What is not there is missed before the measuring, not after.
-    test = test_images(
-        opened[0].data,
-        opened[0].image,
-        list(dict.fromkeys(c for classes in subjects.values() for c in classes)),
-        data,
-    )
-    jobs: dict[tuple[Path, str, int], Job] = {}
-    reasons: dict[tuple[Path, str, int], str] = {}
-    for artifact, scenario, count in itertools.product(opened, settings, sorted(set(threads))):
-        size = 1 if scenario == "single-stream" else batch
-        key = (artifact.path, scenario, count)
-        jobs[key] = Job(str(artifact.path), scenario, count, size)
-        if artifact.batch not in (0, size):
-            reasons[key] = f"it has the fixed batch {artifact.batch}, and {scenario} needs {size}"
-        elif why := artifact.cannot_run():
-            reasons[key] = why
-    able = [key for key in jobs if key not in reasons]
-    if not able:
-        first = next(iter(reasons))
-        raise UnsupportedError(
-            f"nothing here can be measured; '{first[0]}', {first[1]}: {reasons[first]}",
-            hint="export with a dynamic batch for this machine, or choose --scenario and --batch to fit",
-        )
-    rounds = _measure({key: jobs[key] for key in able}, protocol, finished, opened, reasons, report)
+    everything = list(dict.fromkeys(c for classes in subjects.values() for c in classes))
+    test = test_images(opened[0].data, opened[0].image, everything, data)
+    jobs, reasons = _jobs(opened, settings, threads, batch)
+    able = {key: job for key, job in jobs.items() if key not in reasons}
+    rounds = _measure(able, protocol, finished, opened, reasons, report)
     right = score([a for a in opened if any(key[0] == a.path for key in rounds)], test, subjects, report)
-    rows = [
-        _row(artifact, jobs[key], rounds.get(key, []), right, subjects, reasons.get(key, ""))
-        for artifact in opened
-        for key in jobs
-        if key[0] == artifact.path
-    ]
+    owners = {artifact.path: artifact for artifact in opened}
+    rows = [_row(owners[k[0]], jobs[k], rounds.get(k, []), right, subjects, reasons.get(k, "")) for k in jobs]
     result = {
         **stamp("benchmark"),
         "quick": quick,
@@ -111,14 +89,41 @@ def benchmark(
     return result | answer(result, max_ms=max_ms, max_mb=max_mb, min_accuracy=min_accuracy)
 
 
+def _jobs(
+    opened: Sequence[Artifact], settings: Sequence[Scenario], threads: Sequence[int], batch: int
+) -> tuple[dict[Key, Job], dict[Key, str]]:
+    """Return what there is to measure, and of what cannot be measured here the reason.
+
+    Raises:
+        UnsupportedError: nothing can.
+    """
+    jobs: dict[Key, Job] = {}
+    reasons: dict[Key, str] = {}
+    for artifact, scenario, count in itertools.product(opened, settings, sorted(set(threads))):
+        size = 1 if scenario == "single-stream" else batch
+        key = (artifact.path, scenario, count)
+        jobs[key] = Job(str(artifact.path), scenario, count, size)
+        if artifact.batch not in (0, size):
+            reasons[key] = f"it has the fixed batch {artifact.batch}, and {scenario} needs {size}"
+        elif why := artifact.cannot_run():
+            reasons[key] = why
+    if jobs.keys() == reasons.keys():
+        first = next(iter(reasons))
+        raise UnsupportedError(
+            f"nothing here can be measured; '{first[0]}', {first[1]}: {reasons[first]}",
+            hint="export with a dynamic batch for this machine, or choose --scenario and --batch to fit",
+        )
+    return jobs, reasons
+
+
 def _measure(
-    jobs: dict[tuple[Path, str, int], Job],
+    jobs: dict[Key, Job],
     protocol: Protocol,
     finished: Path | None,
     opened: Sequence[Artifact],
-    reasons: dict[tuple[Path, str, int], str],
+    reasons: dict[Key, str],
     report: Callable[[str], None],
-) -> dict[tuple[Path, str, int], list[Round]]:
+) -> dict[Key, list[Round]]:
     """Measure every job in every round, a new order each, and keep what is done; a job that fails gives its reason."""
     # A round counts again only for the very same file, setting and machine.
     hashes = {artifact.path: artifact.sha256 for artifact in opened}
@@ -130,7 +135,7 @@ def _measure(
             done = kept["rounds"] if kept["about"] == about else {}
         except (OSError, ValueError, KeyError, TypeError):
             done = {}
-    rounds: dict[tuple[Path, str, int], list[Round]] = {key: [] for key in jobs}
+    rounds: dict[Key, list[Round]] = {key: [] for key in jobs}
     for number in range(protocol.rounds):
         # A new order each round, so that no artifact always follows the same neighbour.
         for key in random.Random(number).sample(list(jobs), len(jobs)):

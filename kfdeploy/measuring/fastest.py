@@ -71,11 +71,8 @@ def export_fastest(
         model = model if isinstance(model, Model) else Model.open(model)
         return _in_form(model, module, precision, fuse, report, out=out, force=force, **settings), []
     if unable := module.can_run():
-        raise UnsupportedError(
-            f"--precision auto measures, and {unable}",
-            allowed=module.GRAPHS,
-            hint="name a precision, and measure there",
-        )
+        what, hint = f"--precision auto measures, and {unable}", "name a precision, and measure there"
+        raise UnsupportedError(what, allowed=module.GRAPHS, hint=hint)
     model = model if isinstance(model, Model) else Model.open(model)
     places: dict[str, Path] = {name: Path(out) / f"{model.name}-{target}-{name}" for name in module.GRAPHS}
     for place in places.values():

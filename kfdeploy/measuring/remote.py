@@ -85,6 +85,7 @@ def benchmark_on(
         DataError: `data` has no images of these classes.
         RemoteError: the device cannot be reached, lacks something, or failed; `result` has the rows finished before.
     """
+    # Long because it is one visit: whatever step fails, the folder there goes away and the rows so far stay.
     device = Remote(parse_address(url), tuple(ssh_options))
     opened = [a if isinstance(a, Artifact) else Artifact.open(a) for a in artifacts]
     _check(opened, scenarios, batch)
@@ -103,21 +104,20 @@ def benchmark_on(
                 report(f"copying {len(pictures)} images to {where.label}")
                 device.copy(pictures, f"{root}/data", f"copying '{data}'", timeout)
             for i, (artifact, files) in enumerate(zip(opened, folders, strict=True)):
-                launch = [python, f"{root}/{i}", "" if keep else root]
                 if any(name == "build.py" for _, name in files):
                     report(f"building {artifact.path.name} on {where.label}")
-                    device.launch([*launch, "build.py"], f"building '{artifact.path}'", timeout, report)
+                    words = [python, f"{root}/{i}", "" if keep else root, "build.py"]
+                    device.launch(words, f"building '{artifact.path}'", timeout, report)
+            asked = ["--scenario", *scenarios, "--batch", str(batch), *(["--quick"] if quick else [])]
             counts = sorted(set(threads))
             for n, i in alternating(range(len(opened)), len(counts)):  # no artifact always has the cool device
                 artifact, count = opened[i], counts[n]
                 report(f"measuring {artifact.path.name} on {where.label}, threads {count}")
-                words = ["--scenario", *scenarios, "--threads", str(count), "--batch", str(batch)]
-                words += ["--quick"] if quick else []
+                words = [*asked, "--threads", str(count), "--json", "../result.json"]
                 if pictures and not any(row["sha256"] == artifact.sha256 for r in results for row in r["rows"]):
                     words += ["--data", "../data"]  # once: an accuracy does not depend on threads
-                words += ["--json", "../result.json"]
-                launch = [python, f"{root}/{i}", "" if keep else root, "bench.py", *words]
-                text = device.launch(launch, f"measuring '{artifact.path}'", timeout, report)
+                words = [python, f"{root}/{i}", "" if keep else root, "bench.py", *words]
+                text = device.launch(words, f"measuring '{artifact.path}'", timeout, report)
                 results.append(_read(text, artifact, count, scenarios))
         except RemoteError as error:
             error.result = _merged(results, where.label) if results else None
@@ -126,11 +126,15 @@ def benchmark_on(
             if keep:
                 report(f"kept {root} on {where.label}")
             else:
-                try:
-                    device.run('rm -rf -- "$1"', [root], "removing the folder", timeout=60)
-                except RemoteError:
-                    report(f"{root} on {where.label} could not be removed from here")
+                _remove(device, root, report)
     return _merged(results, where.label)
+
+
+def _remove(device: Remote, root: str, report: Report) -> None:
+    try:
+        device.run('rm -rf -- "$1"', [root], "removing the folder", timeout=60)
+    except RemoteError:
+        report(f"{root} on {device.address.label} could not be removed from here")
 
 
 def _check(opened: Sequence[Artifact], scenarios: Sequence[str], batch: int) -> None:

@@ -1,4 +1,4 @@
-"""Measuring: the clock of `kfdeploy.clock` on an artifact, the accuracy loop, and the intervals of both.
+"""Measuring: the clock of `kfdeploy.targets.device.clock` on an artifact, in fresh processes and alternating rounds.
 
 Run as `python -m kfdeploy.measuring.rounds '<json>'`, this module is one round of one artifact in a fresh process.
 """

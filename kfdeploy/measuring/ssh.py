@@ -148,7 +148,6 @@ class Remote:
         """
         command = [*self.command, shlex.join(["sh", "-c", script, "sh", *words])]
         late, errors = threading.Event(), list[str]()
-        parts: list[list[str]] = [[]]
         pipe = subprocess.PIPE
         with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe) as process:
             stdin, stdout, stderr = _pipes(process)
@@ -166,14 +165,7 @@ class Remote:
                     with suppress(BrokenPipeError):  # ssh is gone: what it said of it comes below
                         feed(stdin)
                         stdin.close()
-                for raw in stdout:
-                    text = raw.decode("utf-8", "replace").rstrip("\r\n")
-                    if text == MARK:
-                        parts.append([])
-                        continue
-                    parts[-1].append(text)
-                    if len(parts) == 2:
-                        line(_printable(text))
+                said = _behind_marks(stdout, line)
                 code = process.wait()
                 listener.join(5)
             except BaseException:
@@ -190,7 +182,7 @@ class Remote:
             )
         if code and code not in accept:
             raise self._failure(code, errors, doing)
-        return code, parts[-1]
+        return code, said
 
     def copy(self, files: Sequence[tuple[Path, str]], folder: str, doing: str, timeout: float) -> None:
         """Copy files, each with its name there, into a new folder.
@@ -265,6 +257,20 @@ def _pipes(process: subprocess.Popen[bytes]) -> tuple[IO[bytes], IO[bytes], IO[b
     assert process.stdout is not None
     assert process.stderr is not None
     return process.stdin, process.stdout, process.stderr
+
+
+def _behind_marks(stdout: IO[bytes], line: Callable[[str], None]) -> list[str]:
+    """Read to the end, and return the lines after the last mark; those after the first alone go to `line`."""
+    parts: list[list[str]] = [[]]
+    for raw in stdout:
+        text = raw.decode("utf-8", "replace").rstrip("\r\n")
+        if text == MARK:
+            parts.append([])
+            continue
+        parts[-1].append(text)
+        if len(parts) == 2:
+            line(_printable(text))
+    return parts[-1]
 
 
 def _listen(stream: IO[bytes], lines: list[str]) -> None:

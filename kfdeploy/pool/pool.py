@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
@@ -17,7 +17,6 @@ from kfdeploy.manifest import (
     POOL,
     BlockEntry,
     DataOrigin,
-    Files,
     PoolManifest,
     TaskEntry,
     describe_files,
@@ -90,9 +89,9 @@ class Pool(Described):
         Raises:
             UnsupportedError: it is on a server, where only `read` reaches.
         """
-        if self.place.folder is not None:
-            return self.place.folder
-        raise UnsupportedError(f"'{self.where}' is on a server, and this needs its folder", hint="name the folder")
+        if self.place.folder is None:
+            raise UnsupportedError(f"'{self.where}' is on a server, and this needs its folder", hint="name the folder")
+        return self.place.folder
 
     @property
     def name(self) -> str:
@@ -117,8 +116,7 @@ class Pool(Described):
     @property
     def data(self) -> DataOrigin:
         """Where its images came from."""
-        about: DataOrigin = self.manifest["recipe"]["data"]
-        return about
+        return cast(DataOrigin, self.manifest["recipe"]["data"])
 
     @property
     def coupling(self) -> str:
@@ -379,18 +377,17 @@ class Pool(Described):
         That is without `train/` and without validation logits, which outweigh a task's weights on a small device.
         """
         entries = [self.entry(task) for task in tasks]
-        evidence = {entry["evidence"] for entry in entries}
+        evidence = [entry["evidence"] for entry in entries]
         names = [name for name in self.needs(tasks) if name not in evidence]
         for name in names:
             target = out / name
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(self.read(name))
-        files: Files = {name: self.files[name] for name in names}
         for entry in entries:
-            golden = {"golden.logits": self.tensors(entry["evidence"])["golden.logits"]}
+            golden = self.tensors(entry["evidence"])["golden.logits"]
             about = stamp("evidence") | {"task": entry["name"], "classes": entry["classes"]}
-            save_tensors(out / entry["evidence"], golden, about)
-        files |= describe_files(out, [out / entry["evidence"] for entry in entries])
+            save_tensors(out / entry["evidence"], {"golden.logits": golden}, about)
+        files = {name: self.files[name] for name in names} | describe_files(out, [out / name for name in evidence])
         manifest.write(out, manifest.part(self.manifest, entries, files))
         Pool.open(out).check()
 

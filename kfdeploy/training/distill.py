@@ -1,7 +1,7 @@
 """Distillation: a recipe's full students, or a student for just some tasks, in the form of an assembly."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +9,7 @@ from kfdeploy.arrays import Arrays
 from kfdeploy.deploy.model import Model
 from kfdeploy.errors import RecipeError, nearest
 from kfdeploy.files import check_output, file_name
-from kfdeploy.tasks.spec import choose, class_names
+from kfdeploy.tasks.spec import TaskSpec, choose, class_names
 from kfdeploy.training.experiment import Experiment
 from kfdeploy.training.learners.classifier import ClassifierLearner
 from kfdeploy.training.loop.learner import Fitted
@@ -50,29 +50,13 @@ def distill(
         OutputError: a student is already there.
         TaskError: a task is not the recipe's.
     """
-    known = [student.name for student in recipe.students]
-    for name in students:
-        if name not in known:
-            raise RecipeError(
-                f"recipe '{recipe.name}' has no student '{name}'", allowed=known, hint=nearest(name, known)
-            )
-    if not known:
-        raise RecipeError(f"recipe '{recipe.name}' has no students", hint="add a section [[students]] to it")
+    named = _named(recipe, students)
     experiment = Experiment(recipe, report)
     chosen = choose(experiment.tasks, tasks, f"recipe '{recipe.name}'") if tasks else experiment.tasks
-    if len(class_names(chosen)) < 2:
-        raise RecipeError(
-            f"the task '{chosen[0].name}' is one class: a student for it alone has nothing to tell apart",
-            hint="name more tasks",
-        )
-    if separate and len(chosen) < 2:
-        raise RecipeError(f"there is one task, '{chosen[0].name}': nothing to separate", hint="leave --separate out")
     suffix = "-separate" if separate else ""
     suffix += "".join(f"-{file_name(task.name)}" for task in chosen) if tasks else ""
-    wanted = {out / f"{s.name}{suffix}": s for s in recipe.students if s.name in (students or known)}
-    for folder in wanted:  # before hours of training, not after
-        if not (resume and folder.exists()):
-            check_output(folder, force=force)
+    wanted = {out / f"{s.name}{suffix}": s for s in named}
+    _check(chosen, wanted, separate=separate, resume=resume, force=force)
     done: dict[Path, Fitted | None] = {}
     taught: tuple[Teacher, dict[str, Any]] | None = None
     for folder, student in wanted.items():
@@ -97,6 +81,33 @@ def distill(
             if is_main():
                 shutil.rmtree(own, ignore_errors=True)
     return done
+
+
+def _named(recipe: Recipe, students: Sequence[str]) -> list[Student]:
+    """Return the recipe's students of these names, or all of them."""
+    known = [student.name for student in recipe.students]
+    for name in students:
+        if name not in known:
+            raise RecipeError(
+                f"recipe '{recipe.name}' has no student '{name}'", allowed=known, hint=nearest(name, known)
+            )
+    if not known:
+        raise RecipeError(f"recipe '{recipe.name}' has no students", hint="add a section [[students]] to it")
+    return [student for student in recipe.students if student.name in (students or known)]
+
+
+def _check(chosen: Sequence[TaskSpec], wanted: Iterable[Path], *, separate: bool, resume: bool, force: bool) -> None:
+    """Refuse tasks with nothing to tell apart, and a place that is taken: before hours of training, not after."""
+    if len(class_names(tuple(chosen))) < 2:
+        raise RecipeError(
+            f"the task '{chosen[0].name}' is one class: a student for it alone has nothing to tell apart",
+            hint="name more tasks",
+        )
+    if separate and len(chosen) < 2:
+        raise RecipeError(f"there is one task, '{chosen[0].name}': nothing to separate", hint="leave --separate out")
+    for folder in wanted:
+        if not (resume and folder.exists()):
+            check_output(folder, force=force)
 
 
 def _known_teacher(pool: str | Path | None, recipe: Recipe, experiment: Experiment) -> Arrays | None:

@@ -18,7 +18,7 @@ from kfdeploy.files import sha256
 from kfdeploy.tasks.spec import TaskSpec, class_names
 from kfdeploy.training.learners.classifier import ClassifierLearner
 from kfdeploy.training.loop.devices import make_fabric
-from kfdeploy.training.loop.fit import fit
+from kfdeploy.training.loop.fit import Trainer
 from kfdeploy.training.loop.learner import Fitted, Learner
 from kfdeploy.training.loop.loader import Loader, make_loader
 from kfdeploy.training.loop.processes import world
@@ -70,20 +70,10 @@ class Experiment:
     def fit(
         self, learner: Learner, folder: Path, title: str, config: Train, *, teacher: Teacher | None = None, resume: bool
     ) -> Fitted:
-        """Train a learner on the experiment's images, in place; see `kfdeploy.training.loop.fit.fit`."""
-        return fit(
-            learner,
-            self.loader(self.train, config.batch),
-            self.validation,
-            config,
-            self.recipe.run,
-            fabric=self.fabric,
-            folder=folder,
-            title=title,
-            teach=None if teacher is None else self._teach(teacher),
-            resume=resume,
-            report=self.report,
-        )
+        """Train a learner on the experiment's images, in place; see `kfdeploy.training.loop.fit.Trainer.fit`."""
+        teach = None if teacher is None else self._teach(teacher)
+        trainer = Trainer(config, self.recipe.run, self.fabric, folder, title, teach, self.report)
+        return trainer.fit(learner, self.loader(self.train, config.batch), self.validation, resume=resume)
 
     def _teach(self, teacher: Teacher) -> Live | Replay:
         run, augment = self.recipe.run, self.recipe.augment

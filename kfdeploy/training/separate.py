@@ -1,7 +1,7 @@
 """Separate students: one network a task, each against all other classes, side by side in one graph.
 
 It is what is done where every task is a model of its own. Each network's outputs are log-odds against "other" (see
-`objectives.against_other`), and each is calibrated, so that side by side they are one answer.
+`objectives.classification.against_other`), and each is calibrated, so that side by side they are one answer.
 """
 
 from collections.abc import Sequence

@@ -71,6 +71,7 @@ def enum(name, *members):
 
 def module(version, world):
     """Return a fake `tensorrt`."""
+    # Long because it is a whole module, made inside a function: each test has its own.
 
     def note(*what):
         world.done.append(what)

@@ -1,7 +1,7 @@
-"""Updating a device: what changed between two assemblies as one small file, and taking it there, or back.
+"""Updating a device: taking what changed between two assemblies there, or taking it back.
 
-`diff` and `write_update` run where assemblies are made, `apply` and `rollback` on the device: onnx, numpy and ONNX
-Runtime, no torch. The device composes the graph from its parts itself; the update says which hash it must have.
+What is in `deploy.update.diff` runs where assemblies are made, `apply` and `rollback` on the device: onnx, numpy and
+ONNX Runtime, no torch. The device composes the graph from its parts itself; the update says which hash it must have.
 """
 
 import hashlib

@@ -5,18 +5,19 @@ from pathlib import Path
 
 import torch
 
+from kfdeploy.data.imageset import ImageSet
 from kfdeploy.data.sources import load_split
 from kfdeploy.errors import DataError, TaskError, TeacherError, nearest
 from kfdeploy.files import check_output, file_name
 from kfdeploy.manifest import POOL, TRAINING
 from kfdeploy.pool.pool import Pool
 from kfdeploy.pool.remote.locate import local_folder
-from kfdeploy.tasks.spec import TaskSpec
+from kfdeploy.tasks.spec import TaskSpec, class_names
 from kfdeploy.training.grow.images import Known, known_images, split_new, together
 from kfdeploy.training.grow.write import write_grown
 from kfdeploy.training.learners.added import AddedTask, Frozen
 from kfdeploy.training.loop.devices import make_fabric
-from kfdeploy.training.loop.fit import fit
+from kfdeploy.training.loop.fit import Trainer
 from kfdeploy.training.loop.learner import Fitted
 from kfdeploy.training.loop.loader import make_loader
 from kfdeploy.training.loop.progress import Progress, is_main
@@ -54,8 +55,9 @@ def add_task(
         DataError: a class has no images, or none of the pool's classes has.
         PoolError: the pool is not whole, or cannot be written to.
         OutputError: `out` is there and `force` is not set.
-        TrainingError, Interrupted: see `kfdeploy.train.fit`.
+        TrainingError, Interrupted: see `kfdeploy.training.loop.fit.Trainer.fit`.
     """
+    # Long because everything that can be refused is refused before the first step.
     pool = pool if isinstance(pool, Pool) else Pool.open(local_folder(pool, "adding a task"))
     report = report or Progress()
     pool.check([name for name in pool.files if not name.startswith(TRAINING)])
@@ -65,21 +67,13 @@ def add_task(
     recipe = parse_recipe(apply_settings(pool.recipe, settings), str(pool.path / POOL))
     fresh = load_split("folder", str(data), "train", pool.image)
     task = _new_task(pool, name, fresh.classes, classes, instead_of)
-    rest = [c for each in pool.tasks for c in each.classes]
+    rest = class_names(pool.tasks)
     kept = [i for i, c in enumerate(rest) if c not in instead_of]
-    known = known_images(pool, report)
-    mine = split_new(fresh, task.classes, recipe.data.validation)
-    beside: list[Known] = []  # classes of the pool that lie in the new folder, where their own data are gone
-    lost = [c for c in rest if c not in instead_of and not any(c in each.classes for each in known)]
-    if found := [c for c in lost if c in fresh.classes]:
-        beside = [split_new(fresh, found, recipe.data.validation)]
     names = [rest[i] for i in kept]
+    known, beside, mine = _images(pool, fresh, task, names, recipe.data.validation, report)
     train, validation = together([*known, *beside], mine, names)
     fabric = make_fabric(recipe.run)
-    frozen = Frozen(pool, torch.get_num_threads())
-    torch.manual_seed(recipe.seed)
-    net = FactorNet(recipe.ckn, recipe.tsn, pool.image, [task])
-    learner = AddedTask(net, frozen, kept, recipe.objective, recipe.seed)
+    learner = _learner(pool, recipe, task, kept)
     teacher = _teacher(pool, recipe, [*names, *task.classes], report)
     teach = None if teacher is None else Live(teacher.to(fabric.device), fabric.autocast)
     # What the work is begun from: the recipe alone would not tell two tasks apart.
@@ -89,10 +83,8 @@ def add_task(
         loader = make_loader(
             train, recipe.train.batch, recipe.augment, recipe.seed, fabric.device, recipe.data.stream_above_mb
         )
-        fitted = fit(
-            learner, loader, validation, recipe.train, recipe.run, fabric=fabric, folder=work / log,
-            title=name, teach=teach, resume=resume, report=report,
-        )  # fmt: skip
+        trainer = Trainer(recipe.train, recipe.run, fabric, work / log, name, teach, report)
+        fitted = trainer.fit(learner, loader, validation, resume=resume)
         if is_main():
             extra = {
                 "data": {"source": "folder", "root": str(data)},
@@ -103,6 +95,23 @@ def add_task(
             write_grown(work, pool, learner.cpu().float().eval(), recipe, task, known, [*beside, mine], extra)
     sweep(place)
     return fitted
+
+
+def _learner(pool: Pool, recipe: Recipe, task: TaskSpec, kept: Sequence[int]) -> AddedTask:
+    frozen = Frozen(pool, torch.get_num_threads())
+    torch.manual_seed(recipe.seed)
+    net = FactorNet(recipe.ckn, recipe.tsn, pool.image, [task])
+    return AddedTask(net, frozen, kept, recipe.objective, recipe.seed)
+
+
+def _images(
+    pool: Pool, fresh: ImageSet, task: TaskSpec, names: Sequence[str], share: float, report: Progress
+) -> tuple[list[Known], list[Known], Known]:
+    """Return the images that the pool was made with, those of its classes in the new folder, and the new task's."""
+    known = known_images(pool, report)
+    # Classes of the pool that lie in the new folder, where their own data are gone.
+    lost = [c for c in names if c in fresh.classes and not any(c in each.classes for each in known)]
+    return known, [split_new(fresh, lost, share)] if lost else [], split_new(fresh, task.classes, share)
 
 
 def _new_task(

@@ -23,6 +23,15 @@ from kfdeploy.training.writing.pool import template_of
 from kfdeploy.training.writing.temperatures import fit_temperatures
 
 
+def _link_all(pool: Pool, work: Path) -> None:
+    """Link every file of a pool but its manifest into `work`."""
+    for path in sorted(path for path in pool.path.rglob("*") if path.is_file()):
+        name = path.relative_to(pool.path).as_posix()
+        if name != POOL:
+            (work / name).unlink(missing_ok=True)  # what a resumed run has linked already
+            link(path, work / name)
+
+
 @torch.no_grad()
 def _logits(learner: AddedTask, images: ImageSet | np.ndarray[Any, Any], scale: float) -> Floats:
     """Return the new task's logits (N, c)."""
@@ -41,21 +50,11 @@ def write_grown(
     from kfdeploy.graph.ranges import pool_ranges
     from kfdeploy.pool.ranges import write_ranges
 
-    there = [path.relative_to(pool.path).as_posix() for path in sorted(pool.path.rglob("*")) if path.is_file()]
-    for name in there:
-        if name != POOL:
-            (work / name).unlink(missing_ok=True)  # what a resumed run has linked already
-            link(pool.path / name, work / name)
+    _link_all(pool, work)
     net, images = learner.net, union([each.validation for each in fresh], _vocabulary(fresh))
     labels = images.labels
     joint = recipe.objective.coupling == "joint"
-    temperature = 1.0
-    if not joint:
-        everything = [*known, *fresh]
-        raw = np.concatenate([_logits(learner, each.validation, 1.0) for each in everything])
-        sets = [each.validation for each in everything]
-        own = np.concatenate([label_columns(some.classes, task.classes)[some.labels] for some in sets])
-        temperature = float(fit_temperatures(raw, own, np.zeros(len(task.classes), np.int64))[0])
+    temperature = 1.0 if joint else _temperature(learner, task, [each.validation for each in [*known, *fresh]])
     template, weights = template_of(net, recipe, pool.image, pool.graphs()[1])
     W, WA, b = (tensor.numpy() / temperature for tensor in net.folded_heads())
     head = {"head.z": W.astype(np.float32), "head.u": WA.astype(np.float32), "head.bias": b.astype(np.float32)}
@@ -71,7 +70,7 @@ def write_grown(
     save_tensors(work / evidence, arrays, about | {"kind": "evidence"})
     block = f"evidence/added/{stem}.safetensors"  # in a folder, where no task's own file can be
     rows = np.concatenate([each.validation.rows for each in fresh])
-    others = np.concatenate([learner.frozen(images.load(slice(i, i + 250)))[2] for i in range(0, len(images), 250)])
+    others = np.concatenate([learner.frozen(some)[2] for some in images.batches(250)])
     start, columns = 0, {}
     for each_task in pool.tasks:
         columns[f"logits/{each_task.name}"] = others[:, start : start + len(each_task.classes)]
@@ -96,6 +95,13 @@ def write_grown(
     whole = Pool.open(work)
     whole.prove()
     whole.check()
+
+
+def _temperature(learner: AddedTask, task: TaskSpec, sets: Sequence[ImageSet]) -> float:
+    """Return what the task's logits are divided by, fitted on validation images."""
+    raw = np.concatenate([_logits(learner, some, 1.0) for some in sets])
+    own = np.concatenate([label_columns(some.classes, task.classes)[some.labels] for some in sets])
+    return float(fit_temperatures(raw, own, np.zeros(len(task.classes), np.int64))[0])
 
 
 def _vocabulary(sets: Sequence[Known]) -> tuple[str, ...]:

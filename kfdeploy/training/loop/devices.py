@@ -1,8 +1,4 @@
-"""Where training runs: Lightning Fabric on one device or several, and what several must agree on.
-
-With W processes of batch B/W the pairs of the information term, the statistics of batch normalisation and every
-logged number are those of the whole batch B, and so are their gradients.
-"""
+"""Where training runs: Lightning Fabric on one device or several; `processes` has what several must agree on."""
 
 import ctypes
 import logging

@@ -26,7 +26,7 @@ from kfdeploy.files import TIMING, write_file
 from kfdeploy.targets.device.watch import peak_mib
 from kfdeploy.training.loop import checkpoint
 from kfdeploy.training.loop.learner import Fitted, Learner, Term, outputs_of
-from kfdeploy.training.loop.loader import Loader
+from kfdeploy.training.loop.loader import Batch, Loader
 from kfdeploy.training.loop.processes import globalise, rank, total, world
 from kfdeploy.training.loop.progress import Progress, is_main
 from kfdeploy.training.loop.replay import Live, Replay
@@ -60,85 +60,159 @@ def make_optimizer(learner: nn.Module, config: Train) -> torch.optim.Optimizer:
     return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0)
 
 
-def fit(
-    learner: Learner,
-    loader: Loader,
-    validation: ImageSet,
-    config: Train,
-    run: Run,
-    *,
-    fabric: "Fabric",
-    folder: Path,
-    title: str,
-    teach: "Live | Replay | None" = None,
-    resume: bool = False,
-    report: Progress | None = None,
-) -> Fitted:
-    """Train `learner` in place; checkpoints, `log.csv` and `timing.csv` go to `folder`.
+@dataclass(frozen=True)
+class Trainer:
+    """What a training runs with: its settings, its device, the folder where it is kept, and who is told of it.
 
     `teach` is asked about every batch, outside of what is compiled and differentiated.
-
-    Raises:
-        TrainingError: a term is not finite (the last good checkpoint stays), a checkpoint does not fit, or another
-            process died.
-        Interrupted: Ctrl-C; the checkpoint holds the very step.
     """
-    report = report or Progress()
-    with _peers():
-        if world() > 1:
-            globalise(learner)
-        learner.to(memory_format=torch.channels_last)
-        optimizer = make_optimizer(learner, config)
-        if run.compile:
-            learner.compile()
-        model, stepper = fabric.setup(learner, optimizer)
-        steps, fitted, at = len(loader), Fitted(), _Position()
-        same = {"threads": torch.get_num_threads() if fabric.device.type == "cpu" else 0, "processes": world()}
-        if resume and (state := checkpoint.load(folder, same, report)) is not None:
-            learner.load_state_dict(state["learner"])
-            optimizer.load_state_dict(state["optimizer"])
-            at, fitted = _Position(**state["at"]), Fitted(list(state["log"]), list(state["seconds"]))
-            fitted.resumed_at = at.epoch + 1
-        report.start(title, config.epochs, fitted.resumed_at, at.batch)
-        writer = _tensorboard(folder) if run.tensorboard and is_main() else None
 
-        def save(at: _Position) -> None:
-            if is_main():
-                state = {"learner": learner.state_dict(), "optimizer": optimizer.state_dict(), "at": vars(at)}
-                more = {"log": fitted.log, "seconds": fitted.epoch_seconds, "same": same}
-                checkpoint.save(folder, at.epoch * steps + at.batch, state | more)
+    config: Train
+    run: Run
+    fabric: "Fabric"
+    folder: Path
+    title: str
+    teach: "Live | Replay | None" = None
+    report: Progress = field(default_factory=Progress)
 
-        try:
-            with _interrupts() as interrupted:
+    def fit(self, learner: Learner, loader: Loader, validation: ImageSet, *, resume: bool = False) -> Fitted:
+        """Train `learner` in place; checkpoints, `log.csv` and `timing.csv` go to the folder.
+
+        Raises:
+            TrainingError: a term is not finite (the last good checkpoint stays), a checkpoint does not fit, or another
+                process died.
+            Interrupted: Ctrl-C; the checkpoint holds the very step.
+        """
+        config, fabric, report = self.config, self.fabric, self.report
+        with _peers():
+            if world() > 1:
+                globalise(learner)
+            learner.to(memory_format=torch.channels_last)
+            optimizer = make_optimizer(learner, config)
+            if self.run.compile:
+                learner.compile()
+            model, stepper = fabric.setup(learner, optimizer)
+            steps, fitted, at = len(loader), Fitted(), _Position()
+            same = {"threads": torch.get_num_threads() if fabric.device.type == "cpu" else 0, "processes": world()}
+            if resume and (state := checkpoint.load(self.folder, same, report)) is not None:
+                learner.load_state_dict(state["learner"])
+                optimizer.load_state_dict(state["optimizer"])
+                at, fitted = _Position(**state["at"]), Fitted(list(state["log"]), list(state["seconds"]))
+                fitted.resumed_at = at.epoch + 1
+
+            def save(at: _Position) -> None:
+                if is_main():
+                    state = {"learner": learner.state_dict(), "optimizer": optimizer.state_dict(), "at": vars(at)}
+                    more = {"log": fitted.log, "seconds": fitted.epoch_seconds, "same": same}
+                    checkpoint.save(self.folder, at.epoch * steps + at.batch, state | more)
+
+            report.start(self.title, config.epochs, fitted.resumed_at, at.batch)
+            with _interrupts() as interrupted, self._told() as tell:
                 for epoch in range(at.epoch, config.epochs):
                     at = at if epoch == at.epoch else _Position(epoch)
-                    _epoch(model, stepper, loader, config, run, fabric, at, teach, report, interrupted, save)
-                    if isinstance(teach, Replay):
-                        teach.flush()
+                    self._epoch(model, stepper, loader, at, interrupted, save)
                     if at.batch < steps:
                         save(at)
                         raise _stopped(at, config, steps)
-                    began = time.perf_counter()
-                    accuracy = evaluate(learner, validation, fabric)
-                    # From the step, not from a variable: a resumed run may have no step left in this epoch.
-                    rate = learning_rate(config, (epoch + 1) * steps - 1, config.epochs * steps)
-                    row = at.means() | {"validation": accuracy, "lr": rate}
-                    fitted.log.append({"epoch": epoch + 1.0} | row)
-                    fitted.epoch_seconds.append(at.seconds + time.perf_counter() - began)
+                    self._judge(learner, validation, at, steps, fitted)
                     save(_Position(epoch + 1))
-                    if is_main():
-                        write_log(folder, fitted)
-                    if writer is not None:
-                        for name, value in row.items():
-                            writer.add_scalar(f"{title}/{name}", value, epoch + 1)
-                    report.epoch(epoch, config.epochs, fitted.log[-1] | {"seconds": fitted.epoch_seconds[-1]})
+                    tell(epoch, fitted)
                     if _any(interrupted.is_set()):
                         raise _stopped(at, config, steps)
+            return fitted
+
+    def _epoch(
+        self, model: Any, optimizer: Any, loader: Loader, at: "_Position", interrupted: threading.Event,
+        save: "Callable[[_Position], None]",
+    ) -> None:  # fmt: skip
+        """Take the steps of an epoch from `at` on, in place, until its end or an interrupt.
+
+        Raises:
+            TrainingError: a term or a weight is not finite.
+        """
+        began = saved = time.perf_counter()
+        # Reading a value waits for a GPU: there the check for finite terms runs every so many steps.
+        check_every = 1 if self.fabric.device.type == "cpu" else 50
+        names: list[str] = []
+        pending: list[Tensor] = []
+        model.train()
+        for batch in loader.epoch(at.epoch, at.batch):
+            step = at.epoch * len(loader) + at.batch
+            terms, loss = self._loss(model, optimizer, batch, step, len(loader))
+            names = [*terms, "loss"]
+            pending.append(torch.stack([*(term.value.detach() for term in terms.values()), loss.detach()]).float())
+            if len(pending) == check_every:
+                at.add(names, _finite(pending, names, step, at.epoch))
+                pending = []
+            self._descend(model, optimizer, loss)
+            at.batch += 1
+            self.report.step(at.epoch, at.batch, len(loader))
+            if _any(interrupted.is_set()):
+                break
+            now = time.perf_counter()
+            if now - saved > 60 * self.run.checkpoint_minutes and not pending and at.batch < len(loader):
+                at.seconds += now - began
+                began = saved = now
+                save(at)
+        if pending:
+            at.add(names, _finite(pending, names, step, at.epoch))
+        for name, parameter in model.module.named_parameters():
+            if not bool(torch.isfinite(parameter).all()):
+                raise TrainingError(
+                    f"the weights '{name}' are not finite in epoch {at.epoch + 1}; a checkpoint before it is kept",
+                    hint=_GENTLER,
+                )
+        at.seconds += time.perf_counter() - began
+        if isinstance(self.teach, Replay):
+            self.teach.flush()
+
+    def _loss(self, model: Any, optimizer: Any, batch: Batch, step: int, steps: int) -> tuple[dict[str, Term], Tensor]:
+        """Set the step's learning rate, and return the terms of a batch and their weighted sum."""
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(self.config, step, self.config.epochs * steps)
+        taught = None if self.teach is None else self.teach(batch)
+        terms: dict[str, Term] = model(batch.images, batch.labels, taught, step)
+        return terms, torch.stack([term.weight * term.value for term in terms.values()]).sum()
+
+    def _descend(self, model: Any, optimizer: Any, loss: Tensor) -> None:
+        optimizer.zero_grad(set_to_none=True)
+        self.fabric.backward(loss)
+        if self.config.clip:
+            # What is not finite shows in the next step's terms, where it has a name.
+            self.fabric.clip_gradients(model, optimizer, max_norm=self.config.clip, error_if_nonfinite=False)
+        optimizer.step()
+
+    def _judge(self, learner: Learner, validation: ImageSet, at: "_Position", steps: int, fitted: Fitted) -> None:
+        """Add an epoch's row to the log: the means of its terms, and the accuracy on the validation images."""
+        began = time.perf_counter()
+        accuracy = evaluate(learner, validation, self.fabric)
+        # From the step, not from a variable: a resumed run may have no step left in this epoch.
+        rate = learning_rate(self.config, (at.epoch + 1) * steps - 1, self.config.epochs * steps)
+        fitted.log.append({"epoch": at.epoch + 1.0} | at.means() | {"validation": accuracy, "lr": rate})
+        fitted.epoch_seconds.append(at.seconds + time.perf_counter() - began)
+
+    @contextmanager
+    def _told(self) -> "Iterator[Callable[[int, Fitted], None]]":
+        """Give a function that tells of an epoch: in the log, to TensorBoard, to whoever looks on."""
+        writer: Any = None
+
+        def tell(epoch: int, fitted: Fitted) -> None:
+            row = fitted.log[-1]
+            if is_main():
+                write_log(self.folder, fitted)
+            if writer is not None:
+                for name, value in row.items():
+                    if name != "epoch":
+                        writer.add_scalar(f"{self.title}/{name}", value, epoch + 1)
+            self.report.epoch(epoch, self.config.epochs, row | {"seconds": fitted.epoch_seconds[-1]})
+
+        try:
+            writer = _tensorboard(self.folder) if self.run.tensorboard and is_main() else None
+            yield tell
         finally:
-            report.stop()
+            self.report.stop()
             if writer is not None:
                 writer.close()
-        return fitted
 
 
 _PEER_LOST = ("Connection closed by peer", "Connection reset", "Timed out", "Broken pipe", "gloo", "NCCL")
@@ -160,68 +234,6 @@ def _peers() -> Iterator[None]:
                 hint="go on with --resume",
             ) from None
         raise
-
-
-def _epoch(
-    model: Any,
-    optimizer: Any,
-    loader: Loader,
-    config: Train,
-    run: Run,
-    fabric: "Fabric",
-    at: "_Position",
-    teach: "Live | Replay | None",
-    report: Progress,
-    interrupted: threading.Event,
-    save: "Callable[[_Position], None]",
-) -> None:
-    """Take the steps of an epoch from `at` on, in place, until its end or an interrupt.
-
-    Raises:
-        TrainingError: a term or a weight is not finite.
-    """
-    began = saved = time.perf_counter()
-    # Reading a value waits for a GPU: there the check for finite terms runs every so many steps.
-    check_every = 1 if fabric.device.type == "cpu" else 50
-    names: list[str] = []
-    pending: list[Tensor] = []
-    model.train()
-    for batch in loader.epoch(at.epoch, at.batch):
-        step = at.epoch * len(loader) + at.batch
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(config, step, config.epochs * len(loader))
-        taught = None if teach is None else teach(batch)
-        terms: dict[str, Term] = model(batch.images, batch.labels, taught, step)
-        loss = torch.stack([term.weight * term.value for term in terms.values()]).sum()
-        names = [*terms, "loss"]
-        pending.append(torch.stack([*(term.value.detach() for term in terms.values()), loss.detach()]).float())
-        if len(pending) == check_every:
-            at.add(names, _finite(pending, names, step, at.epoch))
-            pending = []
-        optimizer.zero_grad(set_to_none=True)
-        fabric.backward(loss)
-        if config.clip:
-            # What is not finite shows in the next step's terms, where it has a name.
-            fabric.clip_gradients(model, optimizer, max_norm=config.clip, error_if_nonfinite=False)
-        optimizer.step()
-        at.batch += 1
-        report.step(at.epoch, at.batch, len(loader))
-        if _any(interrupted.is_set()):
-            break
-        now = time.perf_counter()
-        if now - saved > 60 * run.checkpoint_minutes and not pending and at.batch < len(loader):
-            at.seconds += now - began
-            began = saved = now
-            save(at)
-    if pending:
-        at.add(names, _finite(pending, names, step, at.epoch))
-    for name, parameter in model.module.named_parameters():
-        if not bool(torch.isfinite(parameter).all()):
-            raise TrainingError(
-                f"the weights '{name}' are not finite in epoch {at.epoch + 1}; a checkpoint before it is kept",
-                hint=_GENTLER,
-            )
-    at.seconds += time.perf_counter() - began
 
 
 def _any(flag: bool) -> bool:

@@ -26,6 +26,9 @@ from kfdeploy.training.writing.temperatures import fit_temperatures
 if TYPE_CHECKING:
     from onnx import ModelProto
 
+    from kfdeploy.arrays import Arrays
+    from kfdeploy.graph.compose import Part
+
 
 class _Common(nn.Module):
     """image → z (N, d, 1, 1), tap."""
@@ -76,6 +79,7 @@ def write_pool(
     temperatures = np.ones(len(tasks))
     if not joint:
         temperatures = fit_temperatures(evidence["validation.logits"], evidence["validation.labels"], owner)
+    by_task = {task.name: round(float(value), 6) for task, value in zip(tasks, temperatures, strict=True)}
     each = temperatures[owner]  # (C,)
     W, WA, b = ((tensor.numpy().T / each).T.astype(np.float32) for tensor in net.folded_heads())
     for key in ("golden.logits", "validation.logits"):
@@ -85,11 +89,8 @@ def write_pool(
         own = slice(start, start + len(task.classes))
         start = own.stop
         parts.append(Part(task.name, arrays, W[own], WA[own], b[own]))
-        head = {"head.z": W[own], "head.u": WA[own], "head.bias": b[own]}
-        about = stamp("task") | {"task": task.name, "classes": list(task.classes)}
-        save_tensors(work / "tasks" / f"{file_name(task.name)}.safetensors", arrays | head, about)
         logits = {key: evidence[key][:, own] for key in ("golden.logits", "validation.logits")}
-        save_tensors(work / "evidence" / f"{file_name(task.name)}.safetensors", logits, about | {"kind": "evidence"})
+        _write_task(work, task, parts[-1], logits)
     shared = {key: evidence[key] for key in ("golden.images", "validation.labels", "validation.rows")}
     save_tensors(work / SHARED, shared, stamp("evidence"))
     save_state(work / "train" / WEIGHTS, learner)
@@ -101,18 +102,10 @@ def write_pool(
             "recipe": recipe.model_dump(),
             "image": image.to_json(),
             "coupling": recipe.objective.coupling,
-            "temperatures": {}
-            if joint
-            else {t.name: round(float(v), 6) for t, v in zip(tasks, temperatures, strict=True)},
+            "temperatures": {} if joint else by_task,
             "teacher": teacher,
             "versions": versions(*LIBRARIES),
-            "nets": {
-                "ckn": describe(recipe.ckn),
-                "tsn": describe(recipe.tsn.net),
-                "d": net.d,
-                "D": net.D,
-                "tap": {"name": recipe.tsn.tap, "channels": net.tap_channels},
-            },
+            "nets": _described(net, recipe),
             "training": experiment.training(recipe.train, fitted),
         },
         tasks,
@@ -120,6 +113,25 @@ def write_pool(
     )
     write(work, manifest)
     Pool.open(work).prove()
+
+
+def _described(net: FactorNet, recipe: Recipe) -> dict[str, Any]:
+    return {
+        "ckn": describe(recipe.ckn),
+        "tsn": describe(recipe.tsn.net),
+        "d": net.d,
+        "D": net.D,
+        "tap": {"name": recipe.tsn.tap, "channels": net.tap_channels},
+    }
+
+
+def _write_task(work: Path, task: TaskSpec, part: "Part", logits: "Arrays") -> None:
+    """Write a task's network and head, and its logits of the golden and the validation images."""
+    head = {"head.z": part.head_z, "head.u": part.head_u, "head.bias": part.head_bias}
+    about = stamp("task") | {"task": task.name, "classes": list(task.classes)}
+    stem = file_name(task.name)
+    save_tensors(work / "tasks" / f"{stem}.safetensors", part.weights | head, about)
+    save_tensors(work / "evidence" / f"{stem}.safetensors", logits, about | {"kind": "evidence"})
 
 
 def graphs_of(

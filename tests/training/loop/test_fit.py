@@ -13,7 +13,7 @@ from kfdeploy.errors import DeviceError, Interrupted, TrainingError
 from kfdeploy.files import CHECKPOINTS
 from kfdeploy.tasks.spec import ImageSpec
 from kfdeploy.training.loop.devices import make_fabric
-from kfdeploy.training.loop.fit import fit, learning_rate, make_optimizer
+from kfdeploy.training.loop.fit import Trainer, learning_rate, make_optimizer
 from kfdeploy.training.loop.learner import Learner, Term
 from kfdeploy.training.loop.loader import MemoryLoader
 from kfdeploy.training.loop.progress import Progress
@@ -69,9 +69,9 @@ def run(learner, data, folder, config=CONFIG, **more):
     names = ("precision", "tensorboard", "checkpoint_minutes", "compile")
     run_config = Run(device="cpu", **{"precision": "fp32", **{key: more.pop(key) for key in names if key in more}})
     loader = MemoryLoader(data, config.batch, Augment(crop=1), 0, torch.device("cpu"))
-    return fit(
-        learner, loader, data, config, run_config, fabric=make_fabric(run_config), folder=folder, title="small", **more
-    )
+    resume = more.pop("resume", False)
+    trainer = Trainer(config, run_config, make_fabric(run_config), folder, "small", **more)
+    return trainer.fit(learner, loader, data, resume=resume)
 
 
 def test_it_learns_and_logs_every_term(data, tmp_path):
