@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from covered import COVERED
 
 import kfdeploy
 
@@ -141,3 +142,12 @@ def test_a_function_of_more_than_60_lines_says_why():
                 if len(own) > 60 and not any(line.strip().startswith("# Long ") for line in own):
                     wrong.append(f"{path}, {node.name}: {len(own)} lines")
     assert not wrong, "\n".join(wrong)
+
+
+def test_every_module_has_a_test_or_a_line_that_says_which_covers_it():
+    here = Path(__file__).parent
+    rooms = {path.relative_to(ROOT).with_suffix("") for path in MODULES.values() if path.name != "__init__.py"}
+    own = {room.as_posix() for room in rooms if (here / room.parent / f"test_{room.name}.py").is_file()}
+    assert own | COVERED.keys() == {room.as_posix() for room in rooms}
+    assert not own & COVERED.keys()
+    assert not [test for test in COVERED.values() if not (here / f"{test}.py").is_file()]

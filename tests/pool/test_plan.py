@@ -98,3 +98,36 @@ def test_the_best_is_the_best_of_all_whichever_way_it_is_found():
     one = Subsets.of(*reversed(made_up(1, 5)))
     with pytest.raises(TaskError, match="a single class is right always"):
         choose_subset(one, min_accuracy=0.9)
+
+
+def test_the_best_subset_is_looked_for_in_all_or_one_by_one():
+    from kfdeploy.pool.plan import Subsets, choose_subset
+
+    labels = np.arange(6).repeat(10)
+    logits = np.eye(6, dtype=np.float32)[labels]
+    logits[labels == 1] = np.eye(6)[0]  # one is always taken for nought
+    subsets = Subsets(tuple("abcdef"), np.arange(6), labels, logits)
+    tasks, accuracy, whole = subsets.best(5)
+    assert (tasks, accuracy, whole) == ([0, 2, 3, 4, 5], 1.0, True) or tasks == [1, 2, 3, 4, 5]
+    assert subsets.best(5, most=1)[1:] == (1.0, False)
+    assert choose_subset(subsets, min_accuracy=0.99).accuracy == 1.0
+    assert len(choose_subset(subsets, min_accuracy=0.99).tasks) == 5
+    assert len(choose_subset(subsets, min_accuracy=0.8).tasks) == 6
+    assert len(choose_subset(subsets, within=3).tasks) == 3
+    assert len(choose_subset(subsets, size=2, within=3).tasks) == 2
+
+
+def test_what_nothing_meets_names_the_nearest():
+    from kfdeploy.errors import TaskError
+    from kfdeploy.pool.plan import Subsets, choose_subset
+
+    random = np.random.default_rng(0)
+    subsets = Subsets(("a", "b", "c"), np.arange(3), np.arange(3).repeat(50), random.normal(size=(150, 3)).astype("f4"))
+    with pytest.raises(TaskError, match=r"no subset reaches 99 %; the nearest is \w, \w with \d\d\.\d\d %"):
+        choose_subset(subsets, min_accuracy=0.99)
+    with pytest.raises(TaskError, match="4 tasks were asked for, and there are 3"):
+        choose_subset(subsets, size=4)
+    with pytest.raises(TaskError, match="not one task fits into the budget"):
+        choose_subset(subsets, within=0)
+    with pytest.raises(TaskError, match="3 tasks do not fit into the budget; the nearest is 2"):
+        choose_subset(subsets, size=3, within=2)
