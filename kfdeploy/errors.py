@@ -15,6 +15,7 @@ KfdeployError                exit 1; what happened, the value seen, the values a
 ├── ComposeError             an operator that cannot be put into a bank
 ├── ParityError              two graphs that should agree and do not
 ├── OutputError              a place that cannot be written to, or is taken
+├── GateError                exit 3; a gate of a benchmark, --fail-if, that fails
 ├── RemoteError              a device that cannot be reached, or what went wrong on it, with the rows finished there
 ├── StoreError               a server with pools that cannot be reached, refuses, or breaks off
 └── MissingDependencyError   an extra that is not installed
