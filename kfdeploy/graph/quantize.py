@@ -18,9 +18,12 @@ from kfdeploy.errors import ComposeError, UnsupportedError
 from kfdeploy.graph.compose import Part
 from kfdeploy.graph.ranges import Range, Ranges
 
+_BIAS_LIMIT = 2.0**30  # of a quantised bias: as much again is left for a convolution's sums, in int32
 Kind = Literal["uint8", "int8"]
 # What gives out what it was given, in the same unit: quantised with the scale of its input.
 _SAME = {"MaxPool", "Pad"}
+# What only moves values, or leaves some out: its range is that of its input.
+_MOVES = {"Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Slice", "MaxPool"}
 # What a positive factor passes through: f(a x) = a f(x).
 _HOMOGENEOUS = {"Relu", "LeakyRelu", "MaxPool", "AveragePool", "GlobalAveragePool", "ReduceMean", "Identity", "Pad"}
 _RECTIFIERS = {"Relu", "Clip"}
@@ -110,13 +113,7 @@ def quantise(model: ModelProto, ranges: Ranges, kind: Kind) -> ModelProto:
     if not chosen:
         raise UnsupportedError("the model has no convolution that could be quantised", hint="export it as fp32")
     points = _points(graph, chosen)
-    scales = {}
-    for name in points:
-        if points[name] not in ranges:
-            raise UnsupportedError(
-                f"there is no range on record for the tensor '{points[name]}'", hint="kfdeploy calibrate"
-            )
-        scales[name] = scale_of(ranges[points[name]], kind)
+    scales = {name: scale_of(_range_of(points[name], ranges, producer), kind) for name in points}
 
     new: list[NodeProto] = []
     if graph.input[0].name in points:
@@ -124,8 +121,9 @@ def quantise(model: ModelProto, ranges: Ranges, kind: Kind) -> ModelProto:
     for node in graph.node:
         if node in chosen:
             scale = scales[node.input[0]][0]
-            node.input[1] = _weight(node.input[1], arrays, new)
-            if len(node.input) > 2 and node.input[2] and kind == "uint8":
+            bias = arrays[node.input[2]] if len(node.input) > 2 and node.input[2] and kind == "uint8" else None
+            node.input[1] = _weight(node.input[1], arrays, new, None if bias is None else np.abs(bias) / scale)
+            if bias is not None:
                 node.input[2] = _bias(node.input[2], node.input[1], scale, arrays, new)
         node.input[:] = [f"{name}/real" if name in points else name for name in node.input]
         new.append(node)
@@ -144,6 +142,25 @@ def quantise(model: ModelProto, ranges: Ranges, kind: Kind) -> ModelProto:
     graph.initializer.extend(numpy_helper.from_array(np.asarray(arrays[n]), n) for n in sorted(arrays) if n in used)
     del graph.value_info[:]
     return out
+
+
+def _range_of(name: str, ranges: Ranges, producer: Mapping[str, NodeProto]) -> Range:
+    """Return a tensor's range, or that of the tensor whose values it only moves.
+
+    Raises:
+        UnsupportedError: there is none on record.
+    """
+    source: str = name
+    while source not in ranges:
+        node = producer.get(source)
+        if node is None or node.op_type not in _MOVES:
+            raise UnsupportedError(
+                f"the tensor '{name}' has no range on record, so the model cannot be int8",
+                hint="export it as fp32 or fp16; if it was made by an older kfdeploy: kfdeploy calibrate, and assemble "
+                "again",
+            )
+        source = node.input[0]
+    return ranges[source]
 
 
 def _points(graph: GraphProto, chosen: Sequence[NodeProto]) -> dict[str, str]:
@@ -183,11 +200,18 @@ def scale_of(values: Range, kind: Kind) -> tuple[Any, Any]:
     return scale, np.uint8(np.clip(np.rint(-low / scale), 0, 255))
 
 
-def _weight(name: str, arrays: Arrays, new: list[NodeProto]) -> str:
-    """Quantise a weight by output channel; return the name of the tensor that a convolution reads in its place."""
+def _weight(name: str, arrays: Arrays, new: list[NodeProto], offset: Any = None) -> str:
+    """Quantise a weight by output channel; return the name of the tensor that a convolution reads in its place.
+
+    `offset` (C,) is what its bias is in units of the input's scale. Where a channel's weights are so small that their
+    scale would make its bias larger than int32 holds, the scale grows instead: such weights round to nothing, and the
+    bias, which is all that such a channel says, stays right.
+    """
     weight = arrays[name].astype(np.float64)
     scale = (np.abs(weight).reshape(len(weight), -1).max(1, initial=0) / 127).astype(np.float32)
     scale[scale == 0] = 1.0
+    if offset is not None:
+        scale = np.maximum(scale, (offset / _BIAS_LIMIT).astype(np.float32))
     shape = (-1, *[1] * (weight.ndim - 1))
     arrays[f"{name}/quantised"] = np.clip(np.rint(weight / scale.reshape(shape)), -127, 127).astype(np.int8)
     arrays[f"{name}/scale"], arrays[f"{name}/zero"] = scale, np.zeros(len(scale), np.int8)
@@ -199,10 +223,7 @@ def _weight(name: str, arrays: Arrays, new: list[NodeProto]) -> str:
 def _bias(name: str, weight: str, scale: Any, arrays: Arrays, new: list[NodeProto]) -> str:
     """Quantise a bias to int32 in the unit of its convolution's sums: the input's scale times the weight's."""
     unit = np.float32(scale) * arrays[weight.removesuffix("/real") + "/scale"]
-    limit = 2**31 - 1
-    arrays[f"{name}/quantised"] = np.clip(np.rint(arrays[name] / unit.astype(np.float64)), -limit, limit).astype(
-        np.int32
-    )
+    arrays[f"{name}/quantised"] = np.rint(arrays[name] / unit.astype(np.float64)).astype(np.int32)
     arrays[f"{name}/scale"], arrays[f"{name}/zero"] = unit, np.zeros(len(unit), np.int32)
     inputs = [f"{name}/{part}" for part in ("quantised", "scale", "zero")]
     new.append(helper.make_node("DequantizeLinear", inputs, [f"{name}/real"], name=f"{name}/real", axis=0))

@@ -77,8 +77,16 @@ def golden_difference(
 
 
 def observed(model: ModelProto) -> list[str]:
-    """Return the names of the tensors whose ranges are worth knowing: the float outputs of a graph's nodes."""
-    return [name for node in model.graph.node for name in node.output if node.op_type not in ("Cast", "Transpose")]
+    """Return the names of the tensors whose ranges are worth knowing: the float outputs of a graph's nodes.
+
+    A library's network also computes with shapes and indices, which are integers.
+    """
+    from onnx import shape_inference
+
+    typed = shape_inference.infer_shapes(model).graph
+    kinds = {value.name: value.type.tensor_type.elem_type for value in [*typed.value_info, *typed.output]}
+    names = [name for node in model.graph.node for name in node.output if node.op_type not in ("Cast", "Transpose")]
+    return [name for name in names if name and kinds.get(name, TensorProto.FLOAT) == TensorProto.FLOAT]
 
 
 def with_outputs(model: ModelProto, names: Sequence[str]) -> ModelProto:

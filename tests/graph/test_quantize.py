@@ -205,12 +205,62 @@ def test_both_sides_of_a_residual_sum_share_one_scale():
 
 
 def test_what_cannot_be_quantised_says_so(assembly):
-    with pytest.raises(UnsupportedError, match="no range on record for the tensor") as caught:
+    with pytest.raises(UnsupportedError, match="has no range on record, so the model cannot be int8") as caught:
         quantise(onnx.load(assembly.graph), {}, "uint8")
-    assert caught.value.hint == "kfdeploy calibrate"
+    assert "export it as fp32 or fp16" in caught.value.hint
     bare = small(helper.make_node("Relu", ["tap"], ["u"]))
     with pytest.raises(UnsupportedError, match="no convolution that could be quantised"):
         quantise(bare, {}, "uint8")
     direct = small(helper.make_node("Conv", ["tap", "w0"], ["u"]))
     with pytest.raises(UnsupportedError, match="reads the image itself"):
         quantise(direct, {"tap": (0, 1), "u": (0, 1)}, "uint8")
+
+
+def convolved(weight, bias, moved=False):
+    """A 1×1 convolution and its ReLU, of what is transposed before where `moved`."""
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["t"], perm=[0, 2, 3, 1]),
+        helper.make_node("Transpose", ["t"], ["m"], perm=[0, 3, 1, 2]),
+    ]
+    nodes = (nodes if moved else [helper.make_node("Identity", ["x"], ["m"])]) + [
+        helper.make_node("Conv", ["m", "w", "b"], ["c"]),
+        helper.make_node("Relu", ["c"], ["logits"]),
+    ]
+    value = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["N", 2, 4, 4]) for n in ("image", "logits")]
+    nodes = [helper.make_node("Relu", ["image"], ["x"]), *nodes]
+    stored = [
+        numpy_helper.from_array(np.array(a, np.float32).reshape(s), n)
+        for n, a, s in (("w", weight, (2, 2, 1, 1)), ("b", bias, (2,)))
+    ]
+    graph = helper.make_graph(nodes, "g", value[:1], value[1:], stored)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+@pytest.mark.parametrize("tiny", [0, 1e-30, 1e-12, 1e-9, 1e-6])
+def test_a_channel_of_tiny_weights_keeps_its_bias(tiny):
+    model = convolved([[tiny, -tiny], [1.0, 0.5]], [3.0, -0.2])
+    images = np.random.default_rng(0).random((4, 2, 4, 4)).astype(np.float32)
+    found = quantise(model, {"x": (0, 1), "m": (0, 1), "c": (0, 3), "logits": (0, 3)}, "uint8")
+    assert np.abs(run(found, images)["logits"] - run(model, images)["logits"]).max() < 0.03
+
+
+def test_what_only_moves_values_has_the_range_of_its_input():
+    model = convolved([[1, 0], [0, 1]], [0, 0], moved=True)
+    images = np.random.default_rng(0).random((4, 2, 4, 4)).astype(np.float32)
+    found = quantise(model, {"x": (0, 1), "c": (0, 1), "logits": (0, 1)}, "uint8")
+    assert np.abs(run(found, images)["logits"] - images).max() < 0.01
+
+
+def test_only_floats_are_observed():
+    from kfdeploy.graph.reference import observed
+
+    nodes = [
+        helper.make_node("Relu", ["image"], ["x"]),
+        helper.make_node("Shape", ["x"], ["s"]),
+        helper.make_node("Gather", ["s", "i"], ["n"]),
+        helper.make_node("Reshape", ["x", "s"], ["logits"]),
+    ]
+    value = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["N", 2]) for n in ("image", "logits")]
+    index = numpy_helper.from_array(np.array([0]), "i")
+    model = helper.make_model(helper.make_graph(nodes, "g", value[:1], value[1:], [index]))
+    assert observed(model) == ["x", "logits"]
