@@ -114,8 +114,7 @@ def one_round(scenario, threads, batch, quick):
 def accuracy(about, folder, threads):
     """Return 1 or 0 for each image of the model's classes: whether it is right."""
     names = kit.classes(about)
-    labelled = [(path, i) for i, name in enumerate(names) for path in sorted((folder / name).glob("*"))]
-    labelled = [(path, i) for path, i in labelled if path.suffix.lower() in kit.EXTENSIONS]
+    labelled = [(path, i) for i, name in enumerate(names) for path in kit.inside(folder / name)]
     if not labelled:
         sys.exit(f"error: '{folder}' has no folder of images for any of: {', '.join(names)}")
     session, right = kit.open_session(threads), []

@@ -7,10 +7,9 @@ from importlib import metadata
 from pathlib import Path
 
 import numpy as np
-from device.pixels import fit, to_channels
+from device.pixels import decode, fit, is_hidden, readable
 
 HERE = Path(__file__).resolve().parent
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 
 def manifest():
@@ -31,15 +30,12 @@ def golden():
 
 def read(path, image):
     """Return an image file as uint8 (H, W, C), fitted as the manifest says; exit where it does not decode or fit."""
-    from PIL import Image
-
     try:
-        with Image.open(path) as opened:
-            decoded = to_channels(opened.copy(), image["channels"])
+        decoded = decode(path, image["channels"], image["resize"])
         return fit(decoded, tuple(image["size"]), image["resize"], image["interpolation"])
     except FileNotFoundError:
         sys.exit(f"error: there is no image at '{path}'")
-    except (OSError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError) as error:
         sys.exit(f"error: '{path}' {error}")
 
 
@@ -47,11 +43,18 @@ def files(names):
     """Return image files: the named ones, and every one in the named folders."""
     found = []
     for path in map(Path, names):
-        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS) if path.is_dir() else [path]
-        if not inside:
-            sys.exit(f"error: the folder '{path}' has no images (allowed: {', '.join(EXTENSIONS)})")
-        found += inside
+        there = inside(path) if path.is_dir() else [path]
+        if not there:
+            sys.exit(f"error: the folder '{path}' has no images (allowed: {', '.join(readable())})")
+        found += there
     return found
+
+
+def inside(folder):
+    """Return the images in a folder and its folders; hidden ones are none of the user's."""
+    read = readable()
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in read and path.is_file())
+    return [path for path in paths if not any(map(is_hidden, path.relative_to(folder).parts))]
 
 
 def run(session, images, batch):

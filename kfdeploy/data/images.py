@@ -12,10 +12,7 @@ import numpy as np
 from kfdeploy.arrays import Images
 from kfdeploy.errors import DataError
 from kfdeploy.targets.device import pixels
-from kfdeploy.targets.device.pixels import to_channels
 from kfdeploy.tasks.spec import ImageSpec
-
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 
 class Packed(Protocol):
@@ -30,16 +27,16 @@ File = Path | Packed
 
 
 def read_image(path: File, image: ImageSpec) -> Images:
-    """Return one file as uint8 (H, W, C), converted to the spec's channels, resized and cropped.
+    """Return one file as uint8 (H, W, C), upright, converted to the spec's channels, resized and cropped.
 
     Raises:
         DataError: the file does not decode, or its size does not fit and the spec does not resize.
     """
-    return fit(decode(path, image.channels), image, str(path))
+    return fit(decode(path, image.channels, image.resize), image, str(path))
 
 
-def decode(path: File, channels: int) -> Any:
-    """Return one file as an 8-bit Pillow image of 1 or 3 channels, in its own size.
+def decode(path: File, channels: int, resize: int = 0) -> Any:
+    """Return one file as an upright 8-bit Pillow image of 1 or 3 channels; see `targets.device.pixels.decode`.
 
     Raises:
         DataError: the file is missing or does not decode.
@@ -47,8 +44,7 @@ def decode(path: File, channels: int) -> Any:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(path if isinstance(path, Path) else io.BytesIO(path.read())) as opened:
-            return to_channels(opened.copy(), channels)
+        return pixels.decode(path if isinstance(path, Path) else io.BytesIO(path.read()), channels, resize)
     except FileNotFoundError:
         raise DataError(f"there is no image at '{path}'") from None
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:

@@ -27,6 +27,7 @@ class ImageSet:
     image: ImageSpec
     images: Images | None = None
     paths: tuple[File, ...] = ()
+    note: str = ""  # what was found beside the images and left out
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -10,8 +10,8 @@ import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from kfdeploy.data.images import EXTENSIONS
 from kfdeploy.errors import DataError
+from kfdeploy.targets.device.pixels import EXTENSIONS
 
 LAYOUT = "shards are laid out as root/{train,test}-*.tar, with members such as 000017.png and 000017.cls"
 CLASSES = "classes.txt"
@@ -70,15 +70,40 @@ def index_shards(root: Path, split: str) -> tuple[list[Member], list[int], tuple
     for key in images.keys() ^ texts.keys():
         lost = "image" if key in texts else ".cls"
         raise DataError(f"the sample '{key[1]}' of '{key[0]}' has no {lost}; {LAYOUT}")
+    if not texts:
+        raise DataError(
+            f"the shards in '{root}' have no sample of '{split}'; {LAYOUT}",
+            hint="a sample's name ends at its first dot",
+        )
     names = _class_names(root, set(texts.values()))
+    _require_one_meaning(root, names, set(texts.values()))
     known = {name: number for number, name in enumerate(names)}
     labels = []
     for (shard, sample), text in texts.items():
-        label = known.get(text, int(text) if text.isdigit() and int(text) < len(names) else -1)
+        label = known.get(text, int(text) if _is_number(text) and int(text) < len(names) else -1)
         if label < 0:
             raise DataError(f"the sample '{sample}' of '{shard}' is of class '{text}'", allowed=names)
         labels.append(label)
     return [images[key] for key in texts], labels, names
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()
+
+
+def _require_one_meaning(root: Path, names: tuple[str, ...], seen: set[str]) -> None:
+    """Refuse a `.cls` that is a class's name and the number of another class's line.
+
+    Raises:
+        DataError: as above.
+    """
+    for text in sorted(seen):
+        if _is_number(text) and text in names and int(text) < len(names) and names[int(text)] != text:
+            raise DataError(
+                f"the shards in '{root}' have the class '{text}', which is a name in {CLASSES} and the number of the "
+                f"line '{names[int(text)]}' too",
+                hint=f"write names in {CLASSES} that are no numbers, such as class{text}",
+            )
 
 
 def _note(
@@ -95,15 +120,25 @@ def _note(
     key = (shard, f"{folder}/{sample}" if folder else sample)
     if extension == "cls":
         content = tar.extractfile(member)
-        texts[key] = content.read().decode("utf-8").strip() if content else ""
+        texts[key] = _text(content.read() if content else b"", shard, member.name)
     elif f".{extension.lower()}" in EXTENSIONS:
         images[key] = Member(shard, member.name, member.offset_data, member.size)
+
+
+def _text(data: bytes, shard: Path, name: str) -> str:
+    try:
+        return data.decode("utf-8-sig").strip()
+    except UnicodeDecodeError:
+        raise DataError(
+            f"'{name}' of the shard '{shard}' is not UTF-8: it begins with {data[:20]!r}",
+            hint="write the .cls files as UTF-8, or the classes by number",
+        ) from None
 
 
 def _class_names(root: Path, seen: set[str]) -> tuple[str, ...]:
     listed = root / CLASSES
     if listed.is_file():
-        return tuple(line.strip() for line in listed.read_text(encoding="utf-8").splitlines() if line.strip())
+        return tuple(line.strip() for line in listed.read_text(encoding="utf-8-sig").splitlines() if line.strip())
     if numbers := [text for text in seen if text.isdigit()]:
         raise DataError(
             f"the shards in '{root}' have classes by number ({min(numbers, key=int)} …), and there is no '{listed}'",

@@ -1,14 +1,16 @@
 """Data sources by name. They return numpy; torch enters at the loader."""
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
 from kfdeploy.arrays import Images
-from kfdeploy.data.images import EXTENSIONS, fit
+from kfdeploy.data.folders import class_folders, images_in, left_out
+from kfdeploy.data.images import fit
 from kfdeploy.data.imageset import ImageSet, stratified
 from kfdeploy.errors import DataError, MissingDependencyError, first_line, nearest
-from kfdeploy.targets.device.pixels import to_channels
+from kfdeploy.targets.device.pixels import readable, to_channels
 from kfdeploy.tasks.spec import ImageSpec
 
 TORCHVISION = ("CIFAR10", "CIFAR100", "MNIST", "FashionMNIST")
@@ -49,23 +51,29 @@ def _digits(split: str, image: ImageSpec) -> ImageSet:
 
 
 def _folder(root: Path | None, split: str, image: ImageSpec) -> ImageSet:
-    layout = "a folder is laid out as root/{train,test}/<class>/*.{jpg,png,webp,bmp}"
+    layout = "a folder is laid out as root/{train,test}/<class>/, with jpg, png, webp, tif and other images"
     if root is None or not (root / split).is_dir():
         missing = "data.root is not set" if root is None else f"there is no folder '{root / split}'"
         raise DataError(f"{missing}; {layout}", hint="--set data.root=<folder>")
-    folders = sorted(entry for entry in (root / split).iterdir() if entry.is_dir())
+    folders = class_folders(root / split)
     if not folders:
         raise DataError(f"'{root / split}' has no class folders; {layout}")
     paths: list[Path] = []
     labels: list[int] = []
+    others: Counter[str] = Counter()
     for label, folder in enumerate(folders):
-        files = sorted(path for path in folder.iterdir() if path.suffix.lower() in EXTENSIONS)
+        files, rest = images_in(folder)
+        others += rest
         if not files:
-            raise DataError(f"the class folder '{folder}' has no images", hint="add some, or remove the folder")
+            raise DataError(
+                f"the class folder '{folder}' has no images", allowed=readable(), hint="add some, or remove the folder"
+            )
         paths += files
         labels += [label] * len(files)
     classes = tuple(folder.name for folder in folders)
-    return ImageSet(classes, np.array(labels, dtype=np.int64), np.arange(len(paths)), image, paths=tuple(paths))
+    note = left_out(others, root / split)
+    rows = np.arange(len(paths))
+    return ImageSet(classes, np.array(labels, dtype=np.int64), rows, image, paths=tuple(paths), note=note)
 
 
 def _shards(root: str, split: str, image: ImageSpec) -> ImageSet:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from kfdeploy.data.images import EXTENSIONS, read_images
+from kfdeploy.data.folders import images_in
+from kfdeploy.data.images import read_images
 from kfdeploy.deploy.artifact import Artifact
 from kfdeploy.deploy.model import Model
 from kfdeploy.errors import DataError
@@ -14,6 +15,7 @@ from kfdeploy.graph.known import KNOWN
 from kfdeploy.manifest import ARTIFACT
 from kfdeploy.targets import onnx
 from kfdeploy.targets.base import Setup, run_in_batches
+from kfdeploy.targets.device.pixels import readable
 from kfdeploy.tasks.kinds.classes import shares
 
 
@@ -61,9 +63,9 @@ def predict(model: str | Path, images: Sequence[str | Path], *, top: int = 3, th
 
 def _expand(path: Path) -> list[Path]:
     if path.is_dir():
-        found = sorted(entry for entry in path.rglob("*") if entry.suffix.lower() in EXTENSIONS)
+        found, _ = images_in(path)
         if not found:
-            raise DataError(f"the folder '{path}' has no images", hint=f"name files ending in {', '.join(EXTENSIONS)}")
+            raise DataError(f"the folder '{path}' has no images", hint=f"name files ending in {', '.join(readable())}")
         return found
     if not path.is_file():
         raise DataError(f"there is no image at '{path}'")

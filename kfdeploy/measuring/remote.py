@@ -14,7 +14,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, get_args
 
-from kfdeploy.data.images import EXTENSIONS
+from kfdeploy.data.folders import images_in
 from kfdeploy.deploy.artifact import Artifact
 from kfdeploy.errors import DataError, PoolError, RemoteError, UnsupportedError
 from kfdeploy.manifest import stamp
@@ -171,8 +171,7 @@ def _pictures(folder: Path, opened: Sequence[Artifact]) -> list[tuple[Path, str]
     """Return the images of the artifacts' classes with their names on the device."""
     root = folder / "test" if (folder / "test").is_dir() else folder
     names = list(dict.fromkeys(name for artifact in opened for name in artifact.classes))
-    found = [(path, f"{name}/{path.name}") for name in names for path in sorted((root / name).glob("*"))]
-    found = [(path, name) for path, name in found if path.suffix.lower() in EXTENSIONS and path.is_file()]
+    found = [(path, path.relative_to(root).as_posix()) for name in names for path in images_in(root / name)[0]]
     if not found:
         raise DataError(
             f"'{root}' has no folder of images for any of: {', '.join(names)}", hint="choose another --data"

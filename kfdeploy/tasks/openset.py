@@ -2,7 +2,8 @@
 
 The score is log Σ_c exp(logit_c) over the assembled classes (the negative free energy of Liu et al. 2020, Eq. 4, at
 temperature 1). In a joint pool all logits were trained in one softmax, so that it falls where the mass is on classes
-that were left out; with independent tasks it is the logarithm of the summed odds against "other". `graph.known` adds it to a graph.
+that were left out; with independent tasks it is the logarithm of the summed odds against "other". The output that
+`graph.known` adds to a graph compares it with the threshold.
 """
 
 from collections.abc import Mapping, Sequence

@@ -44,6 +44,8 @@ class Experiment:
         self.fabric = make_fabric(recipe.run, unused=recipe.objective.variant == "reference")
         self.image = recipe.image.spec()
         whole = load_split(recipe.data.source, recipe.data.root, "train", self.image)
+        if whole.note:
+            self.report.note(whole.note)
         self.data_classes = whole.classes
         self.tasks = recipe.task_specs(whole.classes)
         self.classes = class_names(self.tasks)  # the columns of every logit here

@@ -135,3 +135,30 @@ def test_a_shard_that_shrinks_after_it_was_indexed_is_named(toy, tmp_path):
     (tmp_path / "train-0001.tar").write_bytes(b"")
     with pytest.raises(DataError, match=r"train-0001\.tar' ends before"):
         found.load()
+
+
+def shard(root, samples, classes=None):
+    for split in ("train", "test"):
+        with tarfile.open(root / f"{split}-0000.tar", "w") as tar:
+            for name, data in samples:
+                add(tar, name, data)
+    if classes is not None:
+        (root / "classes.txt").write_bytes(classes)
+
+
+def test_what_a_shard_says_of_classes_has_one_meaning(tmp_path):
+    shard(tmp_path, [("0.png", b"x"), ("0.cls", b"1")], b"1\n2\n3\n")
+    with pytest.raises(DataError, match="the class '1', which is a name in classes.txt and the number of the line '2'"):
+        load(tmp_path)
+    shard(tmp_path, [("0.png", b"x"), ("0.cls", b"1")], b"0\n1\n2\n")  # a name and its own number: one meaning
+    assert list(load(tmp_path).labels) == [1]
+    shard(tmp_path, [("0.png", b"x"), ("0.cls", b"\xef\xbb\xbfant")], "ant\nbee\n".encode("utf-8-sig"))
+    assert load(tmp_path).classes == ("ant", "bee")
+    shard(tmp_path, [("0.png", b"x"), ("0.cls", "élan".encode("latin1"))])
+    with pytest.raises(DataError, match="'0.cls' of the shard .* is not UTF-8"):
+        load(tmp_path)
+    (tmp_path / "classes.txt").unlink()
+    shard(tmp_path, [("a.v1.png", b"x"), ("a.v1.cls", b"ant")])
+    with pytest.raises(DataError, match="have no sample of 'train'") as caught:
+        load(tmp_path)
+    assert "ends at its first dot" in caught.value.hint

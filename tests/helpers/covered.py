@@ -58,7 +58,6 @@ report/tables: report/test_page
 report/words: report/test_page
 targets/base: targets/test_contract
 targets/device/clock: measuring/test_rounds
-targets/device/pixels: data/test_images
 targets/onnx: targets/test_contract
 targets/openvino: targets/test_contract
 targets/session: targets/test_contract

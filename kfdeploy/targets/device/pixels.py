@@ -1,8 +1,57 @@
-"""From a decoded image to a model's input. Numpy and Pillow alone: this file goes into the device kits as it is."""
+"""From an image file to a model's input. Numpy and Pillow alone: this file goes into the device kits as it is."""
 
 from typing import Any
 
 import numpy as np
+
+# What is looked for in a folder, as far as the Pillow that is installed reads it.
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".heic", ".heif")
+MOST = 128_000_000  # pixels of a file: more is refused before anything is decoded
+_WIDE = 1 << 26  # pixels of a resized image: of a larger one only what the crop needs is made
+
+
+def is_hidden(name: str) -> bool:
+    """Return whether a name is none of the user's: hidden, or left behind by a system or an editor."""
+    return name.startswith((".", "__MACOSX")) or name.lower() in ("thumbs.db", "desktop.ini")
+
+
+def readable() -> tuple[str, ...]:
+    """Return the extensions of images that the installed Pillow reads."""
+    from PIL import Image
+
+    known = Image.registered_extensions()
+    return tuple(name for name in EXTENSIONS if known.get(name) in Image.OPEN)
+
+
+def decode(source: Any, channels: int, resize: int = 0) -> Any:
+    """Return an image file, a path or a stream, upright, as an 8-bit Pillow image of 1 or 3 channels.
+
+    Upright is as its EXIF orientation says. Of a JPEG that will be resized to `resize` pixels on its shorter side, not
+    much more than twice that is decoded. A file of several pictures gives the first.
+
+    Raises:
+        OSError, SyntaxError: it does not decode.
+        ValueError: it has too many pixels.
+    """
+    import warnings
+
+    from PIL import Image, ImageOps
+
+    # Pillow warns at two thirds of what is refused below, and of what a camera wrote beside the picture.
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+    warnings.filterwarnings("ignore", message="Corrupt EXIF data")
+    with Image.open(source) as opened:
+        if resize and min(opened.size) > 2 * resize:
+            scale = 2 * resize / min(opened.size)
+            opened.draft(None, (round(opened.width * scale), round(opened.height * scale)))
+        if opened.width * opened.height > MOST:
+            raise ValueError(f"is {opened.width}×{opened.height} pixels, and at most {MOST:,} are read")
+        decoded = opened.copy()
+    try:
+        decoded = ImageOps.exif_transpose(decoded)
+    except Exception:  # what a camera wrote beside the picture may be anything; the picture is whole
+        return to_channels(decoded, channels)
+    return to_channels(decoded, channels)
 
 
 def to_channels(decoded: Any, channels: int) -> Any:
@@ -31,13 +80,22 @@ def fit(decoded: Any, size: tuple[int, int], resize: int, interpolation: str) ->
     if resize:
         scale = resize / min(decoded.size)
         wanted = tuple(max(resize, round(side * scale)) for side in decoded.size)
-        if wanted != decoded.size:
-            decoded = decoded.resize(wanted, Image.Resampling[interpolation.upper()])
+        resampling = Image.Resampling[interpolation.upper()]
+        if wanted[0] * wanted[1] > _WIDE and wanted[0] >= width and wanted[1] >= height:
+            box = _centre(wanted, (width, height))
+            back = [side / new for side, new in zip(decoded.size * 2, wanted * 2, strict=True)]
+            decoded = decoded.resize((width, height), resampling, box=[a * b for a, b in zip(box, back, strict=True)])
+        elif wanted != decoded.size:
+            decoded = decoded.resize(wanted, resampling)
     if decoded.width < width or decoded.height < height or (not resize and decoded.size != (width, height)):
         raise ValueError(f"is {decoded.width}×{decoded.height} pixels, the model takes {width}×{height}")
-    left, top = (decoded.width - width) // 2, (decoded.height - height) // 2
-    array = np.asarray(decoded.crop((left, top, left + width, top + height)), dtype=np.uint8)
+    array = np.asarray(decoded.crop(_centre(decoded.size, (width, height))), dtype=np.uint8)
     return array.reshape(height, width, len(decoded.getbands()))
+
+
+def _centre(whole: tuple[int, ...], part: tuple[int, int]) -> tuple[int, int, int, int]:
+    left, top = (whole[0] - part[0]) // 2, (whole[1] - part[1]) // 2
+    return left, top, left + part[0], top + part[1]
 
 
 def stages(image: Any, size: tuple[int, int], channels: int, resize: int, interpolation: str) -> dict[str, Any]:
@@ -49,10 +107,9 @@ def stages(image: Any, size: tuple[int, int], channels: int, resize: int, interp
     packed = io.BytesIO()
     Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(packed, "PNG")
 
-    def decode() -> Any:
+    def opened() -> Any:
         packed.seek(0)
-        with Image.open(packed) as opened:
-            return to_channels(opened.copy(), channels)
+        return decode(packed, channels, resize)
 
-    decoded = decode()
-    return {"decode": decode, "preprocess": lambda: fit(decoded, size, resize, interpolation)}
+    decoded = opened()
+    return {"decode": opened, "preprocess": lambda: fit(decoded, size, resize, interpolation)}

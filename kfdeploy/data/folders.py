@@ -1,0 +1,81 @@
+"""What a folder of images really has: the pictures in it and below it, and what else lies there."""
+
+import os
+import unicodedata
+from collections import Counter
+from pathlib import Path
+
+from kfdeploy.errors import DataError
+from kfdeploy.targets.device.pixels import is_hidden, readable
+
+_NO_DATA = (".txt", ".json", ".csv", ".md", ".xml", ".yaml", ".yml")  # what lies beside pictures, and is none
+
+
+def images_in(folder: Path) -> tuple[list[Path], Counter[str]]:
+    """Return the images in a folder and below it, by name, and how many other files there are of each extension.
+
+    Hidden files and folders, and what systems and editors leave behind, are nobody's pictures. Links are followed.
+
+    Raises:
+        DataError: a name is not UTF-8.
+    """
+    read = readable()
+    found: list[Path] = []
+    others: Counter[str] = Counter()
+    seen: set[str] = set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:  # a link that leads back
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not is_hidden(name))
+        for name in files:
+            _require_text(place, name)
+            path = Path(place, name)
+            if is_hidden(name):
+                continue
+            if path.suffix.lower() in read:
+                found.append(path)
+            elif path.suffix.lower() not in _NO_DATA:
+                others[path.suffix.lower() or "no extension"] += 1
+    return sorted(found), others
+
+
+def class_folders(root: Path) -> list[Path]:
+    """Return the folders of classes, by name; hidden ones are none.
+
+    Raises:
+        DataError: a name is not UTF-8, or two names look the same.
+    """
+    folders = sorted(entry for entry in root.iterdir() if entry.is_dir() and not is_hidden(entry.name))
+    looks: dict[str, str] = {}
+    for folder in folders:
+        _require_text(root, folder.name)
+        look = unicodedata.normalize("NFC", folder.name)
+        if look in looks:
+            raise DataError(
+                f"two class folders in '{root}' are called '{look}': one name is composed (NFC), one is not (NFD)",
+                hint="put their images into one of them",
+            )
+        looks[look] = folder.name
+    return folders
+
+
+def left_out(others: Counter[str], where: Path) -> str:
+    """Return a sentence about the files that were not read, or an empty string."""
+    if not others:
+        return ""
+    each = ", ".join(f"{count} of '{name}'" for name, count in sorted(others.items()))
+    return f"{others.total()} files in '{where}' were left out, as Pillow does not read them here: {each}"
+
+
+def _require_text(place: str | Path, name: str) -> None:
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        shown = name.encode("utf-8", "backslashreplace").decode()
+        raise DataError(
+            f"'{shown}' in '{os.fsencode(place).decode('utf-8', 'backslashreplace')}' is no name in UTF-8",
+            hint="rename it, for example with: convmv -f latin1 -t utf8 -r --notest <folder>",
+        ) from None
