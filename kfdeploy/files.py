@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -16,7 +16,9 @@ import numpy as np
 
 from kfdeploy.errors import OutputError, PoolError
 
-OURS = ("pool.json", "assembly.json", "manifest.json", "demo.json")  # one of these is in every folder that we make
+# One of these is in every folder that we make, and says what it is; the name alone may be anybody's.
+OURS = {"pool.json": ("pool",), "assembly.json": ("assembly", "student", "teacher"), "manifest.json": ("artifact",),
+        "demo.json": ()}  # fmt: skip
 # What a disk or a folder can be to blame for; any other OSError inside a block is a mistake of ours.
 _PLACE = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT, errno.ENOTDIR, errno.EIO, errno.ENOENT}
 CHECKPOINTS = "checkpoint-*.pt"  # what training leaves to go on from
@@ -137,7 +139,7 @@ def check_output(out: Path, *, force: bool) -> None:
         raise OutputError(f"'{out}' has no name of its own", hint="choose another --out")
     if out.exists() and not force:
         raise OutputError(f"'{out}' is already there", hint="choose another --out, or replace it with --force")
-    if out.is_dir() and any(out.iterdir()) and not any((out / name).exists() for name in OURS):
+    if out.is_dir() and any(out.iterdir()) and not _is_ours(out):
         raise OutputError(
             f"'{out}' was not made by kfdeploy, so --force does not replace it",
             hint="choose another --out, or remove it by hand",
@@ -151,8 +153,72 @@ def check_output(out: Path, *, force: bool) -> None:
         raise OutputError(f"'{parent}' cannot be written to", hint="choose another --out")
 
 
+def _is_ours(folder: Path) -> bool:
+    """Return whether a file in a folder says that kfdeploy made it."""
+    for name, kinds in OURS.items():
+        place = folder / name
+        if not place.is_file() or place.stat().st_size > 1 << 28:
+            continue
+        try:
+            about = json.loads(place.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            continue
+        if about == {} if name == "demo.json" else isinstance(about, dict) and about.get("kind") in kinds:
+            return True
+    return False
+
+
+def check_not_read(out: Path, *sources: Path | None) -> None:
+    """Refuse an output in whose place, or around which, lies what it is made from.
+
+    Raises:
+        OutputError: as above.
+    """
+    place = out.resolve()
+    for source in sources:
+        if source is None:
+            continue
+        read = source.resolve()
+        if place == read or place in read.parents:
+            what = "is" if place == read else "holds"
+            raise OutputError(
+                f"'{out}' {what} '{source}', which is read: it cannot be replaced by what is made from it",
+                hint="choose another --out",
+            )
+
+
+@contextmanager
+def locked(folder: Path, *, wait: bool) -> Iterator[bool]:
+    """Hold a folder for this process alone; give False where another holds it and `wait` is not set.
+
+    A lock ends with its process, whatever ends that. Where the system has none, every process gets it.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield True
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        except OSError:  # a file system without locks
+            yield True
+            return
+        yield True
+    finally:
+        os.close(handle)
+
+
 def commit(work: Path, out: Path) -> None:
-    """Put the finished folder `work` in the place of `out`: renames only, so that no reader sees half of it."""
+    """Put the finished folder `work` in the place of `out`: renames only, so that no reader sees half of it.
+
+    Where `out` is a symbolic link, the folder it leads to is replaced, and the link stays.
+    """
+    out = out.resolve() if out.is_symlink() else out
     aside = out.with_name(f".{out.name}.{os.getpid()}.replaced") if out.exists() else None
     if aside is not None:
         out.rename(aside)
@@ -169,19 +235,30 @@ def output_folder(out: Path, *, force: bool = False) -> Iterator[Path]:
         OutputError: `out` exists and `force` is not set, or the place cannot be written to.
     """
     check_output(out, force=force)
+    out = out.resolve() if out.is_symlink() else out
     work = partial(out)
-    if list(work.rglob("checkpoint.pt")):
+    if any(work.rglob(CHECKPOINTS)):
         raise OutputError(f"'{work}' holds an unfinished training", hint="choose another --out, or finish it first")
-    try:
-        with place_errors(out, "free some space, or choose another --out"):
+    with place_errors(out, "free some space, or choose another --out"), ExitStack() as held:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with locked(out.parent, wait=True):  # of two that begin at once, one finds the other's folder held
             if work.exists():
-                shutil.rmtree(work)
-            work.mkdir(parents=True)
+                with locked(work, wait=False) as free:
+                    if not free:
+                        raise OutputError(
+                            f"another process is writing to '{out}'", hint="wait for it, or choose another --out"
+                        )
+                    shutil.rmtree(work)
+            work.mkdir()
+            held.enter_context(locked(work, wait=True))
+        try:
             yield work
+            if not force and out.exists():
+                raise OutputError(f"'{out}' was made by another process meanwhile", hint="choose another --out")
             commit(work, out)
-    except BaseException:
-        shutil.rmtree(work, ignore_errors=True)
-        raise
+        except BaseException:
+            shutil.rmtree(work, ignore_errors=True)
+            raise
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """The command line: one module a verb, each of which parses, calls one function, and prints."""
 
+import io
 import os
 import sys
 
@@ -87,6 +88,9 @@ def _options(
 
 def main() -> None:
     """Run the command line; errors of ours are printed with their hint, anything else is a bug and shows itself."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a letter that a terminal or a log lacks is no reason to stop
+            stream.reconfigure(errors="replace")
     try:
         app()
     except KfdeployError as error:

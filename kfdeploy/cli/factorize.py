@@ -22,6 +22,7 @@ from kfdeploy.cli.console import (
     start_processes,
     tasks_text,
 )
+from kfdeploy.cli.words import task_words
 from kfdeploy.training.loop.progress import is_main
 
 
@@ -112,7 +113,7 @@ def _say(out: Path, seconds: float) -> None:
     say(f"wrote {out}")
     named = [opened.tasks[0].name, *([opened.tasks[-1].name] if len(opened.tasks) > 1 else [])]
     where = [] if out == Path("pool") else ["--pool", str(out)]
-    say(f"next:  {shlex.join(['kfdeploy', 'assemble', '--tasks', *named, *where])}")
+    say(f"next:  {shlex.join(['kfdeploy', 'assemble', *task_words(named), *where])}")
 
 
 def _add(
@@ -154,4 +155,4 @@ def _add(
     say(f"size:    {size:,} bytes; every file of the other tasks is what it was")
     say(f"wrote {place}")
     where = [] if place == Path("pool") else ["--pool", str(place)]
-    say(f"next:  {shlex.join(['kfdeploy', 'assemble', '--tasks', grown.tasks[0].name, name, *where])}")
+    say(f"next:  {shlex.join(['kfdeploy', 'assemble', *task_words([grown.tasks[0].name, name]), *where])}")

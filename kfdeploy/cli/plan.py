@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from kfdeploy.cli.console import FORCE, POOL, say
+from kfdeploy.cli.words import task_words
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -96,7 +97,7 @@ def _choose(
         f"choose:     {' '.join(names)}  ({len(names)} tasks, {100 * found.accuracy:.2f} %{cost}"
         f"{'' if found.all else '; tasks were left out one by one, not all subsets looked at'})"
     )
-    say(f"next:  kfdeploy assemble --pool {pool.where} --tasks {' '.join(shlex.quote(name) for name in names)}")
+    say(f"next:  {shlex.join(['kfdeploy', 'assemble', '--pool', pool.where, *task_words(names)])}")
 
 
 def _say_costs(known: "Costs") -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from kfdeploy.cli.console import FORCE, megabytes, say, tasks_text
-from kfdeploy.cli.words import WordsCommand
+from kfdeploy.cli.words import WordsCommand, task_words
 
 if TYPE_CHECKING:
     from kfdeploy.pool.pool import Pool
@@ -128,7 +128,7 @@ def merge(
     if any(name.startswith(TRAINING) for name in [*first.files, *second.files]):
         say("note: train/ is left out; a task that is added learns from labels, or from the recipe's teacher's file")
     say(f"wrote {out}")
-    say(f"next:  kfdeploy assemble --pool {out} --tasks {_two(done)}")
+    say(f"next:  kfdeploy assemble --pool {out} {_two(done)}")
 
 
 @app.command("convert")
@@ -153,7 +153,7 @@ def convert(
     say(f"accuracy:  {_told(done.before)}")
     say(f"rounded:   {_told(done.after)}")
     say(f"wrote {out}")
-    say(f"next:  kfdeploy assemble --pool {out} --tasks {_two(done.pool)}")
+    say(f"next:  kfdeploy assemble --pool {out} {_two(done.pool)}")
 
 
 @app.command("push")
@@ -183,7 +183,7 @@ def push(
 
 
 def _two(pool: "Pool") -> str:
-    return shlex.join([entry["name"] for entry in pool.entries[:2]])
+    return shlex.join(task_words([entry["name"] for entry in pool.entries[:2]]))
 
 
 def _worth(pool: "Pool") -> "Accuracy | None":

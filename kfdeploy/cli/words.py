@@ -1,5 +1,6 @@
 """The shared rule for options of several values: they take the words up to the next one that begins with `-`."""
 
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from typer.core import TyperCommand
@@ -11,23 +12,38 @@ class WordsCommand(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse what `spread` makes of the arguments."""
         several = {name for option in self.params if getattr(option, "multiple", False) for name in option.opts}
-        return super().parse_args(ctx, spread(args, several))
+        known = {name for option in self.get_params(ctx) for name in (*option.opts, *option.secondary_opts)}
+        return super().parse_args(ctx, spread(args, several, known))
 
 
-def spread(args: list[str], several: set[str]) -> list[str]:
-    """Repeat each option in `several` before each of its words."""
+def spread(args: list[str], several: set[str], known: Collection[str] = ()) -> list[str]:
+    """Repeat each option in `several` before each of its words.
+
+    A word with one dash that is no `known` option is a value: classes may be called -1.
+    """
+
+    def is_option(word: str) -> bool:
+        return len(word) > 1 and (word.startswith("--") or (word.startswith("-") and (not known or word in known)))
+
     out: list[str] = []
     current = ""
     for i, word in enumerate(args):
         if word == "--":
             return [*out, *args[i:]]
-        if word.startswith("-") and len(word) > 1:
+        if is_option(word):
             current = word if word in several else ""
             # Kept where no word follows, so that the parser says what is missing.
-            if not current or i + 1 == len(args) or args[i + 1].startswith("-"):
+            if not current or i + 1 == len(args) or is_option(args[i + 1]):
                 out.append(word)
         elif current:
             out += [current, word]
         else:
             out.append(word)
     return out
+
+
+def task_words(names: Sequence[str]) -> list[str]:
+    """Return `--tasks` with these names as words of a command line that this module reads back as these names."""
+    if any(name.startswith("-") and not name[1:2].isdigit() for name in names):
+        return [f"--tasks={name}" for name in names]
+    return ["--tasks", *names]

@@ -54,7 +54,10 @@ def _folder(root: Path | None, split: str, image: ImageSpec) -> ImageSet:
     layout = "a folder is laid out as root/{train,test}/<class>/, with jpg, png, webp, tif and other images"
     if root is None or not (root / split).is_dir():
         missing = "data.root is not set" if root is None else f"there is no folder '{root / split}'"
-        raise DataError(f"{missing}; {layout}", hint="--set data.root=<folder>")
+        hint = "--set data.root=<folder>"
+        if root is not None and split == "test" and (root / "train").is_dir():
+            hint = "put a share of the train images of each class there: they are what the last accuracy is told on"
+        raise DataError(f"{missing}; {layout}", hint=hint)
     folders = class_folders(root / split)
     if not folders:
         raise DataError(f"'{root / split}' has no class folders; {layout}")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from kfdeploy.deploy.model import Model, serialize, write_model
-from kfdeploy.files import output_folder
+from kfdeploy.files import check_not_read, output_folder
 from kfdeploy.manifest import PARTS
 from kfdeploy.pool.pool import Fuse, Pool
 from kfdeploy.tasks.openset import open_set as choose_threshold
@@ -48,6 +48,7 @@ def assemble(
         fields["open_set"] = found.to_json() | {"threshold": threshold}
     graph, form = pool.fused(chosen, fuse, threshold)
     out = Path(out)
+    check_not_read(out, pool.place.folder)
     with output_folder(out, force=force) as work:
         pool.write_part(chosen, work / PARTS)
         provenance = {"pool": {"name": pool.name, "sha256": pool.sha256}}

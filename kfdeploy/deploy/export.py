@@ -14,7 +14,7 @@ from kfdeploy.deploy.model import Model
 from kfdeploy.deploy.parity import Verdict, allowed_in, blame, compare, judge, require
 from kfdeploy.deploy.prepare import prepare
 from kfdeploy.errors import UnsupportedError, nearest
-from kfdeploy.files import commit, dump_json, output_folder, place_errors, sha256
+from kfdeploy.files import check_not_read, commit, dump_json, output_folder, place_errors, sha256
 from kfdeploy.graph.compose import Form
 from kfdeploy.graph.known import KNOWN
 from kfdeploy.graph.precision import Prepared, write
@@ -64,6 +64,7 @@ def export(
     model = model if isinstance(model, Model) else Model.open(model)
     model.check()
     folder = Path(out) / f"{model.name}-{target}-{precision}"
+    check_not_read(folder, model.path)
     with output_folder(folder, force=force) as work:
         form: Form | None = "bank" if fuse == "bank" else "branches" if fuse == "branches" else None
         prepared = prepare(model, module.GRAPHS[setting.precision], form)

@@ -9,7 +9,7 @@ import numpy as np
 
 from kfdeploy.arrays import Arrays
 from kfdeploy.errors import ComposeError, DataError, PoolError, UnsupportedError
-from kfdeploy.files import about_of, check_output, output_folder, parse_tensors, save_tensors
+from kfdeploy.files import about_of, check_not_read, check_output, output_folder, parse_tensors, save_tensors
 from kfdeploy.graph.compose import Part, compose
 from kfdeploy.graph.half import LARGEST
 from kfdeploy.graph.reference import Runner, tolerance
@@ -65,6 +65,7 @@ def store_half(
     out = Path(out)
     check_output(out, force=force)
     pool = pool if isinstance(pool, Pool) else Pool.open(pool)
+    check_not_read(out, pool.place.folder)
     if all(entry.get("weights") == HALF for entry in pool.entries):
         raise PoolError(f"the tasks of '{pool.path}' are stored as {HALF} already", hint="use it as it is")
     stored = {task.name: _rounded(pool.tensors(pool.entry(task)["file"]), task) for task in pool.tasks}

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from kfdeploy.errors import PoolError, TaskError, listed
-from kfdeploy.files import CHECKPOINTS, TIMING, check_output, output_folder
+from kfdeploy.files import CHECKPOINTS, TIMING, check_not_read, check_output, output_folder
 from kfdeploy.manifest import ASSEMBLY, POOL, TRAINING, PoolManifest, inside
 from kfdeploy.pool.manifest import COMMON, RECIPE, SHARED, TEMPLATE, file_names, merged, own_files, without, write
 from kfdeploy.pool.pool import Pool
@@ -41,6 +41,7 @@ def remove(
     smaller = without(pool.manifest, set(gone))
     kept = file_names(smaller)
     if out is not None:
+        check_not_read(Path(out), pool.place.folder)
         pool.check(kept)
         with output_folder(Path(out), force=force) as work:
             _copy(pool, kept, work)
@@ -75,6 +76,7 @@ def merge(a: Pool | str | Path, b: Pool | str | Path, out: str | Path, *, force:
     out = Path(out)
     check_output(out, force=force)
     a, b = (pool if isinstance(pool, Pool) else Pool.open(pool) for pool in (a, b))
+    check_not_read(out, a.place.folder, b.place.folder)
     _check_alike(a, b)
     for name in sorted(own_files(b.entries, b.added_images) & a.files.keys()):
         raise PoolError(

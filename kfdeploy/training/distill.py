@@ -15,7 +15,7 @@ from kfdeploy.training.learners.classifier import ClassifierLearner
 from kfdeploy.training.loop.learner import Fitted
 from kfdeploy.training.loop.progress import Progress, is_main
 from kfdeploy.training.loop.resume import same_recipe, sweep, unfinished
-from kfdeploy.training.nets.build import describe
+from kfdeploy.training.nets.build import check_images, describe
 from kfdeploy.training.nets.classifier import Classifier
 from kfdeploy.training.recipe.recipe import Recipe, changed_keys
 from kfdeploy.training.recipe.sections import Student
@@ -57,6 +57,9 @@ def distill(
     suffix += "".join(f"-{file_name(task.name)}" for task in chosen) if tasks else ""
     wanted = {out / f"{s.name}{suffix}": s for s in named}
     _check(chosen, wanted, separate=separate, resume=resume, force=force)
+    for student in wanted.values():
+        net = Classifier(student.net, experiment.image, len(class_names(chosen)))
+        check_images(net, experiment.image, f"student '{student.name}', {describe(student.net)},")
     done: dict[Path, Fitted | None] = {}
     taught: tuple[Teacher, dict[str, Any]] | None = None
     for folder, student in wanted.items():

@@ -10,6 +10,7 @@ from kfdeploy.training.learners.factor import FactorLearner
 from kfdeploy.training.loop.learner import Fitted
 from kfdeploy.training.loop.progress import Progress, is_main
 from kfdeploy.training.loop.resume import same_recipe, sweep, unfinished
+from kfdeploy.training.nets.build import check_images, describe
 from kfdeploy.training.nets.factor import FactorNet
 from kfdeploy.training.recipe.nets import Timm
 from kfdeploy.training.recipe.recipe import Recipe
@@ -46,6 +47,7 @@ def factorize(
     experiment = Experiment(recipe, report)
     # Made once before anything is trained, so that what does not fit is refused now and not after an hour.
     net = FactorNet(recipe.ckn, recipe.tsn, experiment.image, experiment.tasks)
+    check_images(net, experiment.image, f"the CKN {describe(recipe.ckn)} with TSNs {describe(recipe.tsn.net)}")
     if isinstance(recipe.ckn, Timm):
         graphs_of(net.eval(), recipe, experiment.image)
     with unfinished(out, recipe, force=force, resume=resume) as work:

@@ -22,7 +22,6 @@ cli/report: report/test_page
 cli/rollback: cli/test_apply
 cli/sign: cli/test_apply
 cli/verify: cli/test_cli
-cli/words: cli/test_cli
 data/imageset: data/test_sources
 data/splits: deploy/test_calibrate
 deploy/export: deploy/test_artifact

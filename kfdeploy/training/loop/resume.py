@@ -30,6 +30,7 @@ def unfinished(out: Path, recipe: Recipe, *, force: bool, resume: bool, replace:
         OutputError: `out` is there, or an unfinished run is and neither `resume` nor `force` was said.
         TrainingError: the run to resume had another recipe.
     """
+    out = out.resolve() if out.is_symlink() else out
     work = partial(out)
     if not is_main():  # one process writes: the others wait until the folder is there, and leave it alone
         dist.barrier()

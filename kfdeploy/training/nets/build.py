@@ -1,8 +1,10 @@
 """Backbones by name. Every one returns its stages' features through its return value, never through hooks."""
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from kfdeploy.errors import RecipeError, first_line
+from kfdeploy.errors import RecipeError, first_line, nearest
+from kfdeploy.tasks.spec import ImageSpec
 from kfdeploy.training.nets.convnet import ConvNet
 from kfdeploy.training.nets.layers import Backbone
 from kfdeploy.training.nets.mobilenet import MobileNetV2
@@ -17,6 +19,8 @@ class _Timm(Backbone):
         import timm
 
         super().__init__()
+        if not timm.is_model(model.partition(".")[0]):
+            raise RecipeError(f"timm has no model '{model}'", hint=nearest(model, timm.list_models()))
         try:
             self.net = timm.create_model(model, pretrained=pretrained, features_only=True, in_chans=in_channels)
         except Exception as error:  # an unknown name, or a download that failed in one of many ways
@@ -26,8 +30,11 @@ class _Timm(Backbone):
         self.channels = tuple(self.net.feature_info.channels())
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Return the stages' features."""
-        return tuple(self.net(x))
+        """Return the stages' features; what a model computes with channels last is permuted."""
+        return tuple(
+            value.permute(0, 3, 1, 2) if value.shape[1] != channels and value.shape[-1] == channels else value
+            for value, channels in zip(self.net(x), self.channels, strict=True)
+        )
 
 
 def build(net: nets.Net, in_channels: int, tasks: int = 1) -> Backbone:
@@ -49,6 +56,23 @@ def build(net: nets.Net, in_channels: int, tasks: int = 1) -> Backbone:
             return ConvNet(in_channels, net.channels, net.strides, tasks)
         case nets.Timm():
             return _Timm(in_channels, net.model, net.pretrained)
+
+
+def check_images(net: nn.Module, image: ImageSpec, what: str) -> None:
+    """Run two black images through a network, before anything is trained.
+
+    Raises:
+        RecipeError: it does not take images of that size.
+    """
+    net.eval()
+    try:
+        with torch.no_grad():
+            net(torch.zeros(2, *image.shape, dtype=torch.uint8))
+    except (RuntimeError, AssertionError, ValueError, IndexError) as error:
+        raise RecipeError(
+            f"{what} does not take images of {image.size[0]}×{image.size[1]}: {first_line(error)}",
+            hint="set image.size to what it takes, or choose another network",
+        ) from None
 
 
 def describe(net: nets.Net) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -53,18 +54,31 @@ class _Torchvision(nn.Module):
         from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
         names = get_graph_node_names(model)[1]
-        example = torch.zeros(1, image.channels, *image.size)
+        example = torch.zeros(2, image.channels, *image.size)
         model.eval()
         with torch.no_grad():
             shapes = {
-                name: value.shape
+                name: tuple(value.shape)
                 for name, value in create_feature_extractor(model, names)(example).items()
                 if isinstance(value, Tensor)
             }
-        # The same height twice means a later map of one stage; 1×1 maps after pooling are not stages.
-        last = {shape[2:]: name for name, shape in shapes.items() if len(shape) == 4 and shape[2] > 1}
-        self.nodes = list(last.values())[-4:]
-        self.channels = [shapes[name][1] for name in self.nodes]
+        # The same size twice means a later map of one stage.
+        last: dict[tuple[int, ...], tuple[str, bool]] = {}
+        for name, shape in shapes.items():
+            for side, channels_last in ((shape[2:], False), (shape[1:3], True)):
+                if _is_map(shape, side, image.size):
+                    last[side] = (name, channels_last)
+                    break
+        if len(last) < 2:
+            raise TeacherError(
+                f"the features of {type(model).__name__} are no maps of several sizes at images of "
+                f"{image.size[0]}×{image.size[1]} (a transformer's are tokens), so there are no stages to learn from",
+                hint="choose a network with stages (a ResNet, MobileNet, ConvNeXt, Swin), or a larger image.size",
+            )
+        chosen = list(last.values())[-4:]
+        self.nodes = [name for name, _ in chosen]
+        self.last = [channels_last for _, channels_last in chosen]
+        self.channels = [shapes[name][3 if channels_last else 1] for name, channels_last in chosen]
         self.output = names[-1]
         self.body = create_feature_extractor(model, [*self.nodes, self.output])
         self.normalise = Normalise(image)
@@ -72,7 +86,21 @@ class _Torchvision(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Return logits and the stages' features."""
         out = self.body(self.normalise(image))
-        return out[self.output], tuple(out[name] for name in self.nodes)
+        maps = [
+            out[name].permute(0, 3, 1, 2) if back else out[name]
+            for name, back in zip(self.nodes, self.last, strict=True)
+        ]
+        return out[self.output], tuple(maps)
+
+
+def _is_map(shape: tuple[int, ...], side: tuple[int, ...], image: tuple[int, int]) -> bool:
+    """Whether `side` of a tensor's shape is an image's, made smaller: neither the image itself nor pooled to 1×1.
+
+    The tensor is of two images: what is not two times something is a constant, or windows of attention.
+    """
+    if len(shape) != 4 or shape[0] != 2 or not 1 < side[0] < image[0]:
+        return False
+    return abs(side[1] - side[0] * image[1] / image[0]) <= 1
 
 
 class _TimmClassifier(nn.Module):
@@ -94,7 +122,7 @@ class _TimmClassifier(nn.Module):
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read a checkpoint, unwrapping `state_dict` and stripping `module.`; nothing in it is executed.
+    """Read a checkpoint, taken out of what wraps them (`model_state_dict`, `module.`, …); nothing in it is executed.
 
     Raises:
         TeacherError: the file is missing, of another kind, or holds more than tensors.
@@ -119,13 +147,38 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             f"'{path}' cannot be read as weights alone: {first_line(error)}",
             hint="save it as safetensors, or as a plain state_dict",
         ) from None
-    state = state.get("state_dict", state) if isinstance(state, dict) else state
+    state = _unwrapped(state)
     if not isinstance(state, dict):
         raise TeacherError(
             f"'{path}' holds a {type(state).__name__}, not weights by name",
             hint="save it as safetensors, or as a plain state_dict",
         )
-    return {key.removeprefix("module."): value for key, value in state.items() if isinstance(value, Tensor)}
+    return _stripped({str(key): value for key, value in state.items() if isinstance(value, Tensor)})
+
+
+# Under which names training programs, Lightning and timm keep the weights; averaged ones are better.
+_WRAPPERS = ("state_dict_ema", "model_ema", "ema_state_dict", "state_dict", "model_state_dict", "model", "net",
+             "network", "weights", "params")  # fmt: skip
+_PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")  # DDP, torch.compile, Lightning
+
+
+def _unwrapped(state: Any) -> Any:
+    """Return what a checkpoint keeps its weights under, or the checkpoint itself where it holds them."""
+    while isinstance(state, dict) and not any(isinstance(value, Tensor) for value in state.values()):
+        inner = next((state[name] for name in _WRAPPERS if isinstance(state.get(name), dict)), None)
+        if inner is None:
+            return state
+        state = inner
+    return state
+
+
+def _stripped(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return float32 weights without the prefixes that all names share, as wrappers of a model leave them."""
+    state = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
+    state.pop("n_averaged", None)  # torch's AveragedModel counts
+    while state and (prefix := next((p for p in _PREFIXES if all(name.startswith(p) for name in state)), "")):
+        state = {name.removeprefix(prefix): value for name, value in state.items()}
+    return state
 
 
 def fill(net: nn.Module, state: dict[str, Tensor], origin: str) -> None:

@@ -25,7 +25,7 @@ class Recipe(Section):
     """One experiment, whole."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=10**12)
     tasks: Literal["classes"] | dict[str, list[str]]
     data: Data
     image: Image

@@ -60,7 +60,7 @@ class Augment(Section):
     crop: int = Field(0, ge=0)
     flip: bool = False
     resized_crop: float = Field(0.0, ge=0, lt=1)  # the smallest share of the area; 0 switches it off
-    seed: int | None = None  # none: the recipe's
+    seed: int | None = Field(None, ge=0, le=10**12)  # none: the recipe's
 
 
 class Train(Section):

@@ -133,5 +133,5 @@ def test_normalise_is_what_torchvision_does():
 
 
 def test_an_unknown_timm_model_is_refused():
-    with pytest.raises(RecipeError, match="timm cannot give the backbone 'resnet1800'"):
+    with pytest.raises(RecipeError, match="timm has no model 'resnet1800'"):
         build(Timm(family="timm", model="resnet1800"), 3)

@@ -174,3 +174,50 @@ def test_the_published_teacher_has_its_published_accuracy(tmp_path):
     found = teacher(torch.from_numpy(np.stack(pixels)))[0].argmax(1).numpy()
     assert len(labels) == 1000
     assert abs((found == np.array(labels)).mean() - 0.9173) < 0.03
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda s: {"epoch": 3, "model_state_dict": s, "optimizer_state_dict": {"state": {}}},
+        lambda s: {"state_dict": {f"model.{k}": v for k, v in s.items()}, "pytorch-lightning_version": "2"},
+        lambda s: {f"_orig_mod.{k}": v for k, v in s.items()},
+        lambda s: {f"module._orig_mod.{k}": v for k, v in s.items()},
+        lambda s: {"model": {"state_dict": s}},
+        lambda s: {"state_dict": {k: v * 0 for k, v in s.items()}, "state_dict_ema": s},
+        lambda s: {k: v.half() if v.is_floating_point() else v for k, v in s.items()},
+    ],
+    ids=["tutorial", "lightning", "compiled", "ddp-compiled", "nested", "ema", "half"],
+)
+def test_checkpoints_are_read_as_people_have_them(tmp_path, net, wrap):
+    own = {key.removeprefix("backbone."): value for key, value in net.state_dict().items()}
+    torch.save(wrap(own), tmp_path / "t.pt")
+    found = read_weights(tmp_path / "t.pt")
+    assert found.keys() == own.keys()
+    assert all(torch.allclose(found[key].float(), own[key].float(), atol=1e-2) for key in own)
+    assert all(value.dtype != torch.float16 for value in found.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "widths"), [("convnext_tiny", [96, 192, 384, 768]), ("swin_v2_t", [96, 192, 384, 768])]
+)
+def test_stages_are_maps_with_channels_first_whatever_the_model_computes_with(name, widths):
+    models = pytest.importorskip("torchvision.models")
+    from kfdeploy.training.nets.teacher import _Torchvision
+
+    made = _Torchvision(
+        models.get_model(name, weights=None, num_classes=3), ImageSpec((64, 64), 3, (0.5,) * 3, (0.25,) * 3)
+    )
+    with torch.no_grad():
+        _, stages = made.eval()(torch.zeros(2, 64, 64, 3, dtype=torch.uint8))
+    assert [stage.shape[1] for stage in stages] == widths == made.channels
+    assert [stage.shape[2] for stage in stages] == [16, 8, 4, 2]
+
+
+def test_tokens_are_no_stages():
+    models = pytest.importorskip("torchvision.models")
+    from kfdeploy.training.nets.teacher import _Torchvision
+
+    with pytest.raises(TeacherError, match="no maps of several sizes"):
+        _Torchvision(models.get_model("vit_b_16", weights=None, num_classes=3, image_size=64),
+                     ImageSpec((64, 64), 3, (0.5,) * 3, (0.25,) * 3))  # fmt: skip
