@@ -49,7 +49,7 @@ def class_folders(root: Path) -> list[Path]:
         DataError: a name is not UTF-8, or two names look the same.
     """
     folders = sorted(entry for entry in root.iterdir() if entry.is_dir() and not is_hidden(entry.name))
-    looks: dict[str, str] = {}
+    looks: set[str] = set()
     for folder in folders:
         _require_text(root, folder.name)
         look = unicodedata.normalize("NFC", folder.name)
@@ -58,7 +58,7 @@ def class_folders(root: Path) -> list[Path]:
                 f"two class folders in '{root}' are called '{look}': one name is composed (NFC), one is not (NFD)",
                 hint="put their images into one of them",
             )
-        looks[look] = folder.name
+        looks.add(look)
     return folders
 
 

@@ -122,7 +122,9 @@ class _TimmClassifier(nn.Module):
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read a checkpoint, taken out of what wraps them (`model_state_dict`, `module.`, …); nothing in it is executed.
+    """Read a checkpoint's weights as float32, taken out of what wraps them (`model_state_dict`, `module.`, …).
+
+    Nothing in it is executed.
 
     Raises:
         TeacherError: the file is missing, of another kind, or holds more than tensors.
