@@ -153,7 +153,8 @@ def main():
         sys.exit(f"not as on record: {odd}" if odd else 0)
     odd, held = differences(seen, known)
     print(f"{held - len(odd)} of {held} files are the same bytes as on record")
-    sys.exit("\n".join(odd))
+    # An empty text would be an exit status of 1.
+    sys.exit("\n".join(odd) or 0)
 
 
 if __name__ == "__main__":
