@@ -22,6 +22,7 @@ KfdeployError                exit 1; what happened, the value seen, the values a
 """
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -122,8 +123,9 @@ class MissingDependencyError(KfdeployError):
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of another library's error, or its kind where it says nothing."""
-    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    """Return the first line of another library's error, without its colours, or its kind where it says nothing."""
+    text = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", str(error))
+    return next(iter(text.strip().splitlines()), "") or type(error).__name__
 
 
 TRAINING = ("torch", "torchvision", "timm", "lightning_fabric", "onnxscript", "sklearn")

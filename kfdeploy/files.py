@@ -20,7 +20,8 @@ from kfdeploy.errors import OutputError, PoolError
 OURS = {"pool.json": ("pool",), "assembly.json": ("assembly", "student", "teacher"), "manifest.json": ("artifact",),
         "demo.json": ()}  # fmt: skip
 # What a disk or a folder can be to blame for; any other OSError inside a block is a mistake of ours.
-_PLACE = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT, errno.ENOTDIR, errno.EIO, errno.ENOENT}
+_PLACE = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT, errno.ENOTDIR, errno.EIO, errno.ENOENT,
+          errno.ENAMETOOLONG, errno.EISDIR, errno.ELOOP}  # fmt: skip
 CHECKPOINTS = "checkpoint-*.pt"  # what training leaves to go on from
 TIMING = "timing.csv"  # how long each epoch took: of no pool's identity, so not among the files it answers for
 METADATA_KEY = "kfdeploy"  # the one metadata key of every file of ours, holding sorted JSON
@@ -274,6 +275,14 @@ def place_errors(out: Path, hint: str) -> Iterator[None]:
         if error.errno not in _PLACE:
             raise
         raise OutputError(f"'{out}' cannot be written: {error.strerror or error}", hint=hint) from error
+
+
+def place_of(out: Path) -> Path:
+    """Return the folder on the disk of `out` that is there."""
+    out = out.absolute().parent
+    while not out.is_dir():
+        out = out.parent
+    return out
 
 
 def require_writable(folder: Path) -> None:

@@ -38,6 +38,8 @@ class DataOrigin(TypedDict):
 
     source: str
     root: str
+    names: NotRequired[str | dict[str, str]]  # what classes are called instead of their folders
+    test: NotRequired[float]  # the share of train that is for testing, where there is no test split
 
 
 class TaskEntry(TypedDict):
@@ -77,6 +79,7 @@ class PoolManifest(TypedDict):
     versions: dict[str, str]
     nets: dict[str, Any]
     training: dict[str, Any]
+    images: NotRequired[dict[str, Any]]  # how many it was made from, and a hash of them all
     tasks: list[TaskEntry]
     classes: list[str]  # that the labels of evidence/shared count in
     files: Files
@@ -105,6 +108,7 @@ class ModelManifest(TypedDict):
     provenance: NotRequired[dict[str, Any]]
     open_set: NotRequired[dict[str, Any]]
     training: NotRequired[dict[str, Any]]  # a student's or a teacher's
+    images: NotRequired[dict[str, Any]]  # how many it was made from, and a hash of them all
     recipe: NotRequired[dict[str, Any]]
     calibration: NotRequired[str]
 

@@ -63,12 +63,16 @@ def run_settings(**options: str | int | bool | None) -> list[str]:
     return [f"run.{key}={json.dumps(value)}" for key, value in options.items() if value]
 
 
+_MINUTE = 60.0  # between two lines where there is no bar
+
+
 class TrainingProgress(Progress):
     """A bar with a time estimate on a terminal, a line an epoch elsewhere."""
 
     def __init__(self) -> None:
         self.bar: Any = None
-        self.began = self.first = 0.0
+        self.began = self.first = self.told = 0.0
+        self.epochs = 0
 
     def start(self, title: str, epochs: int, resumed_at: int, step: int) -> None:
         """Say what is trained, and where it goes on."""
@@ -78,7 +82,8 @@ class TrainingProgress(Progress):
             say(f"{title}: going on at epoch {resumed_at} of {epochs}" + (f", after step {step}" if step else ""))
         else:
             say(f"{title}: {epochs} epochs")
-        self.began, self.first = time.perf_counter(), max(0.0, resumed_at - 1.0)
+        self.began, self.first, self.epochs = time.perf_counter(), max(0.0, resumed_at - 1.0), epochs
+        self.told = self.began
         if sys.stdout.isatty() and is_main():
             from rich import progress
 
@@ -94,14 +99,20 @@ class TrainingProgress(Progress):
             self.bar.start()
 
     def step(self, epoch: int, done: int, steps: int) -> None:
-        """Move the bar."""
+        """Move the bar; away from a terminal, print a line a minute."""
+        now, at = time.perf_counter(), epoch + done / steps
         if self.bar is not None:
-            self.bar.update(self.task, completed=epoch + done / steps)
+            self.bar.update(self.task, completed=at)
+        elif now - self.told >= _MINUTE and is_main():
+            self.told = now
+            left = (now - self.began) / (at - self.first) * (self.epochs - at)
+            say(f"  epoch {epoch + 1}/{self.epochs}, {100 * done / steps:.0f} % of it, about {_span(left)} left")
 
     def epoch(self, epoch: int, epochs: int, row: Mapping[str, float]) -> None:
         """Print a line; away from a terminal not more than some twenty in all."""
         if self.bar is None and (epoch + 1) % max(1, epochs // 20) and epoch + 1 < epochs:
             return
+        self.told = time.perf_counter()
         left = (time.perf_counter() - self.began) / (epoch + 1 - self.first) * (epochs - epoch - 1)
         line = (
             f"  epoch {epoch + 1}/{epochs}  loss {row['loss']:.3f}  validation {100 * row['validation']:.2f} %"
@@ -111,6 +122,11 @@ class TrainingProgress(Progress):
             say(line)
         else:
             self.bar.console.print(line, highlight=False, markup=False)
+
+    def phase(self, text: str) -> None:
+        """Print it."""
+        if is_main():
+            say(text)
 
     def note(self, text: str) -> None:
         """Print it."""

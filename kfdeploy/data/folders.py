@@ -3,6 +3,7 @@
 import os
 import unicodedata
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from kfdeploy.errors import DataError
@@ -43,7 +44,7 @@ def images_in(folder: Path) -> tuple[list[Path], Counter[str]]:
 
 
 def class_folders(root: Path) -> list[Path]:
-    """Return the folders of classes, by name; hidden ones are none.
+    """Return the folders of classes, by name, or by number where all names are numbers; hidden ones are none.
 
     Raises:
         DataError: a name is not UTF-8, or two names look the same.
@@ -59,7 +60,13 @@ def class_folders(root: Path) -> list[Path]:
                 hint="put their images into one of them",
             )
         looks.add(look)
-    return folders
+    return sorted(folders, key=lambda folder: int(folder.name)) if numbered([f.name for f in folders]) else folders
+
+
+def numbered(names: Sequence[str]) -> bool:
+    """Return whether all names are whole numbers, each another one: 0, 1, 2, …, 10 is their order then."""
+    plain = all(name.isascii() and name.isdigit() for name in names)
+    return plain and len({int(name) for name in names}) == len(names)
 
 
 def left_out(others: Counter[str], where: Path) -> str:

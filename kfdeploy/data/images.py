@@ -18,6 +18,11 @@ from kfdeploy.tasks.spec import ImageSpec
 class Packed(Protocol):
     """A file inside another one, such as a tar's member."""
 
+    @property
+    def size(self) -> int:
+        """Its bytes."""
+        ...
+
     def read(self) -> bytes:
         """Return its bytes; an OSError where it is gone."""
         ...

@@ -1,12 +1,16 @@
 """Labelled images, in memory or on disk, and the stratified split."""
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from kfdeploy.arrays import Images, Labels
+from kfdeploy.arrays import Content, Images, Labels
+from kfdeploy.data import content
+from kfdeploy.data.content import Record
 from kfdeploy.data.images import File, read_images
 from kfdeploy.errors import DataError, nearest
 from kfdeploy.tasks.kinds.classes import label_columns
@@ -18,7 +22,7 @@ class ImageSet:
     """Labelled images: in memory (`images`), or still on disk (`paths`).
 
     `labels` (N,) index `classes`. `rows` (N,) are the images' positions in the source's own order, which name them
-    in a pool's evidence.
+    in the evidence of a pool of 0.1.0; `content` (N, 16), once it is `identified`, is what names them since.
     """
 
     classes: tuple[str, ...]
@@ -27,6 +31,9 @@ class ImageSet:
     image: ImageSpec
     images: Images | None = None
     paths: tuple[File, ...] = ()
+    content: Content | None = None
+    root: Path | None = None  # the folder that the files lie in
+    order: str = "source"  # of the classes: names, numbers, or the source's own
     note: str = ""  # what was found beside the images and left out
 
     def __len__(self) -> int:
@@ -57,6 +64,50 @@ class ImageSet:
         """
         return self if self.images is not None else replace(self, images=self.load(), paths=())
 
+    def identified(self) -> "ImageSet":
+        """Return the same set with the content of every image known: each file is read once.
+
+        Raises:
+            DataError: a file cannot be read.
+        """
+        return self if self.content is not None else replace(self, content=self.contents())
+
+    def contents(self) -> Content:
+        """Return what each image contains, by a hash (N, 16).
+
+        Raises:
+            DataError: a file cannot be read.
+        """
+        if self.content is not None:
+            return self.content
+        if self.images is not None:
+            return content.of_arrays(self.images)
+        return content.of_files(self.paths)
+
+    def record(self, held: Any) -> Record:
+        """Return what a training on this set is made from, its validation images being those at the indices `held`.
+
+        Raises:
+            DataError: a file cannot be read.
+        """
+        mark = np.zeros(len(self), np.uint8)
+        mark[held] = 1
+        return Record(self.classes, self.names(), self.sizes(), self.labels, mark, self.contents(), self.order)
+
+    def names(self) -> tuple[str, ...]:
+        """Return each file's name below the folder; of images in memory there are none."""
+        if not self.paths:
+            return ("",) * len(self)
+        root = f"{self.root}{os.sep}"
+        return tuple(str(path).removeprefix(root).replace(os.sep, "/") for path in self.paths)
+
+    def sizes(self) -> Labels:
+        """Return each image's bytes (N,): of its file, or of its pixels."""
+        if not self.paths:
+            return np.full(len(self), int(np.prod(self.image.shape)), np.int64)
+        sizes = [path.stat().st_size if isinstance(path, Path) else path.size for path in self.paths]
+        return np.array(sizes, np.int64)
+
     @property
     def megabytes(self) -> float:
         """Size when decoded, in 10⁶ bytes."""
@@ -70,6 +121,7 @@ class ImageSet:
             rows=self.rows[indices],
             images=None if self.images is None else self.images[indices],
             paths=tuple(self.paths[i] for i in indices) if self.paths else (),
+            content=None if self.content is None else self.content[indices],
         )
 
     def only(self, classes: Sequence[str]) -> "ImageSet":

@@ -1,14 +1,19 @@
 """Data sources by name. They return numpy; torch enters at the loader."""
 
 from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from kfdeploy.arrays import Images
-from kfdeploy.data.folders import class_folders, images_in, left_out
+from kfdeploy.data.content import of_arrays
+from kfdeploy.data.folders import class_folders, images_in, left_out, numbered
 from kfdeploy.data.images import fit
 from kfdeploy.data.imageset import ImageSet, stratified
+from kfdeploy.data.names import readable_names
 from kfdeploy.errors import DataError, MissingDependencyError, first_line, nearest
 from kfdeploy.targets.device.pixels import readable, to_channels
 from kfdeploy.tasks.spec import ImageSpec
@@ -18,12 +23,62 @@ SOURCES = ("digits", "folder", "webdataset", *TORCHVISION)
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
-def load_split(source: str, root: str, split: str, image: ImageSpec) -> ImageSet:
+def load_split(
+    source: str,
+    root: str,
+    split: str,
+    image: ImageSpec,
+    *,
+    names: str | Mapping[str, str] = "",
+    test: float = 0.0,
+) -> ImageSet:
     """Return the `train` or `test` split of a source, not yet decoded where that can wait.
+
+    `names` are what the classes are called instead of their folders, see `names.readable_names`. Where a folder or
+    shards have no test split, `test` is the share of the train split that is taken for it: by content, so that pictures
+    that come later move none of the others.
 
     Raises:
         DataError: no such source, nothing at `root`, an empty class folder, or a download that failed.
     """
+    if test and source in ("folder", "webdataset") and root and not has_test(source, root):
+        whole = _load(source, root, "train", image).identified()
+        apart = _apart(whole, test)
+        found = whole.take(np.flatnonzero(apart if split == "test" else ~apart))
+    else:
+        found = _load(source, root, split, image)
+    return replace(found, classes=readable_names(names, found.classes))
+
+
+def has_test(source: str, root: str) -> bool:
+    """Return whether a source has a test split of its own."""
+    if source == "folder":
+        return (Path(root) / "test").is_dir()
+    return source != "webdataset" or any(Path(root).glob("test-*.tar"))
+
+
+def _apart(whole: ImageSet, share: float) -> Any:
+    """Return which images (N,) are for testing: about `share` of each class, at least one, chosen by their content.
+
+    Raises:
+        DataError: a class has fewer than three images.
+    """
+    place = whole.contents()[:, :8].copy().view(">u8")[:, 0] / 2.0**64  # spread evenly over [0, 1)
+    chosen = np.zeros(len(whole), bool)
+    for label, name in enumerate(whole.classes):
+        members = np.flatnonzero(whole.labels == label)
+        if len(members) < 3:
+            raise DataError(
+                f"class '{name}' has {len(members)} images: too few to train on, to choose on and to test on",
+                hint="add images, or remove the folder",
+            )
+        order = members[np.argsort(place[members], kind="stable")]
+        count = min(max(1, int((place[members] < share).sum())), len(members) - 2)
+        chosen[order[:count]] = True
+    return chosen
+
+
+def _load(source: str, root: str, split: str, image: ImageSpec) -> ImageSet:
     if source == "digits":
         return _digits(split, image)
     if source == "folder":
@@ -47,7 +102,7 @@ def _digits(split: str, image: ImageSpec) -> ImageSet:
     train, test = stratified(labels, 0.2, seed=0)
     rows = train if split == "train" else test
     pixels = np.rint(bunch.images[rows] * (255 / 16)).astype(np.uint8)  # (N, 8, 8), 0–16 scaled to 0–255
-    return ImageSet(DIGITS, labels[rows], rows, image, _fit_all(pixels, image, "digits"))
+    return ImageSet(DIGITS, labels[rows], rows, image, _fit_all(pixels, image, "digits"), content=of_arrays(pixels))
 
 
 def _folder(root: Path | None, split: str, image: ImageSpec) -> ImageSet:
@@ -56,7 +111,10 @@ def _folder(root: Path | None, split: str, image: ImageSpec) -> ImageSet:
         missing = "data.root is not set" if root is None else f"there is no folder '{root / split}'"
         hint = "--set data.root=<folder>"
         if root is not None and split == "test" and (root / "train").is_dir():
-            hint = "put a share of the train images of each class there: they are what the last accuracy is told on"
+            hint = (
+                "--set data.test=0.1 takes a share of the train images of each class for it, as data.validation does; "
+                "or put some there"
+            )
         raise DataError(f"{missing}; {layout}", hint=hint)
     folders = class_folders(root / split)
     if not folders:
@@ -76,7 +134,10 @@ def _folder(root: Path | None, split: str, image: ImageSpec) -> ImageSet:
     classes = tuple(folder.name for folder in folders)
     note = left_out(others, root / split)
     rows = np.arange(len(paths))
-    return ImageSet(classes, np.array(labels, dtype=np.int64), rows, image, paths=tuple(paths), note=note)
+    return ImageSet(
+        classes, np.array(labels, dtype=np.int64), rows, image, paths=tuple(paths), root=root / split,
+        order="numbers" if numbered(classes) else "names", note=note,
+    )  # fmt: skip
 
 
 def _shards(root: str, split: str, image: ImageSpec) -> ImageSet:
@@ -85,7 +146,8 @@ def _shards(root: str, split: str, image: ImageSpec) -> ImageSet:
     if not root:
         raise DataError(f"data.root is not set; {LAYOUT}", hint="--set data.root=<folder>")
     members, labels, classes = index_shards(Path(root), split)
-    return ImageSet(classes, np.array(labels, dtype=np.int64), np.arange(len(members)), image, paths=tuple(members))
+    rows = np.arange(len(members))
+    return ImageSet(classes, np.array(labels, dtype=np.int64), rows, image, paths=tuple(members), root=Path(root))
 
 
 def _torchvision(source: str, root: str, split: str, image: ImageSpec) -> ImageSet:
@@ -113,7 +175,8 @@ def _torchvision(source: str, root: str, split: str, image: ImageSpec) -> ImageS
     pixels = np.asarray(found.data, dtype=np.uint8)
     labels = np.asarray(found.targets, dtype=np.int64)
     classes = tuple(str(name) for name in found.classes)
-    return ImageSet(classes, labels, np.arange(len(labels)), image, _fit_all(pixels, image, source))
+    rows = np.arange(len(labels))
+    return ImageSet(classes, labels, rows, image, _fit_all(pixels, image, source), content=of_arrays(pixels))
 
 
 def _fit_all(pixels: Images, image: ImageSpec, origin: str) -> Images:

@@ -38,8 +38,7 @@ def calibrate(
     root = local_folder(path, "calibrating")
     if (root / POOL).is_file():
         pool = Pool.open(root)
-        _, rows = pool.validation()
-        seen = validation_images(pool.data, rows, pool.image, images, data)
+        seen = validation_images(pool.data, pool.seen(), pool.image, images, data)
         common, template = pool.graphs()
         found = pool_ranges(common, template, [pool.part(task) for task in pool.tasks], seen, report)
         names = write_pool_ranges(root, found, len(seen))
@@ -56,6 +55,6 @@ def calibrate(
                 f"'{root}' is a part of a pool, which answers for its files", hint="copy it, and name the copy"
             )
         model.check()
-        seen = validation_images(model.data, model.validation()[1], model.image, images, data)
+        seen = validation_images(model.data, model.seen(), model.image, images, data)
         model.calibrate(seen)
     return len(seen)

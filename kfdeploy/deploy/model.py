@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kfdeploy.arrays import Images
+from kfdeploy.arrays import Arrays, Images
 from kfdeploy.deploy.swap import settle
 from kfdeploy.errors import PoolError
 from kfdeploy.files import METADATA_KEY, dump_json, parse_tensors, save_tensors, write_file
@@ -30,7 +30,7 @@ from kfdeploy.manifest import (
 )
 from kfdeploy.pool.pool import Pool
 from kfdeploy.pool.ranges import parse_ranges, replaced, sweep_ranges, write_ranges
-from kfdeploy.tasks.evidence import Evidence
+from kfdeploy.tasks.evidence import Evidence, Seen
 from kfdeploy.tasks.openset import threshold_of
 from kfdeploy.tasks.spec import Described, ImageSpec, TaskSpec, class_names
 from kfdeploy.tasks.worth import Accuracy, known_accuracy, subset_accuracy
@@ -162,25 +162,23 @@ class Model(Described):
         """
         if self.parts is not None:
             return self.parts.evidence(self.tasks)
-        arrays = parse_tensors(read_file(self.path, self.files, _EVIDENCE), f"{self.path / _EVIDENCE}")
-        return Evidence(
-            arrays["golden.images"],
-            arrays["golden.logits"],
-            tuple(self.classes[i] for i in arrays["validation.labels"]),
-            arrays["validation.rows"],
-            arrays["validation.logits"],
-        )
+        arrays = self._evidence()
+        seen = Seen.of(arrays, self.classes)
+        golden, logits = arrays["golden.logits"], arrays["validation.logits"]
+        return Evidence(arrays["golden.images"], golden, seen.labels, seen.rows, logits, seen.content)
 
-    def validation(self) -> "tuple[tuple[str, ...], np.ndarray[Any, np.dtype[np.int64]]]":
-        """Return the class names of its validation images, and their rows in the train split.
+    def _evidence(self) -> Arrays:
+        return parse_tensors(read_file(self.path, self.files, _EVIDENCE), f"{self.path / _EVIDENCE}")
+
+    def seen(self) -> Seen:
+        """Return which its validation images are.
 
         Raises:
             PoolError: a file is missing or altered.
         """
         if self.parts is not None:
-            return self.parts.validation()
-        evidence = self.evidence()
-        return evidence.labels, evidence.rows
+            return self.parts.seen()
+        return Seen.of(self._evidence(), self.classes)
 
     def ranges(self) -> "dict[str, tuple[float, float]]":
         """Return the activation ranges of a student's or a teacher's graph, by tensor; an assembly's are its parts'.
@@ -270,6 +268,8 @@ def write_model(
             "validation.rows": evidence.rows,
             "validation.logits": evidence.logits,
         }
+        if evidence.content is not None:
+            arrays["validation.content"] = evidence.content
         save_tensors(out / _EVIDENCE, arrays, stamp("evidence"))
     difference, allowed = golden_difference(graph, evidence.images, evidence.golden)
     accuracy = subset_accuracy(evidence, class_names(tuple(tasks)))

@@ -17,7 +17,7 @@ from kfdeploy.deploy.export import FUSE, check_fuse, chosen_options, convert, ex
 from kfdeploy.deploy.model import Model
 from kfdeploy.deploy.prepare import prepare
 from kfdeploy.errors import ComposeError, ParityError, UnsupportedError
-from kfdeploy.files import check_output
+from kfdeploy.files import check_output, place_of
 from kfdeploy.graph.compose import Form
 from kfdeploy.measuring.accuracy import correct
 from kfdeploy.measuring.intervals import ratio_interval
@@ -79,7 +79,7 @@ def export_fastest(
         check_output(place, force=force)
     seen = _validation(model, images, data)
     rows: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory(dir=_beside(Path(out))) as work:
+    with tempfile.TemporaryDirectory(dir=place_of(Path(out))) as work:
         made: dict[str, Artifact] = {}
         for name in module.GRAPHS:
             report(f"{name}: exporting")
@@ -165,10 +165,10 @@ def alternate(candidates: Mapping[str, Callable[[], list[float]]], rounds: int =
 
 def _validation(model: Model, images: int, data: str | Path | None) -> ImageSet:
     """Return validation images of a model's classes, `images` of them at most."""
-    labels, rows = model.validation()
-    inside = np.flatnonzero(np.isin(labels, model.classes))
-    picked = inside[spread(len(inside), images)]
-    return validation_set(model.data, rows[picked], model.image, data).only(model.classes).in_memory()
+    seen = model.seen()
+    inside = np.flatnonzero(np.isin(seen.labels, model.classes))
+    picked = seen.take(inside[spread(len(inside), images)])
+    return validation_set(model.data, picked, model.image, data).only(model.classes).in_memory()
 
 
 def _measured(
@@ -220,10 +220,3 @@ def _judge(rows: list[dict[str, Any]], max_drop: float) -> str:
                 else "not the fastest"
             )
     return kept
-
-
-def _beside(out: Path) -> Path:
-    """Return a folder on the disk of `out` that is there."""
-    while not out.is_dir():
-        out = out.absolute().parent
-    return out

@@ -118,7 +118,7 @@ def _images(pool: Pool, block: Block, folder: str | Path | None) -> "ImageSet | 
         if added["task"] == block.task and "data" in added:
             about, where = added["data"], None  # a task that was added came with images of its own
     try:
-        return validation_set(about, block.rows, pool.image, where)
+        return validation_set(about, block.seen, pool.image, where)
     except DataError as error:
         which = "made with" if block.task is None else f"given with task '{block.task}'"
         raise DataError(

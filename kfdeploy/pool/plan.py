@@ -54,12 +54,12 @@ class Subsets:
         labels: list[str] = []
         logits, known = [np.empty((0, sum(widths)), np.float32)], [np.empty((0, len(chosen)), np.bool_)]
         for block in pool.blocks(chosen):
-            count = len(block.labels)
+            count = len(block.seen.labels)
             columns = [
                 np.zeros((count, width), np.float32) if found is None else found
                 for found, width in zip(block.logits, widths, strict=True)
             ]
-            labels += block.labels
+            labels += block.seen.labels
             logits.append(np.concatenate(columns, axis=1))
             known.append(np.tile([found is not None for found in block.logits], (count, 1)))
         owner, places = _columns(chosen, labels)

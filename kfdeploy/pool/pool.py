@@ -27,7 +27,7 @@ from kfdeploy.pool import manifest
 from kfdeploy.pool.manifest import COMMON, SHARED, TEMPLATE
 from kfdeploy.pool.remote.locate import locate
 from kfdeploy.pool.remote.place import AGAIN, Folder, Place
-from kfdeploy.tasks.evidence import Block, Evidence
+from kfdeploy.tasks.evidence import Block, Evidence, Seen
 from kfdeploy.tasks.spec import Described, TaskSpec, choose_names
 
 if TYPE_CHECKING:
@@ -134,8 +134,13 @@ class Pool(Described):
         return self.manifest["training"]
 
     @property
+    def images(self) -> dict[str, Any]:
+        """How many images it was made from, and a hash of them all; empty in what 0.1.0 wrote."""
+        return self.manifest.get("images", {})
+
+    @property
     def entries(self) -> list[TaskEntry]:
-        """What the manifest says of each task: its classes and the names of its files."""
+        """What the manifest says of each task: its classes and its files."""
         return self.manifest["tasks"]
 
     @property
@@ -160,9 +165,8 @@ class Pool(Described):
 
     def choose(self, names: Sequence[str]) -> tuple[TaskSpec, ...]:
         """Return the named tasks in the order asked for; see `tasks.spec.choose`."""
-        # By name alone: of ten thousand tasks, the ten that are asked for become a TaskSpec.
         wanted = choose_names(self._entries, names, f"pool '{self.where}'")
-        return tuple(TaskSpec.from_json(self._entries[name]) for name in wanted)
+        return tuple(TaskSpec.from_json(self._entries[name]) for name in wanted)  # ten of ten thousand
 
     def check(self, names: Sequence[str] | None = None) -> None:
         """Check files against their hashes: the named ones, or every one (those in `train/` if they are in its folder).
@@ -295,22 +299,17 @@ class Pool(Described):
             PoolError: a file is missing or altered.
         """
         chosen = self.tasks if tasks is None else tasks
-        self.fetch(
-            [
-                SHARED,
-                *(self.entry(task)["evidence"] for task in chosen),
-                *(block["file"] for block in self.added_images),
-            ]
-        )
+        own = [self.entry(task)["evidence"] for task in chosen]
+        self.fetch([SHARED, *own, *(block["file"] for block in self.added_images)])
         shared = self.tensors(SHARED)
-        each = [self.tensors(self.entry(task)["evidence"]) for task in chosen]
+        each = [self.tensors(name) for name in own]
         golden = np.concatenate([arrays["golden.logits"] for arrays in each], axis=1)
         labels: list[str] = []
         rows, logits = [np.empty(0, np.int64)], [np.empty((0, golden.shape[1]), np.float32)]
         for block in self.blocks(chosen, shared, each):
             if all(columns is not None for columns in block.logits):
-                labels += block.labels
-                rows.append(block.rows)
+                labels += block.seen.labels
+                rows.append(block.seen.rows)
                 logits.append(np.concatenate([columns for columns in block.logits if columns is not None], axis=1))
         return Evidence(shared["golden.images"], golden, tuple(labels), np.concatenate(rows), np.concatenate(logits))
 
@@ -324,15 +323,13 @@ class Pool(Described):
         Raises:
             PoolError: a file is missing or altered.
         """
-        shared = self.tensors(SHARED) if shared is None else shared
-        each = [self.tensors(self.entry(t)["evidence"]) for t in tasks] if each is None else each
-        labels = tuple(self.labels[i] for i in shared["validation.labels"])
-        yield Block(None, labels, shared["validation.rows"], tuple(own.get("validation.logits") for own in each))
+        shared = shared or self.tensors(SHARED)
+        each = each or [self.tensors(self.entry(t)["evidence"]) for t in tasks]
+        yield Block(None, Seen.of(shared, self.labels), tuple(own.get("validation.logits") for own in each))
         added = self.added_images
         place = {name: i for i, name in enumerate(self._entries)} if added else {}
         for about in added:
             images, task = self.tensors(about["file"]), about["task"]
-            labels = tuple(about["classes"][i] for i in images["validation.labels"])
             # A block's file has the logits of the tasks before it, and each later task has its own for it. What else
             # goes by such a name is of a task that is gone, or of another pool's (`without`, after `pool merge`).
             found: list[Any] = []
@@ -344,16 +341,20 @@ class Pool(Described):
                     found.append(known if mine is None else mine)
                 else:
                     found.append(mine if place[t.name] > place[task] else known)
-            yield Block(task, labels, images["validation.rows"], tuple(found))
+            yield Block(task, Seen.of(images, about["classes"]), tuple(found))
 
     def validation(self) -> tuple[tuple[str, ...], np.ndarray[Any, np.dtype[np.int64]]]:
-        """Return the class names of the validation images the pool was made with, and their rows in the train split.
+        """Return the class names of the validation images it was made with, and their rows; see `seen`."""
+        seen = self.seen()
+        return seen.labels, seen.rows
+
+    def seen(self) -> Seen:
+        """Return which validation images the pool was made with.
 
         Raises:
             PoolError: the file is missing or altered.
         """
-        shared = self.tensors(SHARED)
-        return tuple(self.labels[i] for i in shared["validation.labels"]), shared["validation.rows"]
+        return Seen.of(self.tensors(SHARED), self.labels)
 
     def ranges(self, task: TaskSpec | None = None) -> "dict[str, tuple[float, float]]":
         """Return the activation ranges of one task's network, or of the CKN (None), by tensor.
@@ -372,10 +373,8 @@ class Pool(Described):
         return parse_ranges(self.read(name), f"{self.where}/{name}")
 
     def write_part(self, tasks: Sequence[TaskSpec], out: Path) -> None:
-        """Write a pool of just these tasks to the folder `out`, in the same format: what a device needs.
-
-        That is without `train/` and without validation logits, which outweigh a task's weights on a small device.
-        """
+        """Write a pool of just these tasks to the folder `out`, in the same format: what a device needs."""
+        # Without `train/` and without validation logits, which outweigh a task's weights on a small device.
         entries = [self.entry(task) for task in tasks]
         evidence = [entry["evidence"] for entry in entries]
         names = [name for name in self.needs(tasks) if name not in evidence]

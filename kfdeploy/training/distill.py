@@ -1,7 +1,7 @@
 """Distillation: a recipe's full students, or a student for just some tasks, in the form of an assembly."""
 
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +17,11 @@ from kfdeploy.training.loop.progress import Progress, is_main
 from kfdeploy.training.loop.resume import same_recipe, sweep, unfinished
 from kfdeploy.training.nets.build import check_images, describe
 from kfdeploy.training.nets.classifier import Classifier
+from kfdeploy.training.nets.weights import start_from
 from kfdeploy.training.recipe.recipe import Recipe, changed_keys
 from kfdeploy.training.recipe.sections import Student
 from kfdeploy.training.writing.classifier import TEACHER, WEIGHTS, write_classifier
+from kfdeploy.training.writing.rehearsal import rehearse_classifier
 
 if TYPE_CHECKING:
     from kfdeploy.training.nets.teacher import Teacher
@@ -57,9 +59,7 @@ def distill(
     suffix += "".join(f"-{file_name(task.name)}" for task in chosen) if tasks else ""
     wanted = {out / f"{s.name}{suffix}": s for s in named}
     _check(chosen, wanted, separate=separate, resume=resume, force=force)
-    for student in wanted.values():
-        net = Classifier(student.net, experiment.image, len(class_names(chosen)))
-        check_images(net, experiment.image, f"student '{student.name}', {describe(student.net)},")
+    _rehearse(experiment, chosen, wanted)
     done: dict[Path, Fitted | None] = {}
     taught: tuple[Teacher, dict[str, Any]] | None = None
     for folder, student in wanted.items():
@@ -71,7 +71,7 @@ def distill(
             sweep(folder)
             done[folder] = None
             continue
-        with unfinished(folder, alone, force=force, resume=resume) as work:
+        with unfinished(folder, alone, experiment.record, force=force, resume=resume) as work:
             own = work / "train" / "teacher"
             if taught is None:
                 taught = experiment.teacher(own, resume=resume, known=_known_teacher(pool, recipe, experiment))
@@ -84,6 +84,18 @@ def distill(
             if is_main():
                 shutil.rmtree(own, ignore_errors=True)
     return done
+
+
+def _rehearse(experiment: Experiment, tasks: Sequence[TaskSpec], wanted: Mapping[Path, Student]) -> None:
+    """Find out that the whole line works, before an image is decoded."""
+    experiment.check_teacher()
+    part = experiment.only(tasks)
+    for folder, student in wanted.items():
+        net, _ = _student(part, student)
+        check_images(net, experiment.image, f"student '{student.name}', {describe(student.net)},")
+        if is_main():
+            experiment.report.phase(f"rehearsing: an untrained '{student.name}' is written and read")
+            rehearse_classifier(part, net, folder.name, folder)
 
 
 def _named(recipe: Recipe, students: Sequence[str]) -> list[Student]:
@@ -124,7 +136,10 @@ def _known_teacher(pool: str | Path | None, recipe: Recipe, experiment: Experime
     matters = ("data", "image", "tasks", "teacher", "augment", "seed")
     after = recipe.model_dump()
     keys = changed_keys({key: before.get(key) for key in matters}, {key: after[key] for key in matters})
-    if different := [key for key in keys if key not in ("data.root", "teacher.min_accuracy")]:
+    different = [key for key in keys if key not in ("data.root", "teacher.min_accuracy")]
+    if found.images.get("sha256") not in (None, experiment.record.about()["sha256"]):
+        different.append("the images")  # it may have been trained on what is held back here
+    if different:
         experiment.report.note(
             f"the teacher of '{found.where}' is another recipe's ({', '.join(different)} differ): training this "
             "recipe's own"
@@ -132,6 +147,13 @@ def _known_teacher(pool: str | Path | None, recipe: Recipe, experiment: Experime
         return None
     name = (TEACHER / WEIGHTS).as_posix()
     return found.tensors(name) if found.has(name) else None
+
+
+def _student(experiment: Experiment, student: Student) -> tuple[Classifier, dict[str, Any]]:
+    """Return an untrained student, and what weights it begins from."""
+    net = Classifier(student.net, experiment.image, len(experiment.classes))
+    told = f"student '{student.name}', {describe(student.net)},"
+    return net, start_from(net.backbone, student.net, experiment.image.channels, told)
 
 
 def _distill(
@@ -145,7 +167,7 @@ def _distill(
     recipe = experiment.recipe
     teacher, about = taught
     experiment.seed()
-    net = Classifier(student.net, experiment.image, len(experiment.classes))
+    net, weights = _student(experiment, student)
     part = experiment.slice_teacher(teacher)
     learner = ClassifierLearner(net, student.soft, recipe.train.label_smoothing)
     # A plain student (no soft targets) needs no teacher's forward pass.
@@ -156,6 +178,7 @@ def _distill(
     fields = {
         "teacher": about,
         "net": describe(student.net),
+        **({"weights": weights} if weights else {}),
         "training": experiment.training(recipe.train, fitted),
         "recipe": recipe.model_copy(update={"students": [student]}).model_dump(),
     }

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from kfdeploy.arrays import Arrays
+from kfdeploy.arrays import Arrays, Labels
+from kfdeploy.data.content import Record
+from kfdeploy.data.folders import numbered
 from kfdeploy.data.imageset import ImageSet, stratified
-from kfdeploy.data.sources import load_split
+from kfdeploy.data.names import readable_names
+from kfdeploy.data.sources import has_test, load_split
 from kfdeploy.data.splits import SPLIT_SEED
 from kfdeploy.errors import DataError, TeacherError
 from kfdeploy.files import sha256
 from kfdeploy.tasks.spec import TaskSpec, class_names
+from kfdeploy.tasks.spec import columns as names_columns
 from kfdeploy.training.learners.classifier import ClassifierLearner
 from kfdeploy.training.loop.devices import make_fabric
 from kfdeploy.training.loop.fit import Trainer
@@ -24,14 +29,16 @@ from kfdeploy.training.loop.loader import Loader, make_loader
 from kfdeploy.training.loop.processes import world
 from kfdeploy.training.loop.progress import Progress
 from kfdeploy.training.loop.replay import Live, Replay, views_folder
+from kfdeploy.training.nets.build import check_images, describe
 from kfdeploy.training.nets.classifier import Classifier
 from kfdeploy.training.nets.teacher import Teacher, class_columns, fill, pretrained
+from kfdeploy.training.nets.weights import start_from
 from kfdeploy.training.recipe.recipe import Recipe
 from kfdeploy.training.recipe.sections import Train
 
 
 class Experiment:
-    """A recipe with its data decoded, its tasks resolved and its device opened.
+    """A recipe with its data found, its tasks resolved and its device opened; images are decoded when asked for.
 
     Raises:
         DataError, RecipeError, DeviceError: see `load_split`, `Recipe.task_specs` and `make_fabric`.
@@ -43,21 +50,46 @@ class Experiment:
         # The published code's t has no spread: its parameters get no gradient.
         self.fabric = make_fabric(recipe.run, unused=recipe.objective.variant == "reference")
         self.image = recipe.image.spec()
-        whole = load_split(recipe.data.source, recipe.data.root, "train", self.image)
-        if whole.note:
-            self.report.note(whole.note)
-        self.data_classes = whole.classes
-        self.tasks = recipe.task_specs(whole.classes)
+        plain = self._load("train", {})
+        self.folders = plain.classes  # what the classes are called where they lie
+        self._whole = replace(plain, classes=readable_names(recipe.data.names, plain.classes))
+        if self._whole.note:
+            self.report.note(self._whole.note)
+        self.data_classes = self._whole.classes
+        self.tasks = recipe.task_specs(self.data_classes)
         self.classes = class_names(self.tasks)  # the columns of every logit here
         _ = self.test  # that it is there is known before anything is decoded or trained
         # Split before classes are chosen or permuted: recipes on the same data then have the same validation images.
-        train, validation = stratified(whole.labels, recipe.data.validation, SPLIT_SEED, whole.classes, self.classes)
-        self.train = whole.take(train).only(self.classes)
-        self.validation = whole.take(validation).only(self.classes)
-        if whole.megabytes <= recipe.data.stream_above_mb:
-            self.validation = self.validation.in_memory()
-            if not recipe.augment.resized_crop:
-                self.train = self.train.in_memory()
+        self._split = stratified(
+            self._whole.labels, recipe.data.validation, SPLIT_SEED, self.data_classes, self.classes
+        )
+
+    @cached_property
+    def record(self) -> Record:
+        """What this is made from: every image's name, size, content and class, and whether it is held back."""
+        self.report.phase(f"reading {len(self._whole):,} images, to know them by their content")
+        self._whole = self._whole.identified()
+        return self._whole.record(self._split[1])
+
+    @cached_property
+    def train(self) -> ImageSet:
+        """The images to train on, of the recipe's classes; decoded where they fit into memory and are seen whole."""
+        _ = self.record
+        return self._decoded(self._split[0], "training", in_memory=not self.recipe.augment.resized_crop)
+
+    @cached_property
+    def validation(self) -> ImageSet:
+        """The images held back, of the recipe's classes; decoded where they fit into memory."""
+        _ = self.record
+        return self._decoded(self._split[1], "validation", in_memory=True)
+
+    def _decoded(self, rows: Labels, what: str, *, in_memory: bool) -> ImageSet:
+        chosen = self._whole.take(rows).only(self.classes)
+        if not in_memory or self._whole.megabytes > self.recipe.data.stream_above_mb:
+            return chosen
+        if chosen.images is None:
+            self.report.phase(f"decoding {len(chosen):,} {what} images")
+        return chosen.in_memory()
 
     @cached_property
     def test(self) -> ImageSet:
@@ -66,15 +98,26 @@ class Experiment:
         Raises:
             DataError: it is not there, or lacks a class.
         """
-        about = self.recipe.data
-        found = load_split(about.source, about.root, "test", self.image)
+        about, found = self.recipe.data, self._load("test", self.recipe.data.names)
         if lost := [name for name in self.classes if name not in found.classes]:
             raise DataError(
                 f"the test split of '{about.root or about.source}' has no class '{lost[0]}', and the train split has",
                 allowed=found.classes,
-                hint="put a share of its train images there, or leave the class out with data.ignore",
+                hint="put a share of its train images there, leave the class out with data.ignore, or move the test "
+                "folder away and --set data.test=0.1, which takes a share of the train images of every class",
             )
         return found.only(self.classes)
+
+    def _load(self, split: str, names: str | dict[str, str]) -> ImageSet:
+        data = self.recipe.data
+        open_ended = data.source in ("folder", "webdataset") and bool(data.root)
+        if data.test and not (open_ended and not has_test(data.source, data.root)):
+            raise DataError(
+                f"data.test takes a share of the train images for testing, and '{data.root or data.source}' has a test "
+                "split of its own",
+                hint="set data.test to 0, or move the test split away",
+            )
+        return load_split(data.source, data.root, split, self.image, names=names, test=data.test)
 
     def loader(self, data: ImageSet, batch: int) -> Loader:
         """Return a loader with the recipe's augmentation and seed."""
@@ -113,16 +156,23 @@ class Experiment:
             TeacherError: it does not fit, or its accuracy is below the recipe's `min_accuracy`.
         """
         config = self.recipe.teacher
-        about: dict[str, Any] = {"source": config.source.partition(":")[0], "min_accuracy": config.min_accuracy}
-        if config.source == "train":
+        kind, _, name = config.source.partition(":")
+        about: dict[str, Any] = {"source": kind, "min_accuracy": config.min_accuracy}
+        if kind == "train":
             teacher = self._trained(folder, resume, known)
+            if config.net is not None and config.net.weights:
+                about["weights"] = Path(config.net.weights).name
         else:
-            teacher = pretrained(config, self.image, self.data_classes, self.classes)
-            about["name"] = Path(config.source.partition(":")[2]).name
-        if config.source.startswith("file:"):
-            about["sha256"] = sha256(Path(config.source.removeprefix("file:")))
+            teacher = self.published
+            about["name"] = Path(name).name
+        if file := name if kind in ("file", "onnx") else config.weights:
+            about["sha256"] = sha256(Path(file))
+        if config.args:
+            about["args"] = dict(config.args)
         teacher.to(self.fabric.device).to(memory_format=torch.channels_last)
-        teacher = self._in_natural_order(teacher)
+        teacher = self._as_trained(teacher)
+        count = len(self.validation) + len(self.test)
+        self.report.phase(f"measuring the teacher on {count:,} images")
         accuracy = {
             name: self.accuracy(teacher, data) for name, data in (("validation", self.validation), ("test", self.test))
         }
@@ -134,24 +184,51 @@ class Experiment:
             )
         return teacher, about | {"accuracy": accuracy, "seen_validation": config.source != "train"}
 
-    def _in_natural_order(self, teacher: Teacher) -> Teacher:
-        """Return a published teacher with its columns in the order of numbers, where that is what it was trained in.
+    @cached_property
+    def published(self) -> Teacher:
+        """The teacher that the recipe takes from elsewhere, on the CPU, run on two black images.
 
-        Folders called 0, 1, 10, 2 stand in the order of letters, and a teacher's columns often in that of numbers.
+        Raises:
+            TeacherError: it cannot be had, or does not fit.
+        """
+        aliases = dict(zip(self.data_classes, self.folders, strict=True))
+        teacher = pretrained(self.recipe.teacher, self.image, self.data_classes, self.classes, aliases)
+        check_images(teacher, self.image, f"the teacher '{self.recipe.teacher.source}'")
+        return teacher
+
+    def check_teacher(self) -> tuple[int, ...]:
+        """Find out that the teacher can be had and takes the images, before one is decoded.
+
+        Returns its stages' channels.
+
+        Raises:
+            TeacherError, RecipeError: it cannot, or does not.
+        """
+        config = self.recipe.teacher
+        if config.source != "train":
+            return self.published.channels
+        assert config.net is not None  # the recipe's own validator has checked it
+        net = Classifier(config.net, self.image, len(self.classes))
+        check_images(net, self.image, f"the teacher {describe(config.net)}")
+        start_from(net.backbone, config.net, self.image.channels, f"the teacher {describe(config.net)}")
+        return net.backbone.channels
+
+    def _as_trained(self, teacher: Teacher) -> Teacher:
+        """Return a published teacher with its columns in the order that it was trained in, of numbers or of letters.
+
+        Folders called 0, 1, 2, …, 10 stand in the order of numbers here, and for many a tool that trained a teacher in
+        that of letters: 0, 1, 10, 2.
         """
         config, names = self.recipe.teacher, self.data_classes
-        if config.source == "train" or config.classes or not all(name.isascii() and name.isdigit() for name in names):
+        if config.source == "train" or config.classes or not numbered(names) or sorted(names) == list(names):
             return teacher
-        natural = sorted(names, key=int)
-        if natural == list(names):
-            return teacher
-        other = Teacher(teacher.net, class_columns(natural, self.classes), teacher.channels)
+        other = Teacher(teacher.net, class_columns([(name,) for name in sorted(names)], self.classes), teacher.channels)
         other.to(self.fabric.device).to(memory_format=torch.channels_last)
         before, after = (self.accuracy(which, self.validation) for which in (teacher, other))
         if after <= before:
             return teacher
         self.report.note(
-            "the teacher's columns are taken in the order of numbers (0, 1, 2, …, 10), not of names (0, 1, 10, …): it "
+            "the teacher's columns are taken in the order of letters (0, 1, 10, …), not of numbers (0, 1, 2, …): it "
             f"is right in {100 * after:.1f} % of the validation images, and else in {100 * before:.1f} %; to say it "
             "yourself, set teacher.classes"
         )
@@ -163,6 +240,7 @@ class Experiment:
         assert config.train is not None
         self.seed()
         net = Classifier(config.net, self.image, len(self.classes))
+        start_from(net.backbone, config.net, self.image.channels, f"the teacher {describe(config.net)}")
         if known is not None:
             fill(net, {name: torch.from_numpy(value) for name, value in known.items()}, "the pool's teacher")
         else:
@@ -173,7 +251,7 @@ class Experiment:
     def slice_teacher(self, teacher: Teacher) -> Teacher:
         """Return the teacher of all the recipe's classes with only the columns of this experiment's."""
         everything = class_names(self.recipe.task_specs(self.data_classes))
-        columns = teacher.columns[class_columns(everything, self.classes)].tolist()
+        columns = teacher.columns[names_columns(everything, self.classes)].tolist()
         return Teacher(teacher.net, columns, teacher.channels).to(self.fabric.device)
 
     @torch.no_grad()
@@ -187,7 +265,9 @@ class Experiment:
         """Return the same experiment on the images and classes of just these tasks."""
         part = copy.copy(self)
         part.tasks, part.classes = tuple(tasks), class_names(tuple(tasks))
-        part.train, part.validation = self.train.only(part.classes), self.validation.only(part.classes)
+        for name in ("train", "validation", "test"):
+            if name in self.__dict__:  # decoded already
+                part.__dict__[name] = self.__dict__[name].only(part.classes)
         return part
 
     def training(self, config: Train, fitted: Fitted) -> dict[str, Any]:

@@ -1,8 +1,10 @@
 """Factorization: a recipe's teacher becomes a pool (Yang et al., ECCV 2022, Eq. 3 and 6–12)."""
 
+import shutil
 from pathlib import Path
+from typing import Any
 
-from kfdeploy.errors import ComposeError, ParityError
+from kfdeploy.errors import first_line
 from kfdeploy.files import check_output
 from kfdeploy.pool.pool import Pool
 from kfdeploy.training.experiment import Experiment
@@ -12,10 +14,12 @@ from kfdeploy.training.loop.progress import Progress, is_main
 from kfdeploy.training.loop.resume import same_recipe, sweep, unfinished
 from kfdeploy.training.nets.build import check_images, describe
 from kfdeploy.training.nets.factor import FactorNet
-from kfdeploy.training.recipe.nets import Timm
+from kfdeploy.training.nets.teacher import Teacher
+from kfdeploy.training.nets.weights import start_from
 from kfdeploy.training.recipe.recipe import Recipe
 from kfdeploy.training.writing.classifier import TEACHER, write_classifier
-from kfdeploy.training.writing.pool import graphs_of, write_pool
+from kfdeploy.training.writing.pool import write_pool
+from kfdeploy.training.writing.rehearsal import rehearse_pool
 
 
 def factorize(
@@ -45,22 +49,40 @@ def factorize(
         return Fitted()
     check_output(out, force=force)
     experiment = Experiment(recipe, report)
-    # Made once before anything is trained, so that what does not fit is refused now and not after an hour.
-    net = FactorNet(recipe.ckn, recipe.tsn, experiment.image, experiment.tasks)
-    check_images(net, experiment.image, f"the CKN {describe(recipe.ckn)} with TSNs {describe(recipe.tsn.net)}")
-    if isinstance(recipe.ckn, Timm):
-        graphs_of(net.eval(), recipe, experiment.image)
-    with unfinished(out, recipe, force=force, resume=resume) as work:
+    weights = _rehearse(recipe, experiment, out)
+    with unfinished(out, recipe, experiment.record, force=force, resume=resume) as work:
         teacher, about = experiment.teacher(work / TEACHER, resume=resume)
         experiment.seed()
         net = FactorNet(recipe.ckn, recipe.tsn, experiment.image, experiment.tasks)
+        start_from(net.ckn, recipe.ckn, experiment.image.channels, f"the CKN {describe(recipe.ckn)}")
         learner = FactorLearner(net, teacher.channels, recipe.objective, recipe.seed, recipe.train.label_smoothing)
         fitted = experiment.fit(learner, work / "train", "factors", recipe.train, teacher=teacher, resume=resume)
         if not is_main():
             return fitted
-        try:  # a pool does not need it: it is there to be compared with
-            write_classifier(work / TEACHER, teacher, "teacher", "teacher", experiment, {"teacher": about})
-        except (ComposeError, ParityError) as error:
-            experiment.report.note(f"the teacher is left out of benchmarks: {error}")
-        write_pool(work, learner, experiment, about, fitted)
+        experiment.report.phase("writing the pool: exporting, proving, observing ranges")
+        _write_teacher(work, teacher, experiment, about)
+        write_pool(work, learner, experiment, about, fitted, weights)
     return fitted
+
+
+def _rehearse(recipe: Recipe, experiment: Experiment, out: Path) -> dict[str, Any]:
+    """Find out that the whole line works, before an image is decoded; return what the common network begins from."""
+    channels = experiment.check_teacher()
+    told = f"the CKN {describe(recipe.ckn)}"
+    net = FactorNet(recipe.ckn, recipe.tsn, experiment.image, experiment.tasks)
+    check_images(net, experiment.image, f"{told} with TSNs {describe(recipe.tsn.net)}")
+    weights = start_from(net.ckn, recipe.ckn, experiment.image.channels, told)
+    learner = FactorLearner(net, channels, recipe.objective, recipe.seed, recipe.train.label_smoothing)
+    if is_main():
+        experiment.report.phase("rehearsing: untrained networks become a pool")
+        rehearse_pool(experiment, learner, out)
+    return weights
+
+
+def _write_teacher(work: Path, teacher: Teacher, experiment: Experiment, about: dict[str, Any]) -> None:
+    """Write the teacher beside the pool, which does not need it: it is there to be compared with."""
+    try:
+        write_classifier(work / TEACHER, teacher, "teacher", "teacher", experiment, {"teacher": about})
+    except Exception as error:  # whatever it is, the pool is worth more
+        shutil.rmtree(work / TEACHER, ignore_errors=True)
+        experiment.report.note(f"the teacher is left out of benchmarks: {first_line(error)}")

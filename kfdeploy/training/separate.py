@@ -19,6 +19,7 @@ from kfdeploy.training.loop.progress import is_main
 from kfdeploy.training.nets.build import describe
 from kfdeploy.training.nets.classifier import Classifier
 from kfdeploy.training.nets.teacher import Teacher
+from kfdeploy.training.nets.weights import start_from
 from kfdeploy.training.recipe.sections import Student
 from kfdeploy.training.writing.classifier import write_classifier
 from kfdeploy.training.writing.temperatures import fit_temperatures
@@ -58,6 +59,7 @@ def distill_separately(
         number = experiment.tasks.index(task)
         torch.manual_seed(recipe.seed * 1000 + number)
         net = Classifier(student.net, experiment.image, len(task.classes))
+        start_from(net.backbone, student.net, experiment.image.channels, f"student '{student.name}'")
         own = columns(experiment.classes, task.classes)
         parts.append(AgainstRest(net, student.soft, own, len(experiment.classes)))
         asked = teacher if student.soft.weight else None

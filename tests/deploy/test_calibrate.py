@@ -95,5 +95,5 @@ def test_images_that_are_not_there_are_refused(pool, tmp_path):
     for name in ("cat", "dog", "sea horse", "élan", "uni"):
         image = sorted((Path(first) / "train" / name).iterdir())[0]
         shutil.copyfile(image, few / "train" / name / image.name)
-    with pytest.raises(DataError, match="lacks some of the validation images on record"):
+    with pytest.raises(DataError, match="lacks .* validation images on record"):
         calibrate(pool, data=few)

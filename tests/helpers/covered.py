@@ -23,7 +23,6 @@ cli/rollback: cli/test_apply
 cli/sign: cli/test_apply
 cli/verify: cli/test_cli
 data/imageset: data/test_sources
-data/splits: deploy/test_calibrate
 deploy/export: deploy/test_artifact
 deploy/here: deploy/test_verify
 deploy/model: deploy/test_assemble

@@ -71,7 +71,10 @@ def grow(root, name, rows, like="sea horse", seed=1):
     about = {"schema": 1, "kind": "evidence", "task": name, "classes": [name]}
     save_tensors(root / entry["evidence"], own, about)
     logits = dict(zip(before, logits_of(pool, before, images_of(pool, rows)), strict=True))
+    about = pool.manifest["recipe"]["data"]
+    content = load_split(about["source"], about["root"], "train", pool.image).contents()[np.asarray(rows)]
     arrays = {"validation.labels": np.zeros(len(rows), np.int64), "validation.rows": np.asarray(rows)}
+    arrays["validation.content"] = content
     arrays |= {f"logits/{task}": columns for task, columns in logits.items()}
     save_tensors(root / block["file"], arrays, {"schema": 1, "kind": "evidence"})
     blocks.append(block)

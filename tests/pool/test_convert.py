@@ -3,8 +3,10 @@ import shutil
 
 import numpy as np
 import pytest
-from pools import grow, rows_of
+from PIL import Image
+from pools import describe, grow, rows_of
 
+from kfdeploy.data.sources import load_split
 from kfdeploy.deploy.assemble import assemble
 from kfdeploy.deploy.export import export
 from kfdeploy.errors import DataError, OutputError, PoolError, UnsupportedError
@@ -12,7 +14,9 @@ from kfdeploy.files import load_tensors, save_tensors
 from kfdeploy.manifest import describe_files
 from kfdeploy.pool.convert import store_half
 from kfdeploy.pool.edit import faults, leftovers, merge, remove
+from kfdeploy.pool.manifest import SHARED
 from kfdeploy.pool.pool import Pool
+from kfdeploy.tasks.evidence import golden_samples
 from kfdeploy.tasks.worth import known_accuracy
 
 
@@ -53,7 +57,7 @@ def test_a_half_pool_assembles_and_exports_in_every_form(toy, half, tmp_path):
     from kfdeploy.data.splits import validation_set
 
     evidence = half.pool.evidence(model.tasks)
-    images = validation_set(half.pool.manifest["recipe"]["data"], evidence.rows, half.pool.image).load()
+    images = validation_set(half.pool.manifest["recipe"]["data"], half.pool.seen(), half.pool.image).load()
     assert session(model.graph, 1).run(None, {"image": images})[0] == pytest.approx(evidence.logits, abs=1e-5)
     artifact = export(model, "onnx", precision="int8", out=tmp_path)
     assert "int8" in artifact.manifest["executed"]["convolutions"]
@@ -93,12 +97,28 @@ def test_without_its_images_nothing_is_said_and_nothing_is_left(pool, tmp_path):
     for folder in sorted((data / "train").iterdir()):  # as many images, but others
         for path in folder.iterdir():
             shutil.copyfile(data / "test" / "cat" / "000.png", path)
-    with pytest.raises(DataError, match="are not those that .* was made with: on them the logits of 'pets' differ by"):
+    with pytest.raises(DataError, match="lacks 20 of the 20 validation images on record"):
         store_half(pool, tmp_path / "half", data=data)
     with pytest.raises(OutputError, match="is already there"):
         store_half(pool, pool)
     assert not (tmp_path / "half").exists()
     assert not list(tmp_path.glob("*.partial"))
+
+
+def test_other_images_under_a_pool_of_0_1_0_are_told_by_its_logits(pool, tmp_path):
+    arrays = load_tensors(pool / SHARED)
+    del arrays["validation.content"]
+    save_tensors(pool / SHARED, arrays, {})
+    describe(pool, SHARED)
+    opened = Pool.open(pool)
+    data = shutil.copytree(opened.data["root"], tmp_path / "data")
+    store_half(pool, tmp_path / "whole", data=data)
+    whole = load_split("folder", str(data), "train", opened.image)
+    golden = set(golden_samples(arrays["validation.labels"]).tolist())
+    other = next(i for i in range(len(arrays["validation.rows"])) if i not in golden)
+    Image.new("RGB", (8, 8), (255, 0, 255)).save(whole.paths[arrays["validation.rows"][other]])
+    with pytest.raises(DataError, match="are not those that .* was made with: on them the logits of '.*' differ by"):
+        store_half(pool, tmp_path / "half", data=data)
 
 
 def test_a_weight_beyond_float16_is_named(pool, tmp_path):

@@ -57,8 +57,7 @@ def test_any_subset_is_arithmetic_and_equals_the_graph_that_is_run(toy, tmp_path
 
     pool = Pool.open(toy.pool)
     subsets = Subsets.of(pool.evidence(), pool.tasks)
-    rows = pool.evidence().rows
-    whole = validation_set(pool.data, rows, pool.image)
+    whole = validation_set(pool.data, pool.seen(), pool.image)
     for k in (1, 2, 3, 4):
         for chosen in itertools.combinations(range(4), k):
             model = assemble(pool, [subsets.names[i] for i in chosen], tmp_path / "".join(map(str, chosen)))

@@ -9,6 +9,8 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 from kfdeploy.files import CHECKPOINTS, TIMING
 
 
@@ -74,3 +76,35 @@ def step_of(out):
     """Return the step of the newest checkpoint."""
     found = sorted((out.with_name("pool.partial") / "train").glob(CHECKPOINTS))
     return int(found[-1].stem.rpartition("-")[2]) if found else 0
+
+
+def test_a_run_does_not_go_on_with_other_images(toy, tmp_path):
+    import shutil
+
+    from kfdeploy.errors import TrainingError
+    from kfdeploy.training.experiment import Experiment
+    from kfdeploy.training.loop.resume import DATA, unfinished
+    from kfdeploy.training.recipe.recipe import apply_settings, parse_recipe
+
+    shutil.copytree(toy.data, tmp_path / "data")
+    recipe = parse_recipe(apply_settings(toy.recipe.model_dump(), [f"data.root={tmp_path / 'data'}"]), "toy")
+    out = tmp_path / "pool"
+
+    def go_on():
+        with unfinished(out, recipe, Experiment(recipe).record, force=False, resume=True) as work:
+            (work / "train" / "checkpoint-000001.pt").write_bytes(b"")
+            raise KeyboardInterrupt
+
+    for _ in range(2):  # begun, and gone on with
+        with pytest.raises(KeyboardInterrupt):
+            go_on()
+    picture = next((tmp_path / "data" / "train" / "cat").iterdir())
+    shutil.copy(picture, picture.with_name("000-new.png"))
+    with pytest.raises(
+        TrainingError, match="the images are not those that '.*' was begun with: .*are new, such as 'cat"
+    ):
+        go_on()
+    (partial,) = tmp_path.glob("pool.partial")
+    (partial / "train" / DATA).unlink()
+    with pytest.raises(TrainingError, match="which images '.*' was begun with is not on record"):
+        go_on()

@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from kfdeploy.data.sources import load_split
-from kfdeploy.data.splits import validation_set
+from kfdeploy.data.splits import load, validation_set
 from kfdeploy.manifest import stamp
 from kfdeploy.measuring.factors.cka import cka_matrix
 from kfdeploy.measuring.factors.features import COMMON, features
@@ -32,12 +31,9 @@ def inspect(pool: str | Path | Pool, *, data: str | Path | None = None, subsets:
     """
     pool = pool if isinstance(pool, Pool) else Pool.open(pool)
     classes = tuple(name for task in pool.tasks for name in task.classes)
-    about = pool.data
-    source, root = ("folder", str(data)) if data is not None else (about["source"], about["root"])
     evidence = pool.evidence()
-    _, rows = pool.validation()
-    fitted = validation_set({"source": source, "root": root}, rows, pool.image).only(classes)
-    test = load_split(source, root, "test", pool.image).only(classes)
+    fitted = validation_set(pool.data, pool.seen(), pool.image, data).only(classes)
+    test = load(pool.data, "test", pool.image, data).only(classes)
     owner = np.repeat(np.arange(len(pool.tasks)), [len(task.classes) for task in pool.tasks])
     here, there = features(pool, fitted), features(pool, test)
     names = [COMMON, *(task.name for task in pool.tasks)]

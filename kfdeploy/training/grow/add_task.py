@@ -3,17 +3,19 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from kfdeploy.data.imageset import ImageSet
 from kfdeploy.data.sources import load_split
+from kfdeploy.data.splits import load
 from kfdeploy.errors import DataError, TaskError, TeacherError, nearest
 from kfdeploy.files import check_output, file_name
 from kfdeploy.manifest import POOL, TRAINING
 from kfdeploy.pool.pool import Pool
 from kfdeploy.pool.remote.locate import local_folder
 from kfdeploy.tasks.spec import TaskSpec, class_names
-from kfdeploy.training.grow.images import Known, known_images, split_new, together
+from kfdeploy.training.grow.images import Known, known_images, split_new, together, union
 from kfdeploy.training.grow.write import write_grown
 from kfdeploy.training.learners.added import AddedTask, Frozen
 from kfdeploy.training.loop.devices import make_fabric
@@ -79,7 +81,9 @@ def add_task(
     # What the work is begun from: the recipe alone would not tell two tasks apart.
     about = recipe.model_copy(update={"name": f"{recipe.name}-add-{file_name(name)[:40]}"})
     log = f"train/added-{file_name(name)}"
-    with unfinished(place, about, force=force, resume=resume, replace=True) as work:
+    seen = union([train, validation], train.classes)
+    made_from = seen.record(np.arange(len(train), len(seen)))
+    with unfinished(place, about, made_from, force=force, resume=resume, replace=True, log=log) as work:
         loader = make_loader(
             train, recipe.train.batch, recipe.augment, recipe.seed, fabric.device, recipe.data.stream_above_mb
         )
@@ -90,6 +94,7 @@ def add_task(
                 "data": {"source": "folder", "root": str(data)},
                 "instead_of": list(instead_of),
                 "teacher": teacher is not None,
+                "images": made_from.about(),
                 "training": {"epochs": recipe.train.epochs, "images": len(train), "terms": fitted.log[-1]},
             }
             write_grown(work, pool, learner.cpu().float().eval(), recipe, task, known, [*beside, mine], extra)
@@ -149,18 +154,14 @@ def _new_task(
 def _teacher(pool: Pool, recipe: Recipe, classes: Sequence[str], report: Progress) -> Teacher | None:
     """Return the pool's teacher where it is at hand and knows all of these classes."""
     config = recipe.teacher
-    if config.source == "train" or config.net is None:
-        known = list(config.classes)
-        if not known:
-            report.note("the teacher knows the pool's own classes alone: labels are used")
-            return None
+    if (config.source == "train" or config.net is None) and not config.classes:
+        report.note("the teacher knows the pool's own classes alone: labels are used")
+        return None
     weights = pool.path / TEACHER / WEIGHTS
     if weights.is_file():
         config = config.model_copy(update={"source": f"file:{weights}"})
     try:
-        everything = config.classes or list(
-            load_split(recipe.data.source, recipe.data.root, "train", pool.image).classes
-        )
+        everything = [] if config.classes else list(load(pool.data, "train", pool.image).classes)
         return pretrained(config, pool.image, everything, classes)
     except (DataError, TeacherError) as error:
         report.note(f"the teacher is left out, and labels are used: {error}")

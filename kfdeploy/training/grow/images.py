@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from kfdeploy.data.imageset import ImageSet, stratified
-from kfdeploy.data.sources import load_split
-from kfdeploy.data.splits import SPLIT_SEED, spread
+from kfdeploy.data.splits import SPLIT_SEED, found_again, load, spread
 from kfdeploy.errors import DataError
 from kfdeploy.pool.manifest import SHARED
 from kfdeploy.pool.pool import Pool
+from kfdeploy.tasks.evidence import Seen
 from kfdeploy.tasks.kinds.classes import label_columns
 from kfdeploy.training.loop.progress import Progress
 
@@ -35,21 +35,27 @@ def known_images(pool: Pool, report: Progress) -> list[Known]:
         places.append((f"validation.logits/{block['task']}", block["data"], block["file"], own))
     found = []
     for key, about, file, classes in places:
-        rows = pool.tensors(file).get("validation.rows")
-        if rows is None:
+        arrays = pool.tensors(file)
+        if "validation.rows" not in arrays:
             continue
+        names = pool.labels if file == SHARED else next(b["classes"] for b in blocks.values() if b["file"] == file)
         try:
-            whole = load_split(about["source"], about["root"], "train", pool.image)
-            position = {int(row): i for i, row in enumerate(whole.rows)}
-            held = np.array([position[int(row)] for row in rows], dtype=np.int64)
-            rest = whole.take(np.setdiff1d(np.arange(len(whole)), held))
-            found.append(Known(key, classes, rest.only(classes), whole.take(held)))
+            place = about["root"] or about["source"]
+            whole = load(about, "train", pool.image).identified()
+            held = found_again(whole, Seen.of(arrays, names), f"the train split at '{place}'")
+            found.append(Known(key, classes, _without(whole, held).only(classes), held))
         except (DataError, KeyError) as error:
             report.note(
                 f"the images of {', '.join(classes[:3])}… are not there any more ({error}): what the new task is worth "
                 "beside them will not be known exactly"
             )
     return found
+
+
+def _without(whole: ImageSet, held: ImageSet) -> ImageSet:
+    """Return the images that are not held back, whatever place or name they have now."""
+    gone = {each.tobytes() for each in held.contents()}
+    return whole.take(np.flatnonzero([each.tobytes() not in gone for each in whole.contents()]))
 
 
 def split_new(fresh: ImageSet, classes: Sequence[str], share: float) -> Known:
@@ -89,4 +95,8 @@ def union(sets: Sequence[ImageSet], classes: tuple[str, ...]) -> ImageSet:
     kept = [images for images in sets if len(images)]
     labels = np.concatenate([label_columns(each.classes, classes)[each.labels] for each in kept])
     arrays = np.concatenate([each.load() for each in kept])
-    return replace(kept[0], classes=classes, labels=labels, rows=np.arange(len(labels)), images=arrays, paths=())
+    known = np.concatenate([each.contents() for each in kept])
+    return replace(
+        kept[0], classes=classes, labels=labels, rows=np.arange(len(labels)), images=arrays, paths=(),
+        content=known,
+    )  # fmt: skip

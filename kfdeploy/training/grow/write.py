@@ -18,6 +18,7 @@ from kfdeploy.tasks.kinds.classes import label_columns
 from kfdeploy.tasks.spec import TaskSpec
 from kfdeploy.training.grow.images import Known, union
 from kfdeploy.training.learners.added import AddedTask, Floats
+from kfdeploy.training.loop.resume import DATA
 from kfdeploy.training.recipe.recipe import Recipe
 from kfdeploy.training.writing.pool import template_of
 from kfdeploy.training.writing.temperatures import fit_temperatures
@@ -75,12 +76,10 @@ def write_grown(
     for each_task in pool.tasks:
         columns[f"logits/{each_task.name}"] = others[:, start : start + len(each_task.classes)]
         start += len(each_task.classes)
-    save_tensors(
-        work / block, {"validation.labels": labels, "validation.rows": rows} | columns,
-        stamp("evidence") | {"added": task.name},
-    )  # fmt: skip
+    which = {"validation.labels": labels, "validation.rows": rows, "validation.content": images.contents()}
+    save_tensors(work / block, which | columns, stamp("evidence") | {"added": task.name})
     part = Part(task.name, weights, head["head.z"], head["head.u"], head["head.bias"])
-    written = [file, evidence, block, f"train/added-{stem}/log.csv"]
+    written = [file, evidence, block, f"train/added-{stem}/log.csv", f"train/added-{stem}/{DATA}"]
     entry = cast(TaskEntry, task.to_json() | {"file": file, "evidence": evidence})
     if pool.calibrated:
         common, _ = pool.graphs()

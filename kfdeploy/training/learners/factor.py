@@ -1,6 +1,7 @@
 """The learner of a factorization: CKN, bank, heads and projectors, with the whole objective."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +34,12 @@ class FactorLearner(Learner):
         super().__init__()
         self.net, self.config, self.seed, self.smoothing = net, config, seed, smoothing
         levels = min(len(teacher), len(net.ckn.channels))
+        if not teacher and config.lambda_i * config.alpha:
+            raise RecipeError(
+                "the information term of teacher and CKN needs the teacher's features, and an ONNX file gives logits "
+                "alone",
+                hint="--set objective.alpha=0 leaves it out",
+            )
         if config.infomax_levels > levels:
             raise RecipeError(
                 f"objective.infomax_levels is {config.infomax_levels}, and teacher and CKN have {levels} "
@@ -43,7 +50,7 @@ class FactorLearner(Learner):
         # FFN of Eq. 9: the teacher's pooled features to the CKN's width.
         self.projectors = nn.ModuleList(
             nn.Sequential(nn.Linear(t, c), nn.BatchNorm1d(c), nn.ReLU(), nn.Linear(c, c))
-            for t, c in zip(teacher[-self.levels :], net.ckn.channels[-self.levels :], strict=True)
+            for t, c in zip(_last(teacher, self.levels), _last(net.ckn.channels, self.levels), strict=True)
         )
 
     def forward(self, images: Tensor, labels: Tensor, taught: Taught | None, step: int) -> dict[str, Term]:
@@ -62,7 +69,7 @@ class FactorLearner(Learner):
             targets = other_targets(labels, self.net.owner, self.net.local, self.net.K)
             estimates = []
             for project, t, z in zip(
-                self.projectors, taught.pooled[-self.levels :], out.stages[-self.levels :], strict=True
+                self.projectors, _last(taught.pooled, self.levels), _last(out.stages, self.levels), strict=True
             ):
                 pair = gather(pooled(z.float())), gather(project(t))  # (N, d_l) both
                 estimates.append(
@@ -87,10 +94,19 @@ class FactorLearner(Learner):
                 "kt": Term(config.lambda_kt, kt),
                 "task": Term(config.lambda_i, task_information(out.task_logits, targets)),
                 "bottleneck": Term(config.lambda_i * beta, narrow),
-                "infomax": Term(-config.lambda_i * config.alpha, torch.stack(estimates).mean()),
+                "infomax": Term(-config.lambda_i * config.alpha, _mean(estimates, out.logits)),
             }
 
     def evaluate(self, images: Tensor) -> Tensor:
         """Return logits (N, C), t at its mean."""
         logits: Tensor = self.net(images).logits
         return logits
+
+
+def _last(values: Sequence[Any], count: int) -> Sequence[Any]:
+    return values[len(values) - count :]
+
+
+def _mean(estimates: Sequence[Tensor], like: Tensor) -> Tensor:
+    """Return the mean of the stages' estimates; of no stages nothing is known, which is zero nats."""
+    return torch.stack(list(estimates)).mean() if estimates else like.new_zeros(())

@@ -21,6 +21,9 @@ class Progress:
     def epoch(self, epoch: int, epochs: int, row: Mapping[str, float]) -> None:
         """An epoch is done; `row` is its line of the log."""
 
+    def phase(self, text: str) -> None:
+        """A part of the work begins that takes a while."""
+
     def note(self, text: str) -> None:
         """Something that the user should know, and that stops nothing."""
 

@@ -7,12 +7,12 @@ the teacher's forward pass.
 
 import hashlib
 import json
-import zlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -66,7 +66,7 @@ class Replay:
     def __init__(self, live: Live, folder: Path, data: "ImageSet") -> None:
         self.live, self.folder = live, folder
         self.marks = torch.zeros(int(data.rows.max()) + 1, dtype=torch.int64)  # (rows,) 0: not of this set
-        self.marks[torch.from_numpy(data.rows)] = torch.tensor(_checksums(data))
+        self.marks[torch.from_numpy(data.rows)] = _checksums(data)
         self.epoch, self.changed = -1, False
         self.have = torch.zeros(0, dtype=torch.int64)  # (rows,) the checksum of what is kept
         self.tables: list[Tensor] = []  # (rows, ·) logits, then each stage's pooled features
@@ -150,12 +150,7 @@ def views_folder(
     return root / found.hexdigest()[:16]
 
 
-def _checksums(data: "ImageSet") -> list[int]:
-    """Return a number for each image, never 0: of its pixels, or of its name and size where those are on disk."""
-    if data.images is not None:
-        return [1 + zlib.crc32(image.tobytes()) for image in data.images]
-    names = (
-        f"{path.parent.name}/{path.name} {path.stat().st_size}" if isinstance(path, Path) else repr(path)
-        for path in data.paths
-    )
-    return [1 + zlib.crc32(name.encode()) for name in names]
+def _checksums(data: "ImageSet") -> Tensor:  # → (N,), never 0
+    """Return a number for each image, of what it contains."""
+    numbers = np.ascontiguousarray(data.contents()[:, :8]).view(np.int64)[:, 0]
+    return torch.from_numpy(np.where(numbers == 0, 1, numbers))

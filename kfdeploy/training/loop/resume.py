@@ -9,26 +9,42 @@ from typing import Any
 
 import torch.distributed as dist
 
+from kfdeploy.data.content import Record
 from kfdeploy.errors import OutputError, TrainingError
-from kfdeploy.files import CHECKPOINTS, check_output, commit, dump_json, partial, place_errors, write_file
+from kfdeploy.files import (
+    CHECKPOINTS,
+    check_output,
+    commit,
+    dump_json,
+    load_tensors,
+    partial,
+    place_errors,
+    save_tensors,
+    write_file,
+)
+from kfdeploy.manifest import stamp
 from kfdeploy.training.loop.processes import world
 from kfdeploy.training.loop.progress import is_main
 from kfdeploy.training.recipe.recipe import Recipe, changed_keys
 
 _NOTED = "recipe.json"  # in an unfinished folder: what it is being made from
+DATA = "data.safetensors"  # beside a training's log: every image it was made from
 
 
 @contextmanager
-def unfinished(out: Path, recipe: Recipe, *, force: bool, resume: bool, replace: bool = False) -> Iterator[Path]:
+def unfinished(
+    out: Path, recipe: Recipe, data: Record, *, force: bool, resume: bool, replace: bool = False, log: str = "train"
+) -> Iterator[Path]:
     """Give the folder beside `out` for training in; it becomes `out` when the block ends well.
 
-    With `replace`, what is at `out` gives way to it, `force` or not.
+    `data` is what it is made from, and is put on record in `<log>/data.safetensors`. With `replace`, what is at `out`
+    gives way to it, `force` or not.
 
     It stays for `--resume` when the block fails after a first checkpoint, and vanishes when it fails before.
 
     Raises:
         OutputError: `out` is there, or an unfinished run is and neither `resume` nor `force` was said.
-        TrainingError: the run to resume had another recipe.
+        TrainingError: the run to resume had another recipe, or other images.
     """
     out = out.resolve() if out.is_symlink() else out
     work = partial(out)
@@ -41,6 +57,7 @@ def unfinished(out: Path, recipe: Recipe, *, force: bool, resume: bool, replace:
     begun = any(work.rglob(CHECKPOINTS))
     if begun and resume and noted.is_file():
         same_recipe(json.loads(noted.read_text(encoding="utf-8")), recipe, f"'{work}' was begun with another recipe")
+        same_data(work / log / DATA, data, f"'{work}'")
     elif begun and not force:
         raise OutputError(f"'{work}' holds an unfinished run", hint="go on with --resume, or start afresh with --force")
     elif work.exists():
@@ -50,6 +67,7 @@ def unfinished(out: Path, recipe: Recipe, *, force: bool, resume: bool, replace:
     try:
         with place_errors(out, "free some space, then go on with --resume"):
             work.mkdir(parents=True, exist_ok=True)
+            save_tensors(work / log / DATA, data.arrays(), stamp("evidence"))
             write_file(noted, dump_json(recipe.model_dump()))
             if world() > 1:
                 dist.barrier()
@@ -67,6 +85,24 @@ def sweep(out: Path) -> None:
     """Remove from a finished folder what only an unfinished one needs; a run may have been killed before it did."""
     for spent in (out / _NOTED, *out.rglob(CHECKPOINTS)):
         spent.unlink(missing_ok=True)
+
+
+def same_data(path: Path, data: Record, what: str) -> None:
+    """Refuse to go on with other images than those on record at `path`.
+
+    Raises:
+        TrainingError: with what is new, and what is gone.
+    """
+    again = "start afresh with --force"
+    if not path.is_file():
+        raise TrainingError(
+            f"which images {what} was begun with is not on record (version 0.1.0 kept none)", hint=again
+        )
+    if change := Record.of(load_tensors(path)).change(data):
+        raise TrainingError(
+            f"the images are not those that {what} was begun with: {change}",
+            hint=f"put the folder back as it was, or {again}",
+        )
 
 
 # What may change between two sittings: where things are and what is logged, but nothing that is computed.

@@ -1,5 +1,8 @@
 """Backbones by name. Every one returns its stages' features through its return value, never through hooks."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -15,14 +18,14 @@ from kfdeploy.training.recipe import nets
 class _Timm(Backbone):
     """Any timm backbone with `features_only`."""
 
-    def __init__(self, in_channels: int, model: str, pretrained: bool) -> None:
+    def __init__(self, in_channels: int, model: str, pretrained: bool, args: Mapping[str, Any]) -> None:
         import timm
 
         super().__init__()
         if not timm.is_model(model.partition(".")[0]):
             raise RecipeError(f"timm has no model '{model}'", hint=nearest(model, timm.list_models()))
         try:
-            self.net = timm.create_model(model, pretrained=pretrained, features_only=True, in_chans=in_channels)
+            self.net = timm.create_model(model, pretrained=pretrained, features_only=True, in_chans=in_channels, **args)
         except Exception as error:  # an unknown name, or a download that failed in one of many ways
             raise RecipeError(
                 f"timm cannot give the backbone '{model}' with features_only: {first_line(error)}"
@@ -41,7 +44,7 @@ def build(net: nets.Net, in_channels: int, tasks: int = 1) -> Backbone:
     """Return a backbone, or a bank of `tasks` of them that read one shared input.
 
     Raises:
-        RecipeError: timm does not know the model.
+        RecipeError: timm does not know the model, or it does not take its arguments.
     """
     match net:
         case nets.CifarResNet():
@@ -55,7 +58,7 @@ def build(net: nets.Net, in_channels: int, tasks: int = 1) -> Backbone:
         case nets.ConvNet():
             return ConvNet(in_channels, net.channels, net.strides, tasks)
         case nets.Timm():
-            return _Timm(in_channels, net.model, net.pretrained)
+            return _Timm(in_channels, net.model, net.pretrained, net.args)
 
 
 def check_images(net: nn.Module, image: ImageSpec, what: str) -> None:

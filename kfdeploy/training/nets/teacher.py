@@ -1,19 +1,37 @@
 """Teachers: from a file, from torchvision or from timm, always whole, always in `eval()`, and measured before use."""
 
-from collections.abc import Callable, Sequence
+import os
+import socket
+import sys
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from kfdeploy.data.names import class_list, column_of
 from kfdeploy.errors import TeacherError, first_line
 from kfdeploy.tasks.spec import ImageSpec
+from kfdeploy.training.nets.build import describe
 from kfdeploy.training.nets.classifier import Classifier, Normalise
+from kfdeploy.training.nets.frozen import OnnxNet
+from kfdeploy.training.nets.weights import (
+    HEADS,
+    Shapes,
+    misfit,
+    own_nets,
+    read_weights,
+    shapes_of,
+    timm_nets,
+    torchvision_nets,
+)
 from kfdeploy.training.recipe import sections
 
-_OWN_WEIGHTS = "set teacher.weights to a checkpoint of yours, or teacher.classes to its classes"
-_HEADS = ("linear", "fc", "head", "classifier")  # what published checkpoints call the last layer
+_CLASSES = "set teacher.classes to its classes in its order ('imagenet' for ImageNet's thousand)"
+_OWN_WEIGHTS = f"set teacher.weights to a checkpoint of yours, or {_CLASSES.removeprefix('set ')}"
 
 
 class Teacher(nn.Module):
@@ -121,70 +139,8 @@ class _TimmClassifier(nn.Module):
         return self.model.forward_head(final), tuple(features)  # type: ignore[operator]
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read a checkpoint's weights as float32, taken out of what wraps them (`model_state_dict`, `module.`, …).
-
-    Nothing in it is executed.
-
-    Raises:
-        TeacherError: the file is missing, of another kind, or holds more than tensors.
-    """
-    if not path.is_file():
-        raise TeacherError(f"there is no teacher at '{path}'", hint="set teacher.source = 'file:<path>'")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state = load_file(path)
-        elif path.suffix in (".pt", ".pth", ".th"):
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        else:
-            raise TeacherError(
-                f"'{path}' is of an unknown kind '{path.suffix}'", allowed=(".safetensors", ".pt", ".pth", ".th")
-            )
-    except TeacherError:
-        raise
-    except Exception as error:  # unpickling fails in many ways, all of which mean the same to the user
-        raise TeacherError(
-            f"'{path}' cannot be read as weights alone: {first_line(error)}",
-            hint="save it as safetensors, or as a plain state_dict",
-        ) from None
-    state = _unwrapped(state)
-    if not isinstance(state, dict):
-        raise TeacherError(
-            f"'{path}' holds a {type(state).__name__}, not weights by name",
-            hint="save it as safetensors, or as a plain state_dict",
-        )
-    return _stripped({str(key): value for key, value in state.items() if isinstance(value, Tensor)})
-
-
-# Under which names training programs, Lightning and timm keep the weights; averaged ones are better.
-_WRAPPERS = ("state_dict_ema", "model_ema", "ema_state_dict", "state_dict", "model_state_dict", "model", "net",
-             "network", "weights", "params")  # fmt: skip
-_PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")  # DDP, torch.compile, Lightning
-
-
-def _unwrapped(state: Any) -> Any:
-    """Return what a checkpoint keeps its weights under, or the checkpoint itself where it holds them."""
-    while isinstance(state, dict) and not any(isinstance(value, Tensor) for value in state.values()):
-        inner = next((state[name] for name in _WRAPPERS if isinstance(state.get(name), dict)), None)
-        if inner is None:
-            return state
-        state = inner
-    return state
-
-
-def _stripped(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return float32 weights without the prefixes that all names share, as wrappers of a model leave them."""
-    state = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
-    state.pop("n_averaged", None)  # torch's AveragedModel counts
-    while state and (prefix := next((p for p in _PREFIXES if all(name.startswith(p) for name in state)), "")):
-        state = {name.removeprefix(prefix): value for name, value in state.items()}
-    return state
-
-
-def fill(net: nn.Module, state: dict[str, Tensor], origin: str) -> None:
-    """Load a checkpoint of one of our nets, whole, in place.
+def fill(net: nn.Module, state: dict[str, Tensor], origin: str, told: str = "the net") -> None:
+    """Load a checkpoint of one of our nets, whole, in place; `told` is the net in words.
 
     Raises:
         TeacherError: keys are missing or left over, or shapes differ.
@@ -193,51 +149,65 @@ def fill(net: nn.Module, state: dict[str, Tensor], origin: str) -> None:
     renamed = {}
     for key, value in state.items():
         stem, _, rest = key.rpartition(".")
-        ours = f"head.{rest}" if stem in _HEADS else key if key in own else f"backbone.{key}"
+        ours = f"head.{rest}" if stem in HEADS else key if key in own else f"backbone.{key}"
         renamed[ours] = value
-    # Counters of batches are not weights: older checkpoints lack them.
-    missing = [key for key in own if key not in renamed and not key.endswith("num_batches_tracked")]
-    unexpected = [key for key in renamed if key not in own]
-    if missing or unexpected:
+    head = renamed.get("head.weight")
+    if head is not None and "head.weight" in own and len(head) != len(own["head.weight"]):
         raise TeacherError(
-            f"'{origin}' does not fit the net: {len(missing)} keys are missing {missing[:3]}, "
-            f"{len(unexpected)} are unexpected {[key.removeprefix('backbone.') for key in unexpected[:3]]}",
-            hint="set teacher.net to the architecture of the checkpoint",
+            f"'{origin}' has {len(head)} classes, the recipe's has {len(own['head.weight'])}",
+            hint="set teacher.classes to the classes of the checkpoint, in its order",
         )
-    for key, value in renamed.items():
-        if own[key].shape != value.shape:
-            if key.startswith("head."):
-                raise TeacherError(
-                    f"'{origin}' has {value.shape[0]} classes, the recipe's has {own[key].shape[0]}",
-                    hint="set teacher.classes to the classes of the checkpoint, in its order",
-                )
-            raise TeacherError(
-                f"'{origin}' does not fit the net: '{key.removeprefix('backbone.')}' has shape "
-                f"{tuple(value.shape)}, the net has {tuple(own[key].shape)}",
-                hint="set teacher.net to the architecture of the checkpoint",
-            )
+    plain = {key.removeprefix("backbone."): shape for key, shape in shapes_of(own).items()}
+    given = {key.removeprefix("backbone."): shape for key, shape in shapes_of(renamed).items()}
+    text, hint = misfit(plain, given, origin, told, lambda: own_nets(3))
+    if text:
+        raise TeacherError(text, hint=hint or "set teacher.net to the architecture of the checkpoint")
     net.load_state_dict({**own, **renamed})
 
 
-def class_columns(known: Sequence[str], wanted: Sequence[str]) -> list[int]:
-    """Return the teacher's column of each wanted class.
+def class_columns(
+    known: Sequence[Sequence[str]], wanted: Sequence[str], aliases: Mapping[str, str] | None = None
+) -> list[int]:
+    """Return the teacher's column of each wanted class; `known` are all that each of its classes is called.
+
+    `aliases` are other names of wanted classes: of the folders that they lie in.
 
     Raises:
         TeacherError: the teacher does not know one.
     """
-    if lost := [name for name in wanted if name not in known]:
-        raise TeacherError(
-            f"the teacher does not know the class '{lost[0]}'",
-            allowed=known,
-            hint="set teacher.classes to its classes in its order, or leave some out with data.ignore",
-        )
-    return [list(known).index(name) for name in wanted]
+    found = []
+    for name in wanted:
+        column = column_of(name, known)
+        other = (aliases or {}).get(name, name)
+        if column is None and other != name:
+            column = column_of(other, known)
+        if column is None:
+            several = [each[0] for each in known if name in each]
+            raise TeacherError(
+                f"the teacher knows several classes called '{name}'" if several else
+                f"the teacher does not know the class '{name}'",
+                allowed=several or [each[0] for each in known],
+                hint="set teacher.classes to its classes in its order ('imagenet' for ImageNet's thousand), or leave "
+                "some out with data.ignore",
+            )  # fmt: skip
+        found.append(column)
+    for i, column in enumerate(found):
+        if column in found[:i]:
+            raise TeacherError(
+                f"'{wanted[found.index(column)]}' and '{wanted[i]}' are one class of the teacher",
+                hint="leave one out with data.ignore",
+            )
+    return found
 
 
 def pretrained(
-    config: sections.Teacher, image: ImageSpec, data_classes: Sequence[str], wanted: Sequence[str]
+    config: sections.Teacher,
+    image: ImageSpec,
+    data_classes: Sequence[str],
+    wanted: Sequence[str],
+    aliases: Mapping[str, str] | None = None,
 ) -> Teacher:
-    """Return a published teacher (`file:`, `torchvision:` or `timm:`), its logits in the order of `wanted`.
+    """Return a published teacher, its logits in the order of `wanted`; `aliases` are as `class_columns` has them.
 
     Raises:
         TeacherError: the weights cannot be had or do not fit, or the classes do not.
@@ -245,13 +215,18 @@ def pretrained(
     kind, _, name = config.source.partition(":")
     if config.mean or config.std:
         image = ImageSpec(image.size, image.channels, tuple(config.mean or image.mean), tuple(config.std or image.std))
-    known = config.classes or list(data_classes)
-    columns = class_columns(known, wanted)
+    known = class_list(config.classes) if isinstance(config.classes, str) else _each(config.classes or data_classes)
+    columns = class_columns(known, wanted, aliases)
     if kind == "file":
         assert config.net is not None  # the recipe's own validator has checked it
         net = Classifier(config.net, image, len(known))
-        fill(net, read_weights(Path(name)), name)
+        fill(net, read_weights(Path(name)), name, f"the net {describe(config.net)}")
         return Teacher(net, columns, net.backbone.channels)
+    if kind == "onnx":
+        frozen = OnnxNet(Path(name), image, config.output)
+        if frozen.columns != len(known):
+            raise TeacherError(f"'{name}' has {frozen.columns} classes, the recipe's has {len(known)}", hint=_CLASSES)
+        return Teacher(frozen, columns, ())
     model = _torchvision(name, config, len(known)) if kind == "torchvision" else _timm(name, config, len(known), image)
     try:
         wrapped = _Torchvision(model, image) if kind == "torchvision" else _TimmClassifier(model, image)
@@ -263,6 +238,10 @@ def pretrained(
     return Teacher(wrapped, columns, wrapped.channels)
 
 
+def _each(names: Sequence[str]) -> list[tuple[str]]:
+    return [(name,) for name in names]
+
+
 def _torchvision(name: str, config: sections.Teacher, classes: int) -> nn.Module:
     from torchvision import models
 
@@ -271,14 +250,16 @@ def _torchvision(name: str, config: sections.Teacher, classes: int) -> nn.Module
 
         raise TeacherError(f"torchvision has no classifier '{name}'", hint=nearest(name, models.list_models(models)))
     if config.weights:
-        model: nn.Module = models.get_model(name, weights=None, num_classes=classes)
-        _load_exactly(model, Path(config.weights))
+        with _arguments(config):
+            model: nn.Module = models.get_model(name, weights=None, num_classes=classes, **config.args)
+        _load_exactly(model, Path(config.weights), config.source, lambda: torchvision_nets(name))
         return model
     weights = models.get_model_weights(name).DEFAULT
     if len(weights.meta["categories"]) != classes:
         found = len(weights.meta["categories"])
         raise TeacherError(f"torchvision's {name} has {found} classes, the recipe's has {classes}", hint=_OWN_WEIGHTS)
-    return _download(lambda: models.get_model(name, weights=weights), config.source)
+    with _arguments(config):
+        return _download(lambda: models.get_model(name, weights=weights, **config.args), config)
 
 
 def _timm(name: str, config: sections.Teacher, classes: int, image: ImageSpec) -> nn.Module:
@@ -289,35 +270,92 @@ def _timm(name: str, config: sections.Teacher, classes: int, image: ImageSpec) -
 
         raise TeacherError(f"timm has no model '{name}'", hint=nearest(name, timm.list_models()))
     if config.weights:
-        model: nn.Module = timm.create_model(name, num_classes=classes, in_chans=image.channels)
-        _load_exactly(model, Path(config.weights))
+        with _arguments(config):
+            model: nn.Module = timm.create_model(name, num_classes=classes, in_chans=image.channels, **config.args)
+        _load_exactly(
+            model,
+            Path(config.weights),
+            config.source,
+            lambda: timm_nets(name, image.channels, {"num_classes": classes}),
+        )
         return model
-    model = _download(lambda: timm.create_model(name, pretrained=True), config.source)
+    with _arguments(config):
+        model = _download(lambda: timm.create_model(name, pretrained=True, **config.args), config)
     found = int(model.num_classes)  # type: ignore[arg-type]
     if found != classes:
         raise TeacherError(f"timm's {name} has {found} classes, the recipe's has {classes}", hint=_OWN_WEIGHTS)
     return model
 
 
-def _download(make: Callable[[], nn.Module], source: str) -> nn.Module:
+@contextmanager
+def _arguments(config: sections.Teacher) -> Iterator[None]:
+    """Say of a model that does not take the recipe's arguments which they were."""
     try:
-        return make()
-    except Exception as error:  # urllib, requests and the hub each have errors of their own
+        yield
+    except TypeError as error:
+        if not config.args:
+            raise
         raise TeacherError(
-            f"the weights of {source} could not be downloaded: {type(error).__name__}: {first_line(error)}",
-            hint="download them elsewhere and set teacher.weights = '<path>'",
+            f"{config.source} does not take the arguments {config.args}: {first_line(error)}", hint="see teacher.args"
         ) from None
 
 
-def _load_exactly(model: nn.Module, path: Path) -> None:
+def _download(make: Callable[[], nn.Module], config: sections.Teacher) -> nn.Module:
+    hint = "download them elsewhere and set teacher.weights = '<path>'"
+    try:
+        with quick_to_fail():
+            return make()
+    except TypeError:
+        raise
+    except Exception as error:  # urllib, requests and the hub each have errors of their own
+        raise TeacherError(
+            f"the weights of {config.source} could not be downloaded: {type(error).__name__}: {first_line(error)}",
+            hint=hint,
+        ) from None
+
+
+@contextmanager
+def quick_to_fail() -> Iterator[None]:
+    """Let a library that downloads give up after seconds where there is no network, not after minutes of trying again.
+
+    Files that are in its cache are used either way.
+    """
+    timeout = socket.getdefaulttimeout()
+    asked = os.environ.get("HF_HUB_OFFLINE") == "1"
+    try:
+        socket.setdefaulttimeout(20)  # of one answer, not of the whole download
+        _offline(asked or not online("huggingface.co"))
+        yield
+    finally:
+        socket.setdefaulttimeout(timeout)
+        _offline(asked)
+
+
+def online(host: str) -> bool:
+    """Return whether a host can be reached at all, directly or through a proxy, in five seconds."""
+    proxy = urllib.request.getproxies().get("https", "")
+    address = urllib.parse.urlsplit(proxy if "//" in proxy else f"//{proxy}") if proxy else None
+    target = (address.hostname or host, address.port or 443) if address else (host, 443)
+    try:
+        socket.create_connection(target, timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
+def _offline(on: bool) -> None:
+    """Tell the hub's library to use its cache alone: it reads the variable once, when it is imported."""
+    constants = sys.modules.get("huggingface_hub.constants")
+    if constants is not None:
+        constants.HF_HUB_OFFLINE = on  # type: ignore[attr-defined]
+
+
+def _load_exactly(
+    model: nn.Module, path: Path, told: str, candidates: Callable[[], Iterator[tuple[str, Shapes]]]
+) -> None:
     state = read_weights(path)
     own = model.state_dict()
-    wrong = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
-    wrong += [key for key in state if key not in own or own[key].shape != state[key].shape]
-    if wrong:
-        raise TeacherError(
-            f"'{path}' does not fit the model: {len(wrong)} keys are missing, unexpected or of another "
-            f"shape {wrong[:3]}",
-            hint="set teacher.source to the checkpoint's model, and teacher.classes",
-        )
+    text, hint = misfit(shapes_of(own), shapes_of(state), str(path), f"the model {told}", candidates)
+    if text:
+        raise TeacherError(text, hint=hint or "set teacher.source to the checkpoint's model, and teacher.classes")
     model.load_state_dict({**own, **state})

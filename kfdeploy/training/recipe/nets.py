@@ -7,7 +7,13 @@ from pydantic import Field, PositiveInt, model_validator
 from kfdeploy.training.recipe.base import Section
 
 
-class CifarResNet(Section):
+class _Net(Section):
+    """What every net may have."""
+
+    weights: str = ""  # to begin from: a checkpoint, or `pool:<folder>` for a pool's common network
+
+
+class CifarResNet(_Net):
     """A CIFAR ResNet of depth 6n+2 (He et al. 2016, section 4.2), or with other numbers of blocks in its stages."""
 
     family: Literal["cifar_resnet"]
@@ -29,7 +35,7 @@ class CifarResNet(Section):
         return self
 
 
-class ResNet(Section):
+class ResNet(_Net):
     """ResNet-18 or -34 (He et al. 2016, table 1); the CIFAR stem is one 3×3 convolution without pooling."""
 
     family: Literal["resnet"]
@@ -38,7 +44,7 @@ class ResNet(Section):
     stem: Literal["image", "cifar"] = "image"
 
 
-class WideResNet(Section):
+class WideResNet(_Net):
     """A wide ResNet of depth 6n+4 (Zagoruyko & Komodakis 2016)."""
 
     family: Literal["wide_resnet"]
@@ -52,7 +58,7 @@ class WideResNet(Section):
         return self
 
 
-class MobileNetV2(Section):
+class MobileNetV2(_Net):
     """MobileNetV2 (Sandler et al. 2018); with the CIFAR stem a 32×32 input ends at 4×4."""
 
     family: Literal["mobilenetv2"]
@@ -60,7 +66,7 @@ class MobileNetV2(Section):
     stem: Literal["image", "cifar"] = "image"
 
 
-class ConvNet(Section):
+class ConvNet(_Net):
     """Plain 3×3 convolutions, each with batch normalisation and ReLU."""
 
     family: Literal["convnet"]
@@ -76,12 +82,22 @@ class ConvNet(Section):
         return self
 
 
-class Timm(Section):
-    """Any timm backbone that knows `features_only`."""
+Argument = bool | int | float | str
+
+
+class Timm(_Net):
+    """Any timm backbone that knows `features_only`; `args` go to `timm.create_model`, such as `pad_type = "same"`."""
 
     family: Literal["timm"]
     model: str
     pretrained: bool = False
+    args: dict[str, Argument] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _one(self) -> "Timm":
+        if self.pretrained and self.weights:
+            raise ValueError("pretrained downloads weights, and weights names others; leave one of them out")
+        return self
 
 
 Net = Annotated[CifarResNet | ResNet | WideResNet | MobileNetV2 | ConvNet | Timm, Field(discriminator="family")]

@@ -44,6 +44,8 @@ class Recipe(Section):
             raise ValueError(
                 "a TSN must be a net that can be banked: cifar_resnet, resnet, wide_resnet, mobilenetv2 or convnet"
             )
+        if self.tsn.net.weights:
+            raise ValueError("the TSNs of all tasks are trained together from nothing; leave tsn.net.weights out")
         if isinstance(self.tsn.net, CifarResNet) and self.tsn.net.shortcut == "A":
             raise ValueError("a TSN cannot use option A shortcuts (they pad channels); set shortcut = 'projection'")
         if self.objective.coupling == "independent" and self.train.label_smoothing:
@@ -262,14 +264,31 @@ def _anchor(recipe: Recipe, folder: Path) -> Recipe:
         beside = folder / text
         return str(beside) if text and not Path(text).is_absolute() and beside.exists() else text
 
+    def net(found: Any) -> Any:
+        if found is None or not found.weights:
+            return found
+        kind, colon, path = found.weights.partition(":")
+        weights = f"pool:{from_folder(path)}" if kind == "pool" and colon else from_folder(found.weights)
+        return found.model_copy(update={"weights": weights})
+
     kind, colon, path = recipe.teacher.source.partition(":")
-    source = f"file:{from_folder(path)}" if kind == "file" else kind + colon + path
+    source = f"{kind}:{from_folder(path)}" if kind in ("file", "onnx") else kind + colon + path
+    data, teacher = recipe.data, recipe.teacher
+    names = data.names if isinstance(data.names, dict) else from_folder(data.names)
+    classes = teacher.classes if isinstance(teacher.classes, list) else from_folder(teacher.classes)
     return recipe.model_copy(
         update={
-            "data": recipe.data.model_copy(update={"root": from_folder(recipe.data.root)}),
-            "teacher": recipe.teacher.model_copy(
-                update={"source": source, "weights": from_folder(recipe.teacher.weights)}
+            "data": data.model_copy(update={"root": from_folder(data.root), "names": names}),
+            "teacher": teacher.model_copy(
+                update={
+                    "source": source,
+                    "weights": from_folder(teacher.weights),
+                    "classes": classes,
+                    "net": net(teacher.net),
+                }
             ),
+            "ckn": net(recipe.ckn),
+            "students": [each.model_copy(update={"net": net(each.net)}) for each in recipe.students],
         }
     )
 

@@ -1,12 +1,12 @@
 """The tables of a recipe, typed. See `Recipe` for the whole."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from kfdeploy.tasks.spec import ImageSpec, Interpolation
 from kfdeploy.training.recipe.base import Section
-from kfdeploy.training.recipe.nets import Net
+from kfdeploy.training.recipe.nets import Argument, Net
 
 
 class Data(Section):
@@ -14,8 +14,10 @@ class Data(Section):
 
     source: str = "digits"
     root: str = ""
+    names: str | dict[str, str] = Field(default_factory=dict)  # readable ones, by folder: a table, a file, 'imagenet'
     ignore: list[str] = Field(default_factory=list)
     validation: float = Field(0.1, gt=0, lt=1)  # the stratified share of train that every choice is made on
+    test: float = Field(0.0, ge=0, lt=1)  # of a folder or shards without a test split: the share of train that is one
     stream_above_mb: int = Field(4096, ge=0)  # decoded train images larger than this stream from disk
 
 
@@ -92,12 +94,15 @@ class Run(Section):
 
 
 class Teacher(Section):
-    """The network to factorize: `train`, `file:<path>`, `torchvision:<name>` or `timm:<name>`."""
+    """The network to factorize: `train`, `file:<path>`, `torchvision:<name>`, `timm:<name>` or `onnx:<path>`."""
 
     source: str
     net: Net | None = None
     weights: str = ""  # for torchvision and timm: a local file instead of a download
-    classes: list[str] = Field(default_factory=list)
+    args: dict[str, Argument] = Field(default_factory=dict)  # for torchvision and timm: what the model is made with
+    output: str = ""  # for onnx: which of the outputs the logits are
+    # In its order: names, 'imagenet', or a file with a class a line; none: the data's.
+    classes: str | list[str] = Field(default_factory=list)
     # Where the teacher was normalised otherwise than the recipe's image.
     mean: list[float] = Field(default_factory=list)
     std: list[float] = Field(default_factory=list)
@@ -107,10 +112,17 @@ class Teacher(Section):
     @model_validator(mode="after")
     def _fits(self) -> "Teacher":
         kind, _, rest = self.source.partition(":")
-        if kind not in ("train", "file", "torchvision", "timm") or (kind != "train") != bool(rest):
+        if kind not in ("train", "file", "torchvision", "timm", "onnx") or (kind != "train") != bool(rest):
             raise ValueError(
-                f"source must be 'train', 'file:<path>', 'torchvision:<name>' or 'timm:<name>', not '{self.source}'"
+                "source must be 'train', 'file:<path>', 'torchvision:<name>', 'timm:<name>' or 'onnx:<path>', not "
+                f"'{self.source}'"
             )
+        libraries = ("torchvision", "timm")
+        for key, kinds in (("weights", libraries), ("args", libraries), ("output", ("onnx",))):
+            if getattr(self, key) and kind not in kinds:
+                raise ValueError(f"{key} is for teachers from {' and '.join(kinds)}, and source is '{self.source}'")
+        if kind != "train" and self.net is not None and self.net.weights:
+            raise ValueError(f"net.weights are what a teacher is trained from, and source is '{self.source}'")
         if kind in ("train", "file") and self.net is None:
             raise ValueError(f"a teacher from '{kind}' needs a net, such as {{ family = 'cifar_resnet', depth = 56 }}")
         if kind == "train" and self.train is None:
@@ -162,3 +174,14 @@ class Student(Section):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     net: Net
     soft: SoftTargets = SoftTargets()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, fields: Any) -> Any:
+        """Take `weights` of a student for those of its net."""
+        if isinstance(fields, dict) and "weights" in fields and isinstance(fields.get("net"), dict):
+            if "weights" in fields["net"]:
+                raise ValueError("a student has weights and net.weights; leave one of them out")
+            rest = {key: value for key, value in fields.items() if key != "weights"}
+            return rest | {"net": fields["net"] | {"weights": fields["weights"]}}
+        return fields

@@ -42,20 +42,25 @@ def write_classifier(
     """Write a network image → (logits, …) as a student or a teacher, in the form of an assembly, with its weights."""
     from kfdeploy.data.splits import sample
     from kfdeploy.deploy.model import Model, write_model
+    from kfdeploy.graph.columns import cut_columns
     from kfdeploy.training.writing.to_onnx import to_onnx
 
     net = net.cpu().float().eval()
     save_state(out / WEIGHTS, net.net if isinstance(net, Teacher) else net)
     only_logits = _Logits(net)
     arrays = recorded(experiment.validation, only_logits)
+    # Where a teacher gives more classes than were asked for, the graph has only those.
     graph = to_onnx(only_logits, torch.zeros(2, *experiment.image.shape, dtype=torch.uint8), ["image"], ["logits"])
+    cut_columns(graph.model)
     evidence = Evidence(
         arrays["golden.images"],
         arrays["golden.logits"],
         tuple(experiment.classes[i] for i in arrays["validation.labels"]),
         arrays["validation.rows"],
         arrays["validation.logits"],
+        arrays["validation.content"],
     )
-    fields = fields | {"data": experiment.recipe.data.model_dump(), "versions": versions(*LIBRARIES)}
+    about = {"data": experiment.recipe.data.model_dump(), "images": experiment.record.about()}
+    fields = fields | about | {"versions": versions(*LIBRARIES)}
     write_model(out, graph.model, kind, name, experiment.image, experiment.tasks, evidence, fields)
     Model.open(out).calibrate(sample(experiment.validation))

@@ -7,19 +7,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kfdeploy.arrays import Labels
 from kfdeploy.data.imageset import ImageSet
-
-
-def golden_samples(labels: Labels, count: int = 16) -> Labels:
-    """Return the indices of the golden samples: images spread over the classes. `labels` are (N,)."""
-    order = np.argsort(labels, kind="stable")
-    return np.sort(order[np.linspace(0, len(order) - 1, min(count, len(order))).astype(np.int64)])
+from kfdeploy.tasks.evidence import golden_samples
 
 
 @torch.no_grad()
 def recorded(validation: ImageSet, logits: Callable[[Tensor], Tensor]) -> dict[str, np.ndarray[Any, Any]]:
-    """Return golden images and logits, validation logits, labels (indices of the set's classes) and rows.
+    """Return golden images and logits, validation logits, labels (indices of the set's classes), rows
+    and content.
 
     `logits` maps uint8 (N, H, W, C) on the CPU to (N, C).
     """
@@ -31,4 +26,5 @@ def recorded(validation: ImageSet, logits: Callable[[Tensor], Tensor]) -> dict[s
         "validation.labels": validation.labels,
         "validation.rows": validation.rows,
         "validation.logits": values,
+        "validation.content": validation.contents(),
     }

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from kfdeploy.graph.compose import Part
 
 
+_SHARED = ("golden.images", "validation.labels", "validation.rows", "validation.content")
+
+
 class _Common(nn.Module):
     """image → z (N, d, 1, 1), tap."""
 
@@ -56,9 +59,13 @@ class _Template(nn.Module):
 
 
 def write_pool(
-    work: Path, learner: FactorLearner, experiment: Experiment, teacher: dict[str, Any], fitted: Fitted
-) -> None:
-    """Write a whole pool into `work` and prove it: every task assembled at once gives the torch network's logits."""
+    work: Path, learner: FactorLearner, experiment: Experiment, teacher: dict[str, Any], fitted: Fitted,
+    weights: dict[str, Any] | None = None,
+) -> None:  # fmt: skip
+    """Write a whole pool into `work` and prove it: every task assembled at once gives the torch network's logits.
+
+    `weights` are what the common network began from.
+    """
     from kfdeploy.data.splits import IMAGES, sample
     from kfdeploy.graph.compose import Part
     from kfdeploy.graph.fold import check_template
@@ -74,25 +81,22 @@ def write_pool(
     folded = [template.fold(state) for state in states]
     check_template(template, folded)
 
-    joint = recipe.objective.coupling == "joint"
-    owner = net.owner.numpy()
+    joint, owner = recipe.objective.coupling == "joint", net.owner.numpy()  # owner: (C,) each class's task
     temperatures = np.ones(len(tasks))
     if not joint:
         temperatures = fit_temperatures(evidence["validation.logits"], evidence["validation.labels"], owner)
     by_task = {task.name: round(float(value), 6) for task, value in zip(tasks, temperatures, strict=True)}
-    each = temperatures[owner]  # (C,)
+    each = temperatures[owner]
     W, WA, b = ((tensor.numpy().T / each).T.astype(np.float32) for tensor in net.folded_heads())
     for key in ("golden.logits", "validation.logits"):
         evidence[key] = (evidence[key] / each).astype(np.float32)
-    start, parts = 0, []
-    for task, arrays in zip(tasks, folded, strict=True):
-        own = slice(start, start + len(task.classes))
-        start = own.stop
+    parts: list[Part] = []
+    for j, (task, arrays) in enumerate(zip(tasks, folded, strict=True)):
+        own = owner == j
         parts.append(Part(task.name, arrays, W[own], WA[own], b[own]))
         logits = {key: evidence[key][:, own] for key in ("golden.logits", "validation.logits")}
         _write_task(work, task, parts[-1], logits)
-    shared = {key: evidence[key] for key in ("golden.images", "validation.labels", "validation.rows")}
-    save_tensors(work / SHARED, shared, stamp("evidence"))
+    save_tensors(work / SHARED, {key: evidence[key] for key in _SHARED}, stamp("evidence"))
     save_state(work / "train" / WEIGHTS, learner)
     ranges = pool_ranges(common.model, template.model, parts, sample(experiment.validation))
     manifest = made(
@@ -105,8 +109,9 @@ def write_pool(
             "temperatures": {} if joint else by_task,
             "teacher": teacher,
             "versions": versions(*LIBRARIES),
-            "nets": _described(net, recipe),
+            "nets": _described(net, recipe) | ({"weights": weights} if weights else {}),
             "training": experiment.training(recipe.train, fitted),
+            "images": experiment.record.about(),
         },
         tasks,
         write_pool_ranges(work, ranges, min(IMAGES, len(experiment.validation))),

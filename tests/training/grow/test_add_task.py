@@ -4,16 +4,21 @@ import shutil
 
 import numpy as np
 import pytest
+from pools import logits_of
 from runtimes import session
 
+from kfdeploy.data.sources import load_split
 from kfdeploy.deploy.assemble import assemble
+from kfdeploy.deploy.calibrate import calibrate
 from kfdeploy.errors import DataError, OutputError, TaskError
 from kfdeploy.files import sha256
 from kfdeploy.pool.plan import Subsets
 from kfdeploy.pool.pool import Pool
 from kfdeploy.tasks.spec import class_names
 from kfdeploy.tasks.worth import subset_accuracy
+from kfdeploy.training.factorize import factorize
 from kfdeploy.training.grow.add_task import add_task
+from kfdeploy.training.recipe.recipe import parse_recipe
 
 SHORT = ["train.epochs=3"]
 
@@ -37,7 +42,7 @@ def test_everything_else_is_what_it_was(toy, grown):
     before, after = files(toy.pool), files(grown)
     assert {name for name, digest in before.items() if after.get(name) != digest} == {"pool.json"}
     new = {"tasks/junk.safetensors", "evidence/junk.safetensors", "evidence/added/junk.safetensors",
-           "train/added-junk/log.csv", "train/added-junk/timing.csv"}  # fmt: skip
+           "train/added-junk/log.csv", "train/added-junk/timing.csv", "train/added-junk/data.safetensors"}  # fmt: skip
     assert {name for name in set(after) - set(before) if not name.startswith("calibration/")} == new
     pool = Pool.open(grown)
     pool.check()
@@ -63,13 +68,12 @@ def test_what_it_is_worth_is_known_exactly(toy, grown, tmp_path):
 
     pool = Pool.open(grown)
     evidence = pool.evidence()
-    _, rows = pool.validation()
+    rows = pool.seen().rows
     about = pool.manifest["recipe"]["data"]
     assert len(evidence.labels) > len(rows)
     assert set(evidence.labels) == {*class_names(Pool.open(toy.pool).tasks), "junk"}
     graph = assemble(grown, [task.name for task in pool.tasks], tmp_path / "all").graph
-    block = pool.tensors("evidence/added/junk.safetensors")["validation.rows"]
-    images = [validation_set(about, part, pool.image).load() for part in (rows, block)]
+    images = [validation_set(about, block.seen, pool.image).load() for block in pool.blocks(pool.tasks)]
     found = session(graph, 1).run(None, {"image": np.concatenate(images)})[0]
     np.testing.assert_allclose(found, evidence.logits, atol=2e-4)
     names = class_names(pool.tasks)
@@ -196,3 +200,23 @@ def test_the_frozen_gradient_stops_at_the_new_task(toy):
             if parameter.grad is not None:
                 parameter -= 0.05 * parameter.grad
     assert learner(images, labels, None, 0)["sup"].value < loss
+
+
+def test_classes_and_pictures_added_to_the_pools_own_folder_change_nothing_on_record(toy, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(toy.data, data)
+    fields = toy.recipe.model_dump()
+    fields["data"]["root"] = str(data)
+    fields["train"]["epochs"] = fields["teacher"]["train"]["epochs"] = 1
+    factorize(parse_recipe(fields, "toy"), tmp_path / "pool")
+    for split in ("train", "test"):
+        shutil.copytree(toy.data / split / "junk", data / split / "aaa")  # sorts before the others
+    shutil.copy(next((data / "train" / "dog").iterdir()), data / "train" / "cat" / "000-another.png")
+    before = Pool.open(tmp_path / "pool")
+    images = load_split("folder", str(toy.data), "train", before.image).load(before.seen().rows)
+    add_task(tmp_path / "pool", "aaa", data=data, settings=SHORT)
+    after = Pool.open(tmp_path / "pool")
+    first = next(iter(after.blocks(after.tasks)))
+    logits = logits_of(after, [task.name for task in after.tasks], images)
+    assert max(np.abs(a - b).max() for a, b in zip(first.logits, logits, strict=True)) < 1e-3
+    assert calibrate(tmp_path / "pool") == len(first.seen.rows)
