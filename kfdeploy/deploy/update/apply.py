@@ -53,18 +53,20 @@ def apply(update: str | Path, assembly: str | Path, *, state: str | Path | None 
     found, root, device = Update.read(update), Path(assembly), DeviceState(state_folder(state))
     with exclusive(root):
         old = Model.open(root)
-        key = device.check(found, root)
+        key = device.check(found, old)
         found.check()
         before = tuple(task.name for task in old.tasks)
         if all(_hash(root / name) == found.new[name] for name in NEW):
             old.check()
+            if key is not None:
+                device.remember(found, old)
             golden = old.golden
             return Applied(old, before, True, key, found.counter, golden["difference"], golden["tolerance"])
         _check_base(found, old)
         with swap(root, keep=True) as work:
             difference, allowed = _stage(found, root, work)
             if key is not None:  # before the commit: the very same update may come again, an older one may not
-                device.remember(found, root)
+                device.remember(found, old)
         return Applied(Model.open(root), before, False, key, found.counter, difference, allowed)
 
 

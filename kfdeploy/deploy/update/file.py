@@ -19,6 +19,7 @@ from kfdeploy.manifest import SCHEMAS, stamp
 
 MAKE = "kfdeploy diff OLD NEW --out update.kfu"
 AGAIN = "copy the update again, or make it again: " + MAKE
+LARGEST = 2**63 - 1
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kfdeploy.deploy.update.file import Update
+from kfdeploy.deploy.update.file import LARGEST, Update
 from kfdeploy.errors import OutputError, UpdateError, require
 from kfdeploy.files import check_place, place_errors, write_file
 
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 
 _PAIR = "kfdeploy keygen makes a pair"
-LARGEST = 2**63 - 1
 
 
 def keygen(name: str | Path = "update") -> tuple[Path, Path]:

@@ -3,6 +3,8 @@
     STATE/keys/*.pub       a device with one takes nothing unsigned, and nothing signed by another
     STATE/counters/*.json  of each assembly the counter of the last signed update, so that an older one is refused
 
+An assembly is known by its pool's name and its own, wherever it lies: a copy, or one that was moved, has come as far.
+
 STATE is what `--state` says, else `KFDEPLOY_STATE`, else `kfdeploy` in the user's state folder (XDG_STATE_HOME).
 """
 
@@ -12,16 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kfdeploy.deploy.update.file import Update
+from kfdeploy.deploy.model import Model
+from kfdeploy.deploy.update.file import LARGEST, Update
 from kfdeploy.errors import UpdateError
 from kfdeploy.files import dump_json, file_name, place_errors, write_over
 from kfdeploy.manifest import read_manifest, stamp
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
-
-_FRESH = "make a fresh one (kfdeploy diff), and sign it (kfdeploy sign)"
 
 
 def state_folder(state: str | Path | None = None) -> Path:
@@ -62,7 +62,7 @@ class DeviceState:
         keys = [(path, load_public(path)) for path in paths]
         return {fingerprint(key): (path, key) for path, key in keys}
 
-    def check(self, update: Update, assembly: Path) -> Path | None:
+    def check(self, update: Update, assembly: Model) -> Path | None:
         """Refuse an update that this device should not take; return the key it is signed by, None where it has no key.
 
         Raises:
@@ -97,7 +97,7 @@ class DeviceState:
         self._check_counter(update, update.counter, assembly)
         return path
 
-    def remember(self, update: Update, assembly: Path) -> None:
+    def remember(self, update: Update, assembly: Model) -> None:
         """Write down, on the disk, that this signed update is the newest; `check` it first.
 
         Raises:
@@ -105,7 +105,8 @@ class DeviceState:
         """
         record = {
             **stamp("counter"),
-            "assembly": str(assembly.resolve()),
+            "assembly": assembly.name,
+            "pool": _pool(assembly),
             "counter": update.counter,
             "update": update.identity,
         }
@@ -113,32 +114,48 @@ class DeviceState:
         with place_errors(path, "name another --state, or free some space; the model is as it was"):
             write_over(path, dump_json(record).encode())
 
-    def _check_counter(self, update: Update, counter: int, assembly: Path) -> None:
-        path = self._record(assembly)
-        try:
-            path.stat()
-        except FileNotFoundError:
-            return
-        except OSError:
-            pass  # reading says what is wrong
-        record: dict[str, Any] = read_manifest(path, "counter", "mend it, or remove it to start from nothing")
-        last, who = record.get("counter"), record.get("update")
-        if not isinstance(last, int):
-            raise UpdateError(f"'{path}' holds no counter", hint="mend it, or remove it to start from nothing")
-        # The very same update may come again: after a rollback, or after a power cut.
-        if counter < last:
-            raise UpdateError(
-                f"'{update.path}' is an older update: its counter is {counter}, and '{assembly}' has had {last}",
-                hint=_FRESH,
+    def _check_counter(self, update: Update, counter: int, assembly: Model) -> None:
+        # The last by lineage, and by place, as 0.1.0 wrote it.
+        for path in (self._record(assembly), self._record_of_place(assembly.path)):
+            try:
+                path.stat()
+            except FileNotFoundError:
+                continue
+            except OSError:
+                pass  # reading says what is wrong
+            record: dict[str, Any] = read_manifest(path, "counter", "mend it, or remove it to start from nothing")
+            last, who = record.get("counter"), record.get("update")
+            if not isinstance(last, int):
+                raise UpdateError(f"'{path}' holds no counter", hint="mend it, or remove it to start from nothing")
+            fresh = (
+                f"make a fresh one (kfdeploy diff), and sign it with a counter above that: kfdeploy sign … --counter "
+                f"{last + 1}"
+                if last < LARGEST
+                else f"no counter is above that: make sure that nobody else has the key, then remove '{path}'"
             )
-        if counter == last and who != update.identity:
-            raise UpdateError(
-                f"'{update.path}' has the counter {counter}, and '{assembly}' has had another update with it",
-                hint="sign it with a higher --counter",
-            )
+            # The very same update may come again: after a rollback, or after a power cut.
+            if counter < last:
+                raise UpdateError(
+                    f"'{update.path}' is an older update: its counter is {counter}, and '{assembly.path}' has had "
+                    f"{last}",
+                    hint=fresh,
+                )
+            if counter == last and who != update.identity:
+                raise UpdateError(
+                    f"'{update.path}' has the counter {counter}, and '{assembly.path}' has had another update with it",
+                    hint=fresh,
+                )
 
-    def _record(self, assembly: Path) -> Path:
-        """Where the counter of an assembly is: told apart by its place, which no update can change."""
+    def _record(self, assembly: Model) -> Path:
+        """Where the counter of an assembly is: told apart by its pool's name and its own."""
+        short = hashlib.sha256(f"{_pool(assembly)}\0{assembly.name}".encode()).hexdigest()[:12]
+        return self.state / "counters" / f"{file_name(assembly.name)[:80]}-{short}.json"
+
+    def _record_of_place(self, assembly: Path) -> Path:
         place = assembly.resolve()
         short = hashlib.sha256(os.fsencode(place)).hexdigest()[:12]
         return self.state / "counters" / f"{file_name(place.name)[:80]}-{short}.json"
+
+
+def _pool(assembly: Model) -> str:
+    return str((assembly.source or {}).get("name", ""))

@@ -134,12 +134,43 @@ def test_after_going_back_the_same_update_may_come_again_and_an_older_one_may_no
     assert world.has("b")
 
 
-def test_counters_are_of_one_assembly_each_and_outlive_it(world):
+def test_a_counter_goes_with_an_assembly_and_its_copies_and_outlives_them(world):
     world.apply(world.update("a", "b", counter=5))
-    apply(world.update("a", "c", counter=4), world.root / "a" / "assembly", state=world.state)
+    older, same = world.update("a", "c", counter=4), world.update("a", "b", counter=5)
+    with pytest.raises(UpdateError, match="is an older update: its counter is 4") as caught:
+        apply(older, world.root / "a" / "assembly", state=world.state)  # a copy, elsewhere
+    assert "--counter 6" in caught.value.hint
+    assert not apply(same, world.root / "a" / "assembly", state=world.state).already
+    assemble(world.root / "c" / "assembly" / "parts", ["élan"], world.root / "other")  # another name, another counter
+    assert len(list((world.state / "counters").iterdir())) == 1
     shutil.rmtree(world.device)
     assemble(world.root / "b" / "assembly" / "parts", ["pets"], world.device)
     world.refuse(world.root / "ac.kfu", "is an older update")
+
+
+def test_a_counter_of_0_1_0_by_place_still_counts(world):
+    import hashlib
+
+    world.apply(world.update("a", "b", counter=5))
+    (record,) = (world.state / "counters").iterdir()
+    short = hashlib.sha256(os.fsencode(world.device.resolve())).hexdigest()[:12]
+    record.rename(record.with_name(f"assembly-{short}.json"))
+    world.refuse(world.update("b", "a", counter=3), "its counter is 3, and '.*' has had 5")
+
+
+def test_no_counter_is_above_the_largest_and_the_hint_says_so(world):
+    world.apply(world.update("a", "b", counter=2**63 - 1))
+    with pytest.raises(UpdateError, match="is an older update") as caught:
+        world.apply(world.update("b", "a", counter=3))
+    assert "no counter is above that" in caught.value.hint
+
+
+def test_what_is_found_applied_already_is_remembered(world):
+    update = world.update("a", "b", counter=5)
+    shutil.rmtree(world.device)
+    shutil.copytree(world.root / "b" / "assembly", world.device)
+    assert world.apply(update).already
+    world.refuse(world.update("b", "a", counter=4), "has had 5")
 
 
 def test_the_default_counter_is_the_time(world):
