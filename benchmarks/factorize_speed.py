@@ -10,11 +10,13 @@
 | precision | bf16 and channels-last against fp32 and NCHW |
 | replay | a step that reads the teacher's answers against one that asks for them |
 | tasks | a step of K = 2 … 100 tasks, and the line through them |
+| waiting | OpenMP's default of waiting against waiting asleep, quiet and beside a busy process |
 | memory | glibc told to keep freed memory against its default; the resident peak of ten tasks on CIFAR-10's size |
 """
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -304,6 +306,29 @@ def memory(device, rounds):
     return {**found, "ratio": round(ratio, 3)}
 
 
+def waiting(device, rounds):
+    """Steps in fresh processes whose OpenMP threads wait as by default, or asleep; quiet, and beside a busy one."""
+    seen = {f"{place}, {policy}": [] for place in ("quiet", "busy") for policy in ("default", "passive")}
+    for number in range(rounds):
+        for name in list(seen) if number % 2 else list(seen)[::-1]:
+            place, policy = name.split(", ")
+            beside = [sys.executable, "-c", "while True: pass"]
+            busy = subprocess.Popen(beside) if place == "busy" else None
+            try:
+                lines = subprocess.run(
+                    [sys.executable, __file__, "--probe", "kept", str(device), "3"], capture_output=True, text=True,
+                    check=True,
+                    env=os.environ | {"OMP_WAIT_POLICY": "passive" if policy == "passive" else ""},
+                ).stdout  # fmt: skip
+            finally:
+                if busy is not None:
+                    busy.kill()
+            seen[name].append(json.loads(lines.splitlines()[-1])["step_ms"])
+    ms = {name: round(statistics.median(values), 1) for name, values in seen.items()}
+    ratios = {place: round(ms[f"{place}, default"] / ms[f"{place}, passive"], 3) for place in ("quiet", "busy")}
+    return {"step_ms": ms, "default_over_passive": ratios}
+
+
 def probe(name, device, rounds):
     """Measure one process's steps and peak; printed as JSON."""
     if name == "kept":
@@ -320,7 +345,7 @@ def probe(name, device, rounds):
     print(json.dumps({"step_ms": round(1e3 * found["step"], 1), "peak_mib": round(peak_mib())}))
 
 
-PARTS = {part.__name__: part for part in (bank, pointwise, outside, precision, replay, tasks, memory)}
+PARTS = {part.__name__: part for part in (bank, pointwise, outside, precision, replay, tasks, memory, waiting)}
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--probe"]:

@@ -24,6 +24,7 @@ from kfdeploy.measuring.rounds import describe_machine
 from kfdeploy.pool.pool import Pool
 from kfdeploy.tasks.spec import class_names
 from kfdeploy.tasks.worth import subset_accuracy
+from kfdeploy.training.loop.devices import precision_of
 from kfdeploy.training.recipe.recipe import load_recipe
 
 ROOT = Path(__file__).parent.parent
@@ -157,7 +158,7 @@ def separate(recipe, out, study, row):
         seconds, parts, terms = seconds + fitted.seconds, [*parts, learner], [*terms, fitted.log[-1]]
     found = {
         "epochs": recipe.train.epochs, "images": len(experiment.train), "threads": torch.get_num_threads(),
-        "precision": experiment.fabric._precision.precision, "seconds": round(seconds),
+        "precision": precision_of(experiment.fabric), "seconds": round(seconds),
         "nets": f"{len(parts)} × {title(config.net)}", "parameters": sum(folded(part.net) for part in parts),
         "terms": {key: round(sum(each[key] for each in terms), 5) for key in ("sup", "kt")},
     }  # fmt: skip

@@ -37,13 +37,13 @@ def main():
     about = kit.manifest()
     protocol = clock.QUICK if asked.quick else clock.Protocol()
     fixed = about["options"]["batch"]
-    rows = []
+    rows, photo = [], photo_of(about, asked.data)
     for scenario in [name for name in SCENARIOS if name in asked.scenario]:
         batch = 1 if scenario == "single-stream" else asked.batch
         if fixed not in (0, batch):
             print(f"{scenario}: left out, the model has the fixed batch {fixed}")
             continue
-        job = {"scenario": scenario, "threads": asked.threads, "batch": batch, "quick": asked.quick}
+        job = {"scenario": scenario, "threads": asked.threads, "batch": batch, "quick": asked.quick, "photo": photo}
         rounds = [afresh(job) for _ in range(protocol.rounds)]
         rows.append(row(about, scenario, asked.threads, batch) | clock.summarise(rounds, batch))
     right = accuracy(about, asked.data, asked.threads) if asked.data else None
@@ -94,7 +94,7 @@ def afresh(job):
     return clock.Round(**json.loads(done.stdout.splitlines()[-1]))
 
 
-def one_round(scenario, threads, batch, quick):
+def one_round(scenario, threads, batch, quick, photo):
     """Measure in this process."""
     cores = clock.pin(threads)
     about = kit.manifest()
@@ -107,8 +107,14 @@ def one_round(scenario, threads, batch, quick):
     found = clock.time_runs(lambda i: session.run(inputs[i % 16]), protocol, gpu=session.gpu)
     found.load, found.cores = load, cores
     fit = tuple(image["size"]), image["channels"], image["resize"], image["interpolation"]
-    found.stages = clock.time_stages(pixels.stages(images[0], *fit))
+    found.stages = clock.time_stages(pixels.stages(images[0], *fit, photo))
     return found
+
+
+def photo_of(about, folder):
+    """Return an image file of the user's of middling size, to time decoding on; without a folder there is none."""
+    files = [path for name in kit.classes(about) if folder for path in kit.inside(folder / name)]
+    return str(sorted(files, key=lambda path: (path.stat().st_size, path))[len(files) // 2]) if files else ""
 
 
 def accuracy(about, folder, threads):

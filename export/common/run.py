@@ -1,9 +1,10 @@
-"""Classify images: one line of JSON for each, the likeliest class first.
+"""Classify images: one line of JSON for each, the likeliest class first; ends with 1 where one could not be read.
 
 python run.py photo.png folder/ [--top 3] [--threads 1]
 """
 
 import json
+import sys
 
 import kit
 import numpy as np
@@ -18,9 +19,20 @@ def main():
     about = kit.manifest()
     names, paths = kit.classes(about), kit.files(asked.images)
     session = kit.open_session(asked.threads)
+    broken = False
     for start in range(0, len(paths), 256):
-        piece = paths[start : start + 256]
-        images = np.stack([kit.read(path, about["image"]) for path in piece])
+        piece, images = [], []
+        for path in paths[start : start + 256]:
+            try:
+                images.append(kit.read(path, about["image"]))
+                piece.append(path)
+            except SystemExit as error:
+                print(json.dumps({"image": str(path), "error": str(error)}, ensure_ascii=False))
+                print(error, file=sys.stderr)
+                broken = True
+        if not piece:
+            continue
+        images = np.stack(images)
         outputs = kit.outputs(session, images, about["options"]["batch"])
         logits = outputs["logits"].astype(np.float64)
         shares = np.exp(logits - logits.max(1, keepdims=True))
@@ -32,6 +44,7 @@ def main():
             if "known" in outputs:  # below 0: none of these
                 line["known"] = round(float(outputs["known"][number]), 6)
             print(json.dumps(line, ensure_ascii=False))
+    raise SystemExit(broken)
 
 
 if __name__ == "__main__":

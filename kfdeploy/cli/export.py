@@ -1,11 +1,14 @@
 """`kfdeploy export`: models become artifacts of a target."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from kfdeploy.cli.console import FORCE, megabytes, say
+
+if TYPE_CHECKING:
+    from kfdeploy.deploy.artifact import Artifact
 
 
 def command(
@@ -67,7 +70,7 @@ def command(
                 f"{model.path} → {artifact.path}  {megabytes(artifact.bytes)}, batch {batch or 'dynamic'}"
                 + (f", as {artifact.form}" if artifact.form else "")
                 + f", convolutions {_counts(artifact.executed['convolutions'])}, "
-                f"differs from torch by {found['difference']:.1e}"
+                f"differs from torch by {found['difference']:.1e}{_alike(artifact)}"
                 + (f"  (not run here: {found['not_run']})" if found["not_run"] else "")
             )
             if kit:
@@ -84,6 +87,14 @@ def _numbers(row: dict[str, Any]) -> str:
         f"accuracy {100 * row['accuracy']:.2f} % on {row['images']} validation images, "
         f"{megabytes(row['bytes'])}, convolutions {_counts(row['convolutions'])}: "
     )
+
+
+def _alike(artifact: "Artifact") -> str:
+    """Say how many golden samples it answers as the float32 graph does, where it computes in fewer bits."""
+    proof = artifact.proof
+    if artifact.precision == "fp32" or "equal" not in proof:
+        return ""
+    return f", the same answer on {round(proof['equal'] * proof['samples'])} of {proof['samples']} golden samples"
 
 
 def _counts(found: dict[str, int]) -> str:

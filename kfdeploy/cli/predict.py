@@ -14,17 +14,25 @@ def command(
     threads: int = typer.Option(1, min=1, help="Threads of the runtime."),
     json: bool = typer.Option(False, "--json", help="One JSON object a line."),
 ) -> None:
-    """Print the likeliest classes of images, given that each shows one of the model's; or none of these."""
+    """Print the likeliest classes of images, given that each shows one of the model's; or none of these.
+
+    Ends with status 1 where an image could not be read; the others are printed all the same.
+    """
     import json as library
 
     from kfdeploy.deploy.predict import predict
 
+    broken = 0
     for found in predict(model, images, top=top, threads=threads):
+        broken += bool(found.error)
         if json:
-            own = {} if found.known is None else {"known": found.known}
-            line = {"image": str(found.path), "classes": dict(found.classes), **own}
-            say(library.dumps(line, ensure_ascii=False))
+            say(library.dumps(found.to_json(), ensure_ascii=False))
+        elif found.error:
+            say(f"{found.path}: not classified")
+            typer.echo(f"error: {found.error}", err=True)
         else:
             likely = ", ".join(f"{name} {100 * share:.1f} %" for name, share in found.classes)
             stranger = found.known is not None and found.known < 0
             say(f"{found.path}: " + (f"none of these (else {likely})" if stranger else likely))
+    if broken:
+        raise typer.Exit(1)

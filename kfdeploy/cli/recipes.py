@@ -1,4 +1,4 @@
-"""`kfdeploy recipes`: list, show or copy the shipped recipes."""
+"""`kfdeploy recipes`: list, show or copy the shipped recipes, and every key that one may have."""
 
 from pathlib import Path
 
@@ -24,6 +24,14 @@ def show(name: str = typer.Argument(..., help="A shipped name.")) -> None:
     from kfdeploy.training.recipe.recipe import find_recipe
 
     say(find_recipe(name).read_text(encoding="utf-8").rstrip())
+
+
+@app.command("keys")
+def keys() -> None:
+    """Print every key that a recipe may have, with its type and default (Markdown)."""
+    from kfdeploy.training.recipe.reference import reference
+
+    say(reference().rstrip())
 
 
 @app.command("copy")

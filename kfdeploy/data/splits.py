@@ -130,6 +130,16 @@ def test_images(about: DataOrigin, image: ImageSpec, classes: Sequence[str], fol
     return load(about, "test", image, folder).only(classes).in_memory()
 
 
+def photo_of(about: DataOrigin, image: ImageSpec, folder: str | Path | None) -> str:
+    """Return a test image's file of middling size, to time decoding on; nothing where images are no files of their own.
+
+    Raises:
+        DataError: the images are not there.
+    """
+    files = [path for path in load(about, "test", image, folder).paths if isinstance(path, Path)]
+    return str(sorted(files, key=lambda path: (path.stat().st_size, path))[len(files) // 2]) if files else ""
+
+
 def load(about: DataOrigin, split: str, image: ImageSpec, folder: str | Path | None = None) -> ImageSet:
     """Return a split of what a model was made with, or of a folder in its place.
 
@@ -137,4 +147,9 @@ def load(about: DataOrigin, split: str, image: ImageSpec, folder: str | Path | N
         DataError: it is not there.
     """
     source, root = ("folder", str(folder)) if folder is not None else (about["source"], about["root"])
-    return load_split(source, root, split, image, names=about.get("names", ""), test=about.get("test", 0.0))
+    try:
+        return load_split(source, root, split, image, names=about.get("names", ""), test=about.get("test", 0.0))
+    except DataError as error:  # its hints are for recipes, and whoever asks here has none
+        raise DataError(
+            str(error), hint="name a folder with train/<class>/ and test/<class>/: --data <folder>"
+        ) from None

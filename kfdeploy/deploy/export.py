@@ -166,6 +166,7 @@ def _write(
             "samples": total.samples,
             "tasks": dict(total.tasks),
             "steps": [step.to_json() for step in steps],
+            "equal": total.equal,
             "engine_tolerance": allowed,
             "not_run": unable,
         },

@@ -31,6 +31,7 @@ class Verdict:
     samples: int
     tasks: Mapping[str, float]
     step: str = "engine"
+    equal: float = 1.0  # the share of samples with the same likeliest class
 
     @property
     def passed(self) -> bool:
@@ -45,6 +46,7 @@ class Verdict:
             "tolerance": self.tolerance,
             "samples": self.samples,
             "tasks": dict(self.tasks),
+            "equal": self.equal,
         }
 
 
@@ -113,7 +115,8 @@ def judge(
     for task in tasks:
         by_task[task.name] = float(difference[start : start + len(task.classes)].max(initial=0))
         start += len(task.classes)
-    return Verdict(float(difference.max(initial=0)), allowed, len(logits), by_task, step)
+    equal = float((logits.argmax(1) == expected.argmax(1)).mean()) if logits.size else 1.0
+    return Verdict(float(difference.max(initial=0)), allowed, len(logits), by_task, step, equal)
 
 
 def require(verdict: Verdict, what: str, blame: str = "") -> None:

@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from kfdeploy.arrays import Images
 from kfdeploy.data.folders import images_in
-from kfdeploy.data.images import read_images
+from kfdeploy.data.images import read_image, read_images
 from kfdeploy.deploy.artifact import Artifact
 from kfdeploy.deploy.model import Model
 from kfdeploy.errors import DataError
@@ -17,6 +19,7 @@ from kfdeploy.targets import onnx
 from kfdeploy.targets.base import Setup, run_in_batches
 from kfdeploy.targets.device.pixels import readable
 from kfdeploy.tasks.kinds.classes import shares
+from kfdeploy.tasks.spec import ImageSpec
 
 
 @dataclass(frozen=True)
@@ -26,17 +29,28 @@ class Prediction:
     path: Path
     classes: tuple[tuple[str, float], ...]
     known: float | None = None  # of an open-set model: below 0 it is none of these
+    error: str = ""  # why it was not classified: it does not decode, or is not there
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as kits print it: `{"image", "classes": [{"class", "probability"}, …], "known"}`, or an `error`."""
+        if self.error:
+            return {"image": str(self.path), "error": self.error}
+        own = {} if self.known is None else {"known": round(self.known, 6)}
+        likely = [{"class": name, "probability": round(share, 6)} for name, share in self.classes]
+        return {"image": str(self.path), "classes": likely, **own}
 
 
 def predict(model: str | Path, images: Sequence[str | Path], *, top: int = 3, threads: int = 1) -> list[Prediction]:
     """Classify image files (or every image of a folder) with an artifact, an assembly or a student.
+
+    An image that does not decode has an `error`, and the others are classified all the same.
 
     Probabilities are the softmax over the model's classes: conditional on "one of these", which a model assembled with
     `open_set` judges too.
 
     Raises:
         PoolError: there is no such model, or it is not whole.
-        DataError: there is no such image, or it does not decode.
+        DataError: a folder has no images.
     """
     root = Path(model)
     paths = [path for name in images for path in _expand(Path(name))]
@@ -52,13 +66,31 @@ def predict(model: str | Path, images: Sequence[str | Path], *, top: int = 3, th
     with session:
         for start in range(0, len(paths), 256):  # a folder may be larger than memory
             piece = paths[start : start + 256]
-            outputs = run_in_batches(session, read_images(piece, opened.image), batch)
+            pixels, broken = _read(piece, opened.image)
+            good = [path for path in piece if path not in broken]
+            known: dict[Path, Prediction] = {path: Prediction(path, (), error=why) for path, why in broken.items()}
+            outputs = run_in_batches(session, pixels, batch) if good else {"logits": np.zeros((0, 1), np.float32)}
             margins = outputs.get(KNOWN)
-            for i, (path, row) in enumerate(zip(piece, shares(outputs["logits"]), strict=True)):
+            for i, (path, row) in enumerate(zip(good, shares(outputs["logits"]), strict=True)):
                 order = np.argsort(-row, kind="stable")[:top]
                 best = tuple((opened.classes[j], float(row[j])) for j in order)
-                found.append(Prediction(path, best, None if margins is None else float(margins[i])))
+                known[path] = Prediction(path, best, None if margins is None else float(margins[i]))
+            found += [known[path] for path in piece]
     return found
+
+
+def _read(paths: Sequence[Path], image: ImageSpec) -> tuple[Images, dict[Path, str]]:
+    """Return the images that decode (N, H, W, C), and of the others why they do not."""
+    try:
+        return read_images(paths, image), {}
+    except DataError:
+        broken, good = {}, []
+        for path in paths:
+            try:
+                good.append(read_image(path, image))
+            except DataError as error:
+                broken[path] = str(error)
+        return np.stack(good) if good else np.zeros((0, *image.shape), np.uint8), broken
 
 
 def _expand(path: Path) -> list[Path]:
@@ -67,6 +99,4 @@ def _expand(path: Path) -> list[Path]:
         if not found:
             raise DataError(f"the folder '{path}' has no images", hint=f"name files ending in {', '.join(readable())}")
         return found
-    if not path.is_file():
-        raise DataError(f"there is no image at '{path}'")
     return [path]

@@ -48,7 +48,7 @@ def logits_on(artifact: Artifact, data: ImageSet, threads: int) -> np.ndarray[An
         raise DataError("there are no test images of these classes")
     found: list[np.ndarray[Any, np.dtype[np.float32]]] = []
     with artifact.session(Setup(threads=threads)) as session:
-        for images in data.batches(512):
+        for images in data.batches():
             found.append(run_in_batches(session, images, artifact.batch or 128)["logits"])
     return np.concatenate(found)
 

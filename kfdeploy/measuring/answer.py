@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from kfdeploy.measuring.intervals import wilson
 from kfdeploy.measuring.result import scores
 
 _SETTING = ("target", "precision", "threads", "scenario", "batch")
@@ -21,7 +22,8 @@ def answer(
 
     For each subject (an assembly's tasks) the candidates are the measured rows of the first scenario that were
     scored on it. With `min_accuracy` (a share) the winner is the fastest that reaches it, else the most accurate within
-    `max_ms` (milliseconds a run) and `max_mb` (10^6 bytes). Without any constraint nobody wins: the front answers.
+    `max_ms` (milliseconds a run) and `max_mb` (10^6 bytes): of equally accurate ones the fastest, then the smallest.
+    Without any constraint nobody wins: the front answers.
     """
     limits = {"max_ms": max_ms, "max_mb": max_mb, "min_accuracy": min_accuracy}
     asked = {name: value for name, value in limits.items() if value is not None}
@@ -69,8 +71,11 @@ def _answer(subject: Subject, rows: list[Row], asked: dict[str, float], comparis
         if "min_accuracy" in asked:
             winner = min(fit, key=lambda row: float(row["latency_ms"]["p50"]))
         else:
-            winner = max(fit, key=lambda row: float(scores(row)[subject]["accuracy"]))
+            winner = _cheapest_of_the_best(fit, subject)
         sentence = f"For {tasks}, {wanted}: {_described(winner, subject)}"
+        most = max(fit, key=lambda row: float(scores(row)[subject]["accuracy"]))
+        if "min_accuracy" not in asked and scores(most)[subject]["accuracy"] > scores(winner)[subject]["accuracy"]:
+            sentence += f" (as accurate, within its 95 % interval, as {_described(most, subject)})"
     elif asked:
         near = min(rows, key=lambda row: max(_misses(row, subject, asked).values()))
         sentence = f"For {tasks}, nothing has {wanted}; the nearest is {_described(near, subject)}"
@@ -89,6 +94,23 @@ def _answer(subject: Subject, rows: list[Row], asked: dict[str, float], comparis
         "constraints": asked,
         "sentence": sentence + ".",
     }
+
+
+def _cheapest_of_the_best(rows: list[Row], subject: Subject) -> Row:
+    """Return, of the rows as accurate as the most accurate one, the fastest; of equally fast ones the smallest.
+
+    As accurate is who has the best accuracy within the 95 % interval of its own; p50s within 2 % are equally fast.
+    """
+    best = max(float(scores(row)[subject]["accuracy"]) for row in rows)
+
+    def even(row: Row) -> bool:
+        found = scores(row)[subject]
+        return bool(best <= wilson(float(found["accuracy"]), found.get("images"))[1])
+
+    able = [row for row in rows if even(row)]
+    fastest = min(float(row["latency_ms"]["p50"]) for row in able)
+    quick = [row for row in able if float(row["latency_ms"]["p50"]) <= 1.02 * fastest]
+    return min(quick, key=lambda row: (row["bytes"], row["latency_ms"]["p50"]))
 
 
 _WORDS = {"max_ms": "at most {:g} ms", "max_mb": "at most {:g} MB", "min_accuracy": "at least {:g} % accuracy"}

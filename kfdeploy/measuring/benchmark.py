@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from kfdeploy.data.splits import test_images
+from kfdeploy.data.splits import photo_of, test_images
 from kfdeploy.deploy.artifact import Artifact
 from kfdeploy.deploy.here import find_artifacts
 from kfdeploy.errors import KfdeployError, PoolError, TaskError, UnsupportedError
@@ -71,7 +71,8 @@ def benchmark(
     # What is not there is missed before the measuring, not after.
     everything = list(dict.fromkeys(c for classes in subjects.values() for c in classes))
     test = test_images(opened[0].data, opened[0].image, everything, data)
-    jobs, reasons = _jobs(opened, settings, threads, batch)
+    photo = photo_of(opened[0].data, opened[0].image, data)
+    jobs, reasons = _jobs(opened, settings, threads, batch, photo)
     able = {key: job for key, job in jobs.items() if key not in reasons}
     rounds = _measure(able, protocol, finished, opened, reasons, report)
     right = score([a for a in opened if any(key[0] == a.path for key in rounds)], test, subjects, report)
@@ -90,7 +91,7 @@ def benchmark(
 
 
 def _jobs(
-    opened: Sequence[Artifact], settings: Sequence[Scenario], threads: Sequence[int], batch: int
+    opened: Sequence[Artifact], settings: Sequence[Scenario], threads: Sequence[int], batch: int, photo: str
 ) -> tuple[dict[Key, Job], dict[Key, str]]:
     """Return what there is to measure, and of what cannot be measured here the reason.
 
@@ -102,7 +103,7 @@ def _jobs(
     for artifact, scenario, count in itertools.product(opened, settings, sorted(set(threads))):
         size = 1 if scenario == "single-stream" else batch
         key = (artifact.path, scenario, count)
-        jobs[key] = Job(str(artifact.path), scenario, count, size)
+        jobs[key] = Job(str(artifact.path), scenario, count, size, photo)
         if artifact.batch not in (0, size):
             reasons[key] = f"it has the fixed batch {artifact.batch}, and {scenario} needs {size}"
         elif why := artifact.cannot_run():

@@ -1,4 +1,4 @@
-"""Bootstrapped 95 % intervals: of a ratio of latencies, and of a difference of accuracies."""
+"""95 % intervals: of a ratio of latencies, of a difference of accuracies, and of a share."""
 
 from collections.abc import Sequence
 
@@ -35,3 +35,12 @@ def difference_interval(a: Floats, b: Floats, seed: int = 0) -> tuple[float, tup
     drawn = np.random.default_rng(seed).multinomial(len(paired), counts[1] / len(paired), size=10_000) @ counts[0]
     low, high = np.percentile(drawn / len(paired), [2.5, 97.5])
     return float(paired.mean()), (float(low), float(high))
+
+
+def wilson(share: float, images: float | None) -> tuple[float, float]:
+    """Return the 95 % interval of a share that was counted over some images (Wilson 1927); without them the share."""
+    if not images:
+        return share, share
+    z = 1.96**2 / images
+    middle, half = share + z / 2, (max(share * (1 - share), 0) * z + z * z / 4) ** 0.5
+    return (middle - half) / (1 + z), (middle + half) / (1 + z)

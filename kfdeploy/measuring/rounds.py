@@ -30,6 +30,7 @@ class Job:
     scenario: Scenario
     threads: int
     batch: int
+    photo: str = ""  # a file of the user's, to time decoding on; else a PNG of a golden sample
 
 
 def measure(job: Job, protocol: Protocol) -> Round:
@@ -57,7 +58,8 @@ def measure(job: Job, protocol: Protocol) -> Round:
 
         found = time_runs(call, protocol, gpu=session.gpu)
     found.load, found.cores = load, cores
-    found.stages = clock.time_stages(stages(golden[0], image.size, image.channels, image.resize, image.interpolation))
+    fit = image.size, image.channels, image.resize, image.interpolation
+    found.stages = clock.time_stages(stages(golden[0], *fit, job.photo))
     return found
 
 

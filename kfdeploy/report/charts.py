@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from kfdeploy.measuring.answer import front
+from kfdeploy.measuring.intervals import wilson
 from kfdeploy.report.scale import COLOURS, SHAPES, Axis, Strip, below, beside, chart, legend, line, mark, strips
 from kfdeploy.report.words import (
     Row,
@@ -223,7 +224,7 @@ def accuracies(rows: Sequence[Row]) -> str:
 
 def _scores(rows: Sequence[Row], colours: Mapping[str, int]) -> str:
     models = {(model(row), how(row), row["accuracy"]): row for row in reversed(rows)}
-    spans = {key: _wilson(row["accuracy"], number(row.get("images"))) for key, row in models.items()}
+    spans = {key: wilson(row["accuracy"], number(row.get("images"))) for key, row in models.items()}
     axis = Axis.around([100 * value for span in spans.values() for value in span])
     lines = []
     for key, row in reversed(models.items()):
@@ -232,11 +233,3 @@ def _scores(rows: Sequence[Row], colours: Mapping[str, int]) -> str:
         drawn = mark(axis.at(100 * row["accuracy"]), 50, str(row.get("kind")), colours[how(row)], about(row), more=more)
         lines.append(Strip(key[0], drawn, share(row["accuracy"]), key[1]))
     return strips("Accuracy of each model, with the 95 % interval of its number of images", lines, axis, "%", 28)
-
-
-def _wilson(share: float, images: float | None) -> tuple[float, float]:
-    if not images:
-        return share, share
-    z = 1.96**2 / images
-    middle, half = share + z / 2, (max(share * (1 - share), 0) * z + z * z / 4) ** 0.5
-    return (middle - half) / (1 + z), (middle + half) / (1 + z)

@@ -58,7 +58,7 @@ def break_even(result: Mapping[str, Any]) -> str:
     if not curves:
         return ""
     sizes = sorted({x for points in curves.values() for x, _ in points})
-    x_axis = Axis.around(sizes, room=0.04)
+    x_axis = Axis.around(sizes, room=0.04, least=0.0)
     y_axis = Axis(0.0, 1.12 * max(y for points in curves.values() for _, y in points))
     shapes, body = list(SHAPES), below(x_axis) + beside(y_axis)
     said = []

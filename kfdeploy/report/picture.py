@@ -7,39 +7,55 @@ from typing import Any
 
 from kfdeploy.errors import MissingDependencyError
 from kfdeploy.files import write_file
+from kfdeploy.measuring.result import scores
 
 
 def plot(result: dict[str, Any], path: Path) -> None:
-    """Draw accuracy over single-stream latency as a PNG.
+    """Draw accuracy over single-stream latency as a PNG, a panel for each subset of tasks that models were scored on.
 
     Raises:
         MissingDependencyError: matplotlib is not installed.
     """
-    measured = [row for row in result["rows"] if "reason" not in row and row["accuracy"] is not None]
+    measured = [row for row in result["rows"] if "reason" not in row and scores(row)]
     rows = [row for row in measured if row["scenario"] == "single-stream"] or measured
-    figure = new_figure(7.5, 4.6, 150)
-    axes = figure.add_subplot()
-    shapes = {"assembly": "o", "student": "s", "teacher": "^"}
+    subjects = list(dict.fromkeys(subject for row in rows for subject in scores(row))) or [()]
+    across = min(2, len(subjects))
+    down = -(-len(subjects) // across)
+    figure = new_figure(7.5 if across == 1 else 11.0, 4.6 if down == 1 else 3.8 * down, 150)
+    panels = figure.subplots(down, across, squeeze=False).ravel()
     targets = sorted({(row["target"], row["threads"]) for row in rows})
+    for axes, subject in zip(panels, subjects, strict=False):
+        _panel(axes, subject, [row for row in rows if subject in scores(row)], targets)
+        quick = " (a quick look)" if result["quick"] else ""
+        axes.set_title(_title(subject) + quick, fontsize=10)
+    for axes in panels[len(subjects) :]:
+        axes.set_visible(False)
+    save_figure(figure, path)
+
+
+def _panel(
+    axes: Any, subject: tuple[str, ...], rows: Sequence[dict[str, Any]], targets: Sequence[tuple[str, int]]
+) -> None:
+    shapes = {"assembly": "o", "student": "s", "teacher": "^"}
     for i, (target, threads) in enumerate(targets):
-        for row in [row for row in rows if (row["target"], row["threads"]) == (target, threads)]:
-            x, y = row["latency_ms"]["p50"], 100 * row["accuracy"]
+        here = [row for row in rows if (row["target"], row["threads"]) == (target, threads)]
+        for row in here:
+            x, y = row["latency_ms"]["p50"], 100 * scores(row)[subject]["accuracy"]
             axes.plot([x], [y], shapes.get(row["kind"], "D"), color=f"C{i}", markersize=9, alpha=0.85)
             axes.hlines(y, x, row["latency_ms"]["p90"], color=f"C{i}", alpha=0.5)
             axes.annotate(row["name"], (x, y), textcoords="offset points", xytext=(7, 6 if i % 2 else -12), fontsize=8)
-        axes.plot([], [], "o", color=f"C{i}", label=f"{target}, {threads} thread{'s' if threads > 1 else ''}")
-    tasks = rows[0]["tasks"] if rows else []
+        if here:
+            axes.plot([], [], "o", color=f"C{i}", label=f"{target}, {threads} thread{'s' if threads > 1 else ''}")
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(_plain)
     axes.xaxis.set_minor_formatter(_plain)
     axes.tick_params(axis="x", which="both", labelsize=8)
     axes.set_xlabel("single-stream latency, ms (mark: p50, line to p90)")
     axes.set_ylabel("test accuracy, %")
-    axes.set_title(_title(tasks) + (" (a quick look)" if result["quick"] else ""), fontsize=10)
     axes.margins(x=0.15, y=0.2)
     axes.grid(alpha=0.25)
-    axes.legend(fontsize=8)
-    save_figure(figure, path)
+    if rows:
+        axes.legend(fontsize=8)
 
 
 def new_figure(width: float, height: float, dpi: int) -> Any:

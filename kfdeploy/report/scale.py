@@ -25,14 +25,16 @@ class Axis:
     log: bool = False
 
     @classmethod
-    def around(cls, values: Sequence[float], *, log: bool = False, room: float = 0.08) -> "Axis":
-        """Return an axis that holds all values, and a little more."""
+    def around(
+        cls, values: Sequence[float], *, log: bool = False, room: float = 0.08, least: float = -math.inf
+    ) -> "Axis":
+        """Return an axis that holds all values, and a little more; nothing below `least`, which there is none of."""
         low, high = min(values), max(values)
         if log:
             pad = max((high / low) ** room, 1.02)
             return cls(low / pad, high * pad, True)
         pad = (high - low) * room or abs(high) * room or 1.0
-        return cls(low - pad, high + pad)
+        return cls(max(low - pad, min(low, least)), high + pad)
 
     def at(self, value: float) -> float:
         """Return where a value lies, in percent from the low end."""

@@ -10,7 +10,7 @@ def merged(rows: Sequence[dict[str, Any]]) -> bool:
 
 
 def training(row: dict[str, Any]) -> str:
-    """Return on how many images a model was trained, each counted as often as it was seen.
+    """Return on how many images a model was trained, and how often it saw each: `30 × 8,522 images`.
 
     A pool's are spent once, for every assembly it will ever give; separate models' are all of them together.
     """
@@ -20,8 +20,7 @@ def training(row: dict[str, Any]) -> str:
     numbers = [found["epochs"], found["images"], found.get("models", 1)]
     if not all(isinstance(number, int) for number in numbers):
         return "–"
-    count = numbers[0] * numbers[1] * numbers[2]
-    text = f"{count / 1e6:.2f} M" if count >= 1e5 else f"{count:,}"
+    text = f"{numbers[0] * numbers[2]:,} × {numbers[1]:,} images"
     return f"{text} (its pool)" if row.get("kind") == "assembly" else text
 
 

@@ -167,7 +167,7 @@ def costs(rows: Sequence[Row]) -> Table:
     }
     words = len(columns)
     if any(row.get("training") for row in rows):
-        columns["trained on, images"] = report.training
+        columns["trained on"] = report.training
     known = {
         "file, kB": ("bytes", 1e-3, 0),
         "parameters": ("parameters", 1, 0),

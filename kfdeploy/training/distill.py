@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from kfdeploy.arrays import Arrays
 from kfdeploy.deploy.model import Model
-from kfdeploy.errors import RecipeError, nearest
+from kfdeploy.errors import KfdeployError, RecipeError, nearest
 from kfdeploy.files import check_output, file_name
 from kfdeploy.tasks.spec import TaskSpec, choose, class_names
 from kfdeploy.training.experiment import Experiment
@@ -18,12 +18,13 @@ from kfdeploy.training.loop.resume import same_recipe, sweep, unfinished
 from kfdeploy.training.nets.build import check_images, describe
 from kfdeploy.training.nets.classifier import Classifier
 from kfdeploy.training.nets.weights import start_from
-from kfdeploy.training.recipe.recipe import Recipe, changed_keys
+from kfdeploy.training.recipe.recipe import Recipe, changed_keys, completed
 from kfdeploy.training.recipe.sections import Student
 from kfdeploy.training.writing.classifier import TEACHER, WEIGHTS, write_classifier
 from kfdeploy.training.writing.rehearsal import rehearse_classifier
 
 if TYPE_CHECKING:
+    from kfdeploy.pool.pool import Pool
     from kfdeploy.training.nets.teacher import Teacher
 
 
@@ -74,7 +75,9 @@ def distill(
         with unfinished(folder, alone, experiment.record, force=force, resume=resume) as work:
             own = work / "train" / "teacher"
             if taught is None:
-                taught = experiment.teacher(own, resume=resume, known=_known_teacher(pool, recipe, experiment))
+                same = _same_teacher(pool, recipe, experiment)
+                seen = None if same is None else same.teacher.get("accuracy")
+                taught = experiment.teacher(own, resume=resume, known=_known_teacher(same, recipe), accuracy=seen)
             if separate:
                 from kfdeploy.training.separate import distill_separately
 
@@ -93,9 +96,8 @@ def _rehearse(experiment: Experiment, tasks: Sequence[TaskSpec], wanted: Mapping
     for folder, student in wanted.items():
         net, _ = _student(part, student)
         check_images(net, experiment.image, f"student '{student.name}', {describe(student.net)},")
-        if is_main():
-            experiment.report.phase(f"rehearsing: an untrained '{student.name}' is written and read")
-            rehearse_classifier(part, net, folder.name, folder)
+        experiment.report.phase(f"rehearsing: an untrained '{student.name}' is written and read")
+        rehearse_classifier(part, net, folder.name, folder)
 
 
 def _named(recipe: Recipe, students: Sequence[str]) -> list[Student]:
@@ -125,28 +127,38 @@ def _check(chosen: Sequence[TaskSpec], wanted: Iterable[Path], *, separate: bool
             check_output(folder, force=force)
 
 
-def _known_teacher(pool: str | Path | None, recipe: Recipe, experiment: Experiment) -> Arrays | None:
-    """Return the weights of a pool's trained teacher, if it is the one that this recipe would train."""
-    if pool is None or recipe.teacher.source != "train":
+def _same_teacher(pool: str | Path | None, recipe: Recipe, experiment: Experiment) -> "Pool | None":
+    """Return a pool whose teacher is the one that this recipe has, on the same images; a trained one's is told of."""
+    if pool is None:
         return None
     from kfdeploy.pool.pool import Pool
 
-    found = Pool.open(pool)
-    before = found.recipe
-    matters = ("data", "image", "tasks", "teacher", "augment", "seed")
+    trained = recipe.teacher.source == "train"
+    try:
+        found = Pool.open(pool)
+    except KfdeployError:
+        if trained:
+            raise
+        return None  # its teacher comes from elsewhere, and is measured again
+    before = completed(found.recipe)
+    matters = ("data", "image", "tasks", "teacher", *(("augment", "seed") if trained else ()))
     after = recipe.model_dump()
     keys = changed_keys({key: before.get(key) for key in matters}, {key: after[key] for key in matters})
-    different = [key for key in keys if key not in ("data.root", "teacher.min_accuracy")]
+    different = [key for key in keys if key not in ("data.root", "data.workers", "teacher.min_accuracy")]
     if found.images.get("sha256") not in (None, experiment.record.about()["sha256"]):
         different.append("the images")  # it may have been trained on what is held back here
-    if different:
+    if different and trained:
         experiment.report.note(
             f"the teacher of '{found.where}' is another recipe's ({', '.join(different)} differ): training this "
             "recipe's own"
         )
-        return None
+    return None if different else found
+
+
+def _known_teacher(pool: "Pool | None", recipe: Recipe) -> Arrays | None:
+    """Return the weights of a pool's trained teacher."""
     name = (TEACHER / WEIGHTS).as_posix()
-    return found.tensors(name) if found.has(name) else None
+    return pool.tensors(name) if pool is not None and recipe.teacher.source == "train" and pool.has(name) else None
 
 
 def _student(experiment: Experiment, student: Student) -> tuple[Classifier, dict[str, Any]]:

@@ -22,13 +22,14 @@ from kfdeploy.files import sha256
 from kfdeploy.tasks.spec import TaskSpec, class_names
 from kfdeploy.tasks.spec import columns as names_columns
 from kfdeploy.training.learners.classifier import ClassifierLearner
-from kfdeploy.training.loop.devices import make_fabric
+from kfdeploy.training.loop.devices import has_bf16, make_fabric, precision_of
 from kfdeploy.training.loop.fit import Trainer
 from kfdeploy.training.loop.learner import Fitted, Learner
 from kfdeploy.training.loop.loader import Loader, make_loader
 from kfdeploy.training.loop.processes import world
 from kfdeploy.training.loop.progress import Progress
 from kfdeploy.training.loop.replay import Live, Replay, views_folder
+from kfdeploy.training.loop.trial import as_set
 from kfdeploy.training.nets.build import check_images, describe
 from kfdeploy.training.nets.classifier import Classifier
 from kfdeploy.training.nets.teacher import Teacher, class_columns, fill, pretrained
@@ -122,8 +123,9 @@ class Experiment:
     def loader(self, data: ImageSet, batch: int) -> Loader:
         """Return a loader with the recipe's augmentation and seed."""
         return make_loader(
-            data, batch, self.recipe.augment, self.recipe.seed, self.fabric.device, self.recipe.data.stream_above_mb
-        )
+            data, batch, self.recipe.augment, self.recipe.seed, self.fabric.device, self.recipe.data.stream_above_mb,
+            self.recipe.data.workers,
+        )  # fmt: skip
 
     def fit(
         self, learner: Learner, folder: Path, title: str, config: Train, *, teacher: Teacher | None = None, resume: bool
@@ -135,11 +137,11 @@ class Experiment:
 
     def _teach(self, teacher: Teacher) -> Live | Replay:
         run, augment = self.recipe.run, self.recipe.augment
-        live = Live(teacher, self.fabric.autocast)
+        live = Live(teacher, as_set(self.fabric))
         if not run.replay:
             return live
         seed = self.recipe.seed if augment.seed is None else augment.seed
-        precision = str(self.fabric._precision.precision)
+        precision = "bf16-mixed" if has_bf16(self.fabric) else "32-true"
         folder = views_folder(Path(run.replay), teacher, self.image, augment, seed, precision)
         return Replay(live, folder, self.train)
 
@@ -147,10 +149,13 @@ class Experiment:
         """Seed torch's global generator, which initialises networks."""
         torch.manual_seed(self.recipe.seed)
 
-    def teacher(self, folder: Path, *, resume: bool, known: Arrays | None = None) -> tuple[Teacher, dict[str, Any]]:
+    def teacher(
+        self, folder: Path, *, resume: bool, known: Arrays | None = None, accuracy: dict[str, float] | None = None
+    ) -> tuple[Teacher, dict[str, Any]]:
         """Return the teacher on its device and what is known of it: source, hash of a file, measured accuracy.
 
         A teacher that the recipe trains is trained in `folder`, or taken from `known` (a finished one's weights).
+        Its `accuracy` on validation and test is measured where it is not known either.
 
         Raises:
             TeacherError: it does not fit, or its accuracy is below the recipe's `min_accuracy`.
@@ -171,11 +176,11 @@ class Experiment:
             about["args"] = dict(config.args)
         teacher.to(self.fabric.device).to(memory_format=torch.channels_last)
         teacher = self._as_trained(teacher)
-        count = len(self.validation) + len(self.test)
-        self.report.phase(f"measuring the teacher on {count:,} images")
-        accuracy = {
-            name: self.accuracy(teacher, data) for name, data in (("validation", self.validation), ("test", self.test))
-        }
+        if accuracy is None:
+            count = len(self.validation) + len(self.test)
+            self.report.phase(f"measuring the teacher on {count:,} images")
+            both = ("validation", self.validation), ("test", self.test)
+            accuracy = {name: self.accuracy(teacher, data) for name, data in both}
         if min(accuracy.values()) < config.min_accuracy:
             raise TeacherError(
                 f"the teacher's accuracy is {min(accuracy.values()):.4f} (validation {accuracy['validation']:.4f}, "
@@ -257,7 +262,7 @@ class Experiment:
     @torch.no_grad()
     def accuracy(self, teacher: Teacher, data: ImageSet) -> float:
         """Return the teacher's accuracy on a set, in float32."""
-        batches = (torch.from_numpy(images).to(self.fabric.device) for images in data.batches(512))
+        batches = (torch.from_numpy(images).to(self.fabric.device) for images in data.batches())
         found = [teacher(images)[0].argmax(1).cpu().numpy() for images in batches]
         return float((np.concatenate(found) == data.labels).mean())
 
@@ -276,7 +281,7 @@ class Experiment:
             "epochs": config.epochs,
             "images": len(self.train),
             "device": self.fabric.device.type,
-            "precision": self.fabric._precision.precision,
+            "precision": precision_of(self.fabric),
             "threads": torch.get_num_threads(),
             "processes": world(),
             "terms": fitted.log[-1] if fitted.log else {},

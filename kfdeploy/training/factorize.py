@@ -73,9 +73,8 @@ def _rehearse(recipe: Recipe, experiment: Experiment, out: Path) -> dict[str, An
     check_images(net, experiment.image, f"{told} with TSNs {describe(recipe.tsn.net)}")
     weights = start_from(net.ckn, recipe.ckn, experiment.image.channels, told)
     learner = FactorLearner(net, channels, recipe.objective, recipe.seed, recipe.train.label_smoothing)
-    if is_main():
-        experiment.report.phase("rehearsing: untrained networks become a pool")
-        rehearse_pool(experiment, learner, out)
+    experiment.report.phase("rehearsing: untrained networks become a pool")
+    rehearse_pool(experiment, learner, out)  # in every process: none waits longer than its patience for another
     return weights
 
 

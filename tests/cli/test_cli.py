@@ -140,7 +140,7 @@ def test_every_precision_is_measured_and_the_others_say_why_not(run, toy, assemb
     )
     assert [name for name, _, _ in rows] == ["fp32", "fp16", "int8"]
     assert rows[2][1] == "int8"
-    assert [why for _, _, why in rows].count("kept") == 1
+    assert [why.startswith("kept") for _, _, why in rows].count(True) == 1
     assert ", as bank, convolutions" in out
     assert len(list((here / "artifacts").iterdir())) == 1
     assert "README.md" in out

@@ -25,10 +25,18 @@ def test_any_kind_of_image_is_taken(assembly, tmp_path):
 
 
 def test_what_cannot_be_predicted_is_named(assembly, tmp_path):
-    with pytest.raises(DataError, match=r"there is no image at .*none\.png"):
-        predict(assembly.path, [tmp_path / "none.png"])
+    (gone,) = predict(assembly.path, [tmp_path / "none.png"])
+    assert gone.error == f"there is no image at '{tmp_path / 'none.png'}'"
     with pytest.raises(DataError, match="has no images"):
         predict(assembly.path, [tmp_path])
     (tmp_path / "x.png").write_text("no")
-    with pytest.raises(DataError, match=r"x\.png' does not decode"):
-        predict(assembly.path, [tmp_path / "x.png"])
+    (alone,) = predict(assembly.path, [tmp_path / "x.png"])
+    assert "x.png' does not decode" in alone.error
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    good, bad = predict(assembly.path, [tmp_path])
+    assert good.classes
+    assert not good.error
+    assert bad.error == alone.error
+    assert bad.to_json() == {"image": str(tmp_path / "x.png"), "error": alone.error}
+    assert [*good.to_json()] == ["image", "classes"]
+    assert [*good.to_json()["classes"][0]] == ["class", "probability"]

@@ -48,7 +48,7 @@ def test_differences_are_told_by_task():
         require(verdict, "it")
     assert caught.value.hint == "--atol 0.5 would have passed"
     require(compare(Fake(found), IMAGES, expected, TASKS, allowed=0.5), "it")
-    assert set(verdict.to_json()) == {"step", "difference", "tolerance", "samples", "tasks"}
+    assert set(verdict.to_json()) == {"step", "difference", "tolerance", "samples", "tasks", "equal"}
     found[:, 2] = 1
     everywhere = compare(Fake(found), IMAGES, expected, TASKS, step="onnx")
     with pytest.raises(ParityError, match=r"it differs from the torch network by .* to blame: the CKN\)"):

@@ -49,7 +49,6 @@ pool/remote/locate: pool/remote/test_store
 report/charts: report/test_page
 report/curves: report/test_page
 report/factors: measuring/factors/test_inspect
-report/picture: measuring/test_machines
 report/scale: report/test_page
 report/sentences: measuring/test_benchmark
 report/tables: report/test_page
@@ -84,7 +83,6 @@ training/separate: training/test_distill
 training/transfer/logits: training/objectives/test_classification
 training/writing/classifier: training/test_distill
 training/writing/pool: training/test_factorize
-training/writing/to_onnx: graph/test_fold
 version: cli/test_cli
 """.splitlines()
 )

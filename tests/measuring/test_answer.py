@@ -5,10 +5,10 @@ from kfdeploy.measuring.answer import answer, break_even, front
 
 def row(kind, name, p50, accuracy, size=1e6, tasks=("a", "b"), **more):
     base = {"target": "onnx", "precision": "fp32", "threads": 1, "scenario": "single-stream", "batch": 1}
-    subjects = more.pop("subjects", [tasks])
+    subjects, images = more.pop("subjects", [tasks]), more.pop("images", 100_000)
     return base | {
         "kind": kind, "name": name, "tasks": list(tasks), "latency_ms": {"p50": p50}, "bytes": size,
-        "accuracies": [{"tasks": list(s), "accuracy": accuracy, "images": 100} for s in subjects],
+        "accuracies": [{"tasks": list(s), "accuracy": accuracy, "images": images} for s in subjects],
     } | more  # fmt: skip
 
 
@@ -43,6 +43,21 @@ def test_the_winner_under_each_constraint():
     nothing = asked(min_accuracy=0.9, max_ms=1.0)
     assert nothing["winner"] is None
     assert "nothing has at most 1 ms and at least 90 % accuracy; the nearest is assembly x" in nothing["sentence"]
+
+
+def test_of_equally_accurate_ones_the_fastest_wins_then_the_smallest():
+    """A superset has its subset's accuracy within the interval, and is slower and larger."""
+    rows = [
+        row("assembly", "three", 1.5, 0.951, 3e6, images=1000),
+        row("assembly", "two", 1.0, 0.950, 2e6, images=1000),
+        row("assembly", "two-int8", 1.01, 0.949, 1e6, images=1000),
+        row("student", "far", 0.5, 0.80, 1e6, images=1000),
+    ]
+    found = answer({"rows": rows, "comparisons": []}, max_ms=9)["answers"][0]
+    assert found["winner"]["name"] == "two-int8"
+    assert "(as accurate, within its 95 % interval, as assembly three (onnx fp32), 1.500 ms" in found["sentence"]
+    rows[0]["accuracies"][0]["images"] = rows[1]["accuracies"][0]["images"] = rows[2]["accuracies"][0]["images"] = None
+    assert answer({"rows": rows, "comparisons": []}, max_ms=9)["answers"][0]["winner"]["name"] == "three"
 
 
 def test_as_accurate_is_said_only_with_its_statistic():

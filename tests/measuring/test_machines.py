@@ -222,7 +222,7 @@ def test_each_machine_has_its_own_answer_and_the_page_says_which():
 
 def test_what_training_cost_stands_beside(tmp_path):
     one = {"epochs": 8, "images": 45000}
-    assert report.training(row(training=one)) == "0.36 M (its pool)"
-    assert report.training(row(kind="student", training=one | {"models": 2})) == "0.72 M"
-    assert report.training(row(kind="student", training={"epochs": 2, "images": 100})) == "200"
+    assert report.training(row(training=one)) == "8 × 45,000 images (its pool)"
+    assert report.training(row(kind="student", training=one | {"models": 2})) == "16 × 45,000 images"
+    assert report.training(row(kind="student", training={"epochs": 2, "images": 100})) == "2 × 100 images"
     assert report.training(row(kind="teacher")) == "–"

@@ -3,13 +3,18 @@
 import shutil
 
 import numpy as np
+import onnx
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 from kfdeploy.deploy.assemble import assemble
+from kfdeploy.deploy.calibrate import calibrate
 from kfdeploy.deploy.export import export
-from kfdeploy.errors import DataError, RecipeError
+from kfdeploy.deploy.model import Model
+from kfdeploy.errors import DataError, RecipeError, TeacherError
+from kfdeploy.pool.pool import Pool
 from kfdeploy.training.distill import distill
 from kfdeploy.training.experiment import Experiment
 from kfdeploy.training.factorize import factorize
@@ -111,13 +116,6 @@ def test_a_test_split_that_lacks_something_is_missed_at_once(toy, tmp_path):
 def test_a_teachers_columns_in_the_order_of_letters_are_recognised(toy, tmp_path):
     from kfdeploy.training.nets.teacher import Teacher
 
-    class Heard(Progress):
-        def __init__(self):
-            self.notes = []
-
-        def note(self, text):
-            self.notes.append(text)
-
     heard = Heard()
     for split in ("train", "test"):
         for label in range(12):
@@ -147,3 +145,85 @@ def test_a_teachers_columns_in_the_order_of_letters_are_recognised(toy, tmp_path
     assert experiment.accuracy(teacher, experiment.validation) == 1.0
     assert "in the order of letters" in heard.notes[-1]
     assert np.array_equal(teacher.columns, [letters.index(name) for name in names])
+
+
+def test_an_onnx_file_is_a_teacher_of_logits_alone(toy, tmp_path):
+    from kfdeploy.training.nets.classifier import Classifier
+    from kfdeploy.training.writing.classifier import _Logits
+
+    recipe = toy.recipe
+    names = list(Experiment(recipe).data_classes)
+    net = _Logits(Classifier(recipe.teacher.net, recipe.image.spec(), len(names))).eval()
+    torch.onnx.export(
+        net, (torch.zeros(2, 8, 8, 3, dtype=torch.uint8),), tmp_path / "t.onnx", input_names=["image"],
+        output_names=["logits"], dynamo=True, verbose=False, dynamic_shapes=({0: torch.export.Dim("N")},),
+    )  # fmt: skip
+    fields = recipe.model_dump()
+    fields["teacher"] |= {"source": f"onnx:{tmp_path / 't.onnx'}", "net": None, "train": None}
+    fields["train"]["epochs"] = 1
+    with pytest.raises(RecipeError, match="needs the teacher's features") as caught:
+        factorize(parse_recipe(fields, "toy"), tmp_path / "pool")
+    assert caught.value.hint == "--set objective.alpha=0 leaves it out"
+    fields["objective"]["alpha"] = 0.0
+    heard = Heard()
+    factorize(parse_recipe(fields, "toy"), tmp_path / "pool", report=heard)
+    assert any("the teacher is left out of benchmarks" in note for note in heard.notes)
+    pool = Pool.open(tmp_path / "pool")
+    assert pool.teacher["source"] == "onnx"
+    assert len(pool.teacher["sha256"]) == 64
+    fields["teacher"]["classes"] = [*names, "one more"]
+    with pytest.raises(TeacherError, match=rf"has {len(names)} classes, the recipe's has {len(names) + 1}"):
+        Experiment(parse_recipe(fields, "toy")).check_teacher()
+
+
+def test_a_thousand_classes_are_cut_to_those_that_the_folders_have(toy, tmp_path):
+    timm = pytest.importorskip("timm")
+    ids = ["n02123045", "n02099601", "n01440764"]
+    for split in ("train", "test"):
+        for name, folder in zip(ids, ("cat", "dog", "junk"), strict=True):
+            shutil.copytree(toy.data / split / folder, tmp_path / "data" / split / name)
+    torch.manual_seed(0)
+    save_file(timm.create_model("mobilenetv3_small_050").state_dict(), tmp_path / "t.safetensors")
+    fields = toy.recipe.model_dump()
+    fields["tasks"] = "classes"
+    fields["data"] |= {"root": str(tmp_path / "data"), "ignore": [], "names": "imagenet"}
+    fields["image"] |= {"size": [32, 32], "resize": 32}
+    fields["teacher"] |= {
+        "source": "timm:mobilenetv3_small_050", "weights": str(tmp_path / "t.safetensors"), "classes": "imagenet",
+        "net": None, "train": None,
+    }  # fmt: skip
+    fields["train"]["epochs"] = 1
+    factorize(parse_recipe(fields, "toy"), tmp_path / "pool")
+    pool = Pool.open(tmp_path / "pool")
+    assert [task.name for task in pool.tasks] == ["tench", "golden retriever", "tabby"]
+    teacher = Model.open(tmp_path / "pool" / "train" / "teacher")
+    assert teacher.classes == ("tench", "golden retriever", "tabby")
+    graph = onnx.load(teacher.graph)
+    assert not any(1000 in tensor.dims for tensor in graph.graph.initializer)
+    assert calibrate(tmp_path / "pool") > 0  # the images are found again under their readable names
+
+
+def test_a_share_of_train_is_the_test_split_where_there_is_none(toy, tmp_path):
+    shutil.copytree(toy.data, tmp_path / "data")
+    recipe = changed(toy, f"data.root={tmp_path / 'data'}", "data.test=0.25")
+    with pytest.raises(DataError, match="has a test split of its own"):
+        Experiment(recipe)
+    shutil.rmtree(tmp_path / "data" / "test")
+    first = Experiment(recipe)
+    apart = {each.tobytes() for each in first.test.contents()}
+    assert {first.test.classes[label] for label in first.test.labels} == set(first.classes)
+    assert not apart & {each.tobytes() for part in (first.train, first.validation) for each in part.contents()}
+    picture = sorted((tmp_path / "data" / "train" / "cat").iterdir())[0]
+    for i in range(4):
+        Image.new("RGB", (8, 8), (i, 9, 9)).save(picture.with_name(f"0-{i}.png"))
+    again = Experiment(recipe)
+    assert apart <= {each.tobytes() for each in again.test.contents()}  # nothing that was there has moved
+    assert not apart & {each.tobytes() for each in again.train.contents()}
+
+
+class Heard(Progress):
+    def __init__(self):
+        self.notes = []
+
+    def note(self, text):
+        self.notes.append(text)

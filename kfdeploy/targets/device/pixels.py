@@ -98,14 +98,21 @@ def _centre(whole: tuple[int, ...], part: tuple[int, int]) -> tuple[int, int, in
     return left, top, left + part[0], top + part[1]
 
 
-def stages(image: Any, size: tuple[int, int], channels: int, resize: int, interpolation: str) -> dict[str, Any]:
-    """Return the stages before inference, to be timed: a PNG of `image` (H, W, C) is decoded, then fitted."""
+def stages(
+    image: Any, size: tuple[int, int], channels: int, resize: int, interpolation: str, photo: str = ""
+) -> dict[str, Any]:
+    """Return the stages before inference, to be timed: a file is decoded, then fitted.
+
+    It is the file `photo`, as a device gets them; where none is at hand, a PNG of `image` (H, W, C).
+    """
     import io
+    from pathlib import Path
 
     from PIL import Image
 
-    packed = io.BytesIO()
-    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(packed, "PNG")
+    packed = io.BytesIO(Path(photo).read_bytes() if photo else b"")
+    if not photo:
+        Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(packed, "PNG")
 
     def opened() -> Any:
         packed.seek(0)

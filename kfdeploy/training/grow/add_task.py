@@ -25,6 +25,7 @@ from kfdeploy.training.loop.loader import make_loader
 from kfdeploy.training.loop.progress import Progress, is_main
 from kfdeploy.training.loop.replay import Live
 from kfdeploy.training.loop.resume import sweep, unfinished
+from kfdeploy.training.loop.trial import as_set
 from kfdeploy.training.nets.factor import FactorNet
 from kfdeploy.training.nets.teacher import Teacher, pretrained
 from kfdeploy.training.recipe.recipe import Recipe, apply_settings, parse_recipe
@@ -77,7 +78,7 @@ def add_task(
     fabric = make_fabric(recipe.run)
     learner = _learner(pool, recipe, task, kept)
     teacher = _teacher(pool, recipe, [*names, *task.classes], report)
-    teach = None if teacher is None else Live(teacher.to(fabric.device), fabric.autocast)
+    teach = None if teacher is None else Live(teacher.to(fabric.device), as_set(fabric))
     # What the work is begun from: the recipe alone would not tell two tasks apart.
     about = recipe.model_copy(update={"name": f"{recipe.name}-add-{file_name(name)[:40]}"})
     log = f"train/added-{file_name(name)}"
@@ -85,8 +86,9 @@ def add_task(
     made_from = seen.record(np.arange(len(train), len(seen)))
     with unfinished(place, about, made_from, force=force, resume=resume, replace=True, log=log) as work:
         loader = make_loader(
-            train, recipe.train.batch, recipe.augment, recipe.seed, fabric.device, recipe.data.stream_above_mb
-        )
+            train, recipe.train.batch, recipe.augment, recipe.seed, fabric.device, recipe.data.stream_above_mb,
+            recipe.data.workers,
+        )  # fmt: skip
         trainer = Trainer(recipe.train, recipe.run, fabric, work / log, name, teach, report)
         fitted = trainer.fit(learner, loader, validation, resume=resume)
         if is_main():

@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import sys
+from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,17 +68,44 @@ def make_fabric(run: Run, *, unused: bool = False) -> "Fabric":
 
 
 def _bf16(device: str) -> Any:
-    """Return Fabric's mixed precision, but for one thing: it would round what a module is given to bfloat16.
+    """Return Fabric's mixed precision, but for two things.
 
-    The teacher's answers are among that, and the information terms need float32.
+    It would round what a module is given to bfloat16: the teacher's answers are among that, and the information terms
+    need float32. And it can be switched off, where a trial finds that it does not pay.
     """
     from lightning_fabric.plugins.precision import MixedPrecision
 
     class Bf16(MixedPrecision):  # type: ignore[misc]
+        on = True
+
         def convert_input(self, data: Any) -> Any:
             return data
 
+        def forward_context(self) -> Any:
+            return super().forward_context() if self.on else nullcontext()
+
     return Bf16("bf16-mixed", device)
+
+
+def set_bf16(fabric: "Fabric", on: bool) -> None:
+    """Switch bfloat16 on or off, where this Fabric has it."""
+    if has_bf16(fabric):
+        fabric._precision.on = on
+
+
+def has_bf16(fabric: "Fabric") -> bool:
+    """Return whether bfloat16 can be switched on."""
+    return hasattr(fabric._precision, "on")
+
+
+def is_bf16(fabric: "Fabric") -> bool:
+    """Return whether networks are run in bfloat16 now."""
+    return bool(getattr(fabric._precision, "on", False))
+
+
+def precision_of(fabric: "Fabric") -> str:
+    """Return the precision's name, for a manifest."""
+    return str(fabric._precision.precision) if is_bf16(fabric) else "32-true"
 
 
 def check_devices(run: Run, device: str = "") -> None:

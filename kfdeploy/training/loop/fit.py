@@ -10,7 +10,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +24,8 @@ from kfdeploy.data.imageset import ImageSet
 from kfdeploy.errors import Interrupted, MissingDependencyError, TrainingError
 from kfdeploy.files import TIMING, write_file
 from kfdeploy.targets.device.watch import peak_mib
-from kfdeploy.training.loop import checkpoint
+from kfdeploy.training.loop import checkpoint, trial
+from kfdeploy.training.loop.devices import has_bf16
 from kfdeploy.training.loop.learner import Fitted, Learner, Term, outputs_of
 from kfdeploy.training.loop.loader import Batch, Loader
 from kfdeploy.training.loop.processes import globalise, rank, total, world
@@ -94,16 +95,19 @@ class Trainer:
             model, stepper = fabric.setup(learner, optimizer)
             steps, fitted, at = len(loader), Fitted(), _Position()
             same = {"threads": torch.get_num_threads() if fabric.device.type == "cpu" else 0, "processes": world()}
-            if resume and (state := checkpoint.load(self.folder, same, report)) is not None:
+            state = checkpoint.load(self.folder, same, report) if resume else None
+            if state is not None:
                 learner.load_state_dict(state["learner"])
                 optimizer.load_state_dict(state["optimizer"])
                 at, fitted = _Position(**state["at"]), Fitted(list(state["log"]), list(state["seconds"]))
                 fitted.resumed_at = at.epoch + 1
+            self._choose_precision(learner, loader, state)
 
             def save(at: _Position) -> None:
                 if is_main():
                     state = {"learner": learner.state_dict(), "optimizer": optimizer.state_dict(), "at": vars(at)}
                     more = {"log": fitted.log, "seconds": fitted.epoch_seconds, "same": same}
+                    more["precisions"] = trial.precisions(fabric, self.teach)
                     checkpoint.save(self.folder, at.epoch * steps + at.batch, state | more)
 
             report.start(self.title, config.epochs, fitted.resumed_at, at.batch)
@@ -120,6 +124,16 @@ class Trainer:
                     if _any(interrupted.is_set()):
                         raise _stopped(at, config, steps)
             return fitted
+
+    def _choose_precision(self, learner: Learner, loader: Loader, state: Mapping[str, Any] | None) -> None:
+        """Go on in the precision of a checkpoint; else, where none was asked for, in the faster one."""
+        if state is not None and "precisions" in state:
+            trial.restore(self.fabric, self.teach, state["precisions"])
+            return
+        asked = self.run.precision != "auto" or self.run.compile or self.fabric.device.type != "cpu"
+        if state is None and not asked and has_bf16(self.fabric):
+            self.report.phase("timing a step in each precision")
+            self.report.phase(trial.choose(self.fabric, learner, next(iter(loader.epoch(0))), self.teach))
 
     def _epoch(
         self, model: Any, optimizer: Any, loader: Loader, at: "_Position", interrupted: threading.Event,

@@ -55,10 +55,10 @@ class Fitted:
 
 
 @torch.no_grad()
-def outputs_of(learner: Learner, data: ImageSet, device: torch.device, batch: int = 512) -> np.ndarray[Any, Any]:
+def outputs_of(learner: Learner, data: ImageSet, device: torch.device) -> np.ndarray[Any, Any]:
     """Return float32 logits (N, C) of a whole set, in `eval()`."""
     learner.eval()
     out = []
-    for images in data.batches(batch):
+    for images in data.batches():
         out.append(learner.evaluate(torch.from_numpy(images).to(device)).float().cpu().numpy())
     return np.concatenate(out)

@@ -1,5 +1,6 @@
 """Where data become tensors: sets in memory are indexed, larger ones stream through a DataLoader."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -107,11 +108,12 @@ class StreamLoader:
     """Batches of a set that stays on disk, decoded by worker processes."""
 
     def __init__(
-        self, data: ImageSet, batch: int, augment: Augment, seed: int, device: torch.device, workers: int = 2
+        self, data: ImageSet, batch: int, augment: Augment, seed: int, device: torch.device, workers: int = 0
     ) -> None:
         self.data = _Stream(data, augment, seed if augment.seed is None else augment.seed)
         self.count, self.batch, self.seed = len(data), batch_size(batch, len(data)), seed
-        self.device, self.workers = device, workers
+        self.device = device
+        self.workers = workers or min(8, max(1, (os.cpu_count() or 1) // world()))
 
     def __len__(self) -> int:
         return self.count // self.batch
@@ -168,8 +170,11 @@ def shuffled(count: int, seed: int, epoch: int) -> Tensor:  # → (count,)
 
 
 def make_loader(
-    data: ImageSet, batch: int, augment: Augment, seed: int, device: torch.device, stream_above_mb: int
-) -> Loader:
+    data: ImageSet, batch: int, augment: Augment, seed: int, device: torch.device, stream_above_mb: int,
+    workers: int = 0,
+) -> Loader:  # fmt: skip
     """Return a loader in memory, or one that streams where the set is too large or the augmentation needs the file."""
     streams = augment.resized_crop > 0 or (data.images is None and data.megabytes > stream_above_mb)
-    return (StreamLoader if streams else MemoryLoader)(data, batch, augment, seed, device)
+    if streams:
+        return StreamLoader(data, batch, augment, seed, device, workers)
+    return MemoryLoader(data, batch, augment, seed, device)

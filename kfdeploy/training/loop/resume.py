@@ -25,7 +25,7 @@ from kfdeploy.files import (
 from kfdeploy.manifest import stamp
 from kfdeploy.training.loop.processes import world
 from kfdeploy.training.loop.progress import is_main
-from kfdeploy.training.recipe.recipe import Recipe, changed_keys
+from kfdeploy.training.recipe.recipe import Recipe, changed_keys, completed
 
 _NOTED = "recipe.json"  # in an unfinished folder: what it is being made from
 DATA = "data.safetensors"  # beside a training's log: every image it was made from
@@ -109,6 +109,7 @@ def same_data(path: Path, data: Record, what: str) -> None:
 _MAY_CHANGE = (
     *(f"run.{key}" for key in ("tensorboard", "device", "devices", "threads", "replay", "checkpoint_minutes")),
     "data.root",
+    "data.workers",
     "teacher.min_accuracy",
     "students",
 )
@@ -120,8 +121,8 @@ def same_recipe(before: Mapping[str, Any], recipe: Recipe, what: str) -> None:
     Raises:
         TrainingError: with the keys that differ.
     """
-    after = json.loads(json.dumps(recipe.model_dump()))
-    if changed := [key for key in changed_keys(before, after) if key not in _MAY_CHANGE]:
+    after = recipe.model_dump()
+    if changed := [key for key in changed_keys(completed(before), after) if key not in _MAY_CHANGE]:
         raise TrainingError(
             f"{what}; these keys differ: {', '.join(changed)}", hint="set them back, or start afresh with --force"
         )

@@ -16,11 +16,11 @@ class _Net(Section):
 class CifarResNet(_Net):
     """A CIFAR ResNet of depth 6n+2 (He et al. 2016, section 4.2), or with other numbers of blocks in its stages."""
 
-    family: Literal["cifar_resnet"]
-    depth: int
+    family: Literal["cifar_resnet"]  # which kind of net this is
+    depth: int  # 6n+2, or what `blocks` make
     blocks: list[PositiveInt] | None = Field(None, min_length=3, max_length=3)  # two layers each; none: n a stage
-    width: int = Field(16, ge=1)
-    shortcut: Literal["A", "projection"] = "A"
+    width: int = Field(16, ge=1)  # channels of the first stage
+    shortcut: Literal["A", "projection"] = "A"  # A: padded, without weights; projection: 1×1 convolutions
 
     @model_validator(mode="after")
     def _depth(self) -> "CifarResNet":
@@ -38,18 +38,18 @@ class CifarResNet(_Net):
 class ResNet(_Net):
     """ResNet-18 or -34 (He et al. 2016, table 1); the CIFAR stem is one 3×3 convolution without pooling."""
 
-    family: Literal["resnet"]
-    depth: Literal[18, 34]
-    width: int = Field(64, ge=1)
-    stem: Literal["image", "cifar"] = "image"
+    family: Literal["resnet"]  # which kind of net this is
+    depth: Literal[18, 34]  # 18 or 34
+    width: int = Field(64, ge=1)  # channels of the first stage
+    stem: Literal["image", "cifar"] = "image"  # image: 7×7 and pooling; cifar: 3×3
 
 
 class WideResNet(_Net):
     """A wide ResNet of depth 6n+4 (Zagoruyko & Komodakis 2016)."""
 
-    family: Literal["wide_resnet"]
-    depth: int
-    width: int = Field(ge=1)
+    family: Literal["wide_resnet"]  # which kind of net this is
+    depth: int  # 6n+4
+    width: int = Field(ge=1)  # times 16 channels in the first stage
 
     @model_validator(mode="after")
     def _depth(self) -> "WideResNet":
@@ -61,17 +61,17 @@ class WideResNet(_Net):
 class MobileNetV2(_Net):
     """MobileNetV2 (Sandler et al. 2018); with the CIFAR stem a 32×32 input ends at 4×4."""
 
-    family: Literal["mobilenetv2"]
-    width: float = Field(1.0, gt=0)
-    stem: Literal["image", "cifar"] = "image"
+    family: Literal["mobilenetv2"]  # which kind of net this is
+    width: float = Field(1.0, gt=0)  # times the published channels
+    stem: Literal["image", "cifar"] = "image"  # cifar: no stride in the first layers
 
 
 class ConvNet(_Net):
     """Plain 3×3 convolutions, each with batch normalisation and ReLU."""
 
-    family: Literal["convnet"]
-    channels: list[int] = Field(min_length=1)
-    strides: list[int]
+    family: Literal["convnet"]  # which kind of net this is
+    channels: list[int] = Field(min_length=1)  # of each convolution
+    strides: list[int]  # of each convolution
 
     @model_validator(mode="after")
     def _fits(self) -> "ConvNet":
@@ -88,10 +88,10 @@ Argument = bool | int | float | str
 class Timm(_Net):
     """Any timm backbone that knows `features_only`; `args` go to `timm.create_model`, such as `pad_type = "same"`."""
 
-    family: Literal["timm"]
-    model: str
-    pretrained: bool = False
-    args: dict[str, Argument] = Field(default_factory=dict)
+    family: Literal["timm"]  # which kind of net this is
+    model: str  # its name in timm
+    pretrained: bool = False  # download its weights
+    args: dict[str, Argument] = Field(default_factory=dict)  # for timm.create_model, such as { pad_type = "same" }
 
     @model_validator(mode="after")
     def _one(self) -> "Timm":

@@ -24,19 +24,20 @@ DEFAULT = "digits"
 class Recipe(Section):
     """One experiment, whole."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    seed: int = Field(0, ge=0, le=10**12)
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")  # of the pool, in manifests and tables
+    seed: int = Field(0, ge=0, le=10**12)  # of weights, batches and views
+    # 'classes': a task for each class; or [tasks] with lists of classes.
     tasks: Literal["classes"] | dict[str, list[str]]
-    data: Data
-    image: Image
-    augment: Augment = Augment()
-    teacher: Teacher
-    ckn: Net
-    tsn: Tsn
-    objective: Objective = Objective()
-    train: Train
-    run: Run = Run()
-    students: list[Student] = Field(default_factory=list)
+    data: Data  # the images
+    image: Image  # the input
+    augment: Augment = Augment()  # the views
+    teacher: Teacher  # what is factorized
+    ckn: Net  # the common network: a net
+    tsn: Tsn  # the task networks
+    objective: Objective = Objective()  # the terms of the loss
+    train: Train  # the optimisation of the factors
+    run: Run = Run()  # the machine
+    students: list[Student] = Field(default_factory=list)  # the alternatives to assemblies
 
     @model_validator(mode="after")
     def _fits(self) -> "Recipe":
@@ -291,6 +292,14 @@ def _anchor(recipe: Recipe, folder: Path) -> Recipe:
             "students": [each.model_copy(update={"net": net(each.net)}) for each in recipe.students],
         }
     )
+
+
+def completed(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recipe that was written by an older version with the defaults of keys that came since."""
+    try:
+        return parse_recipe(fields, "an older recipe").model_dump()
+    except RecipeError:
+        return dict(fields)
 
 
 def changed_keys(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> list[str]:

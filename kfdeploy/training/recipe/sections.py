@@ -12,24 +12,25 @@ from kfdeploy.training.recipe.nets import Argument, Net
 class Data(Section):
     """Where the images come from and how they are split."""
 
-    source: str = "digits"
-    root: str = ""
+    source: str = "digits"  # digits, folder, webdataset, CIFAR10, CIFAR100, MNIST or FashionMNIST
+    root: str = ""  # of a folder: where train/<class>/ and test/<class>/ are; relative to the recipe or to here
     names: str | dict[str, str] = Field(default_factory=dict)  # readable ones, by folder: a table, a file, 'imagenet'
-    ignore: list[str] = Field(default_factory=list)
+    ignore: list[str] = Field(default_factory=list)  # classes that no task has
     validation: float = Field(0.1, gt=0, lt=1)  # the stratified share of train that every choice is made on
     test: float = Field(0.0, ge=0, lt=1)  # of a folder or shards without a test split: the share of train that is one
     stream_above_mb: int = Field(4096, ge=0)  # decoded train images larger than this stream from disk
+    workers: int = Field(0, ge=0)  # processes that decode what is streamed; 0: one a core, 8 at most
 
 
 class Image(Section):
     """The model's input; see `ImageSpec`."""
 
-    size: list[int] = Field(min_length=2, max_length=2)
-    channels: Literal[1, 3]
-    mean: list[float]
-    std: list[float]
-    resize: int = Field(0, ge=0)
-    interpolation: Interpolation = "bilinear"
+    size: list[int] = Field(min_length=2, max_length=2)  # height and width, pixels
+    channels: Literal[1, 3]  # 1: grey, 3: RGB
+    mean: list[float]  # one a channel, of values in [0, 1]
+    std: list[float]  # one a channel
+    resize: int = Field(0, ge=0)  # the shorter side before the centre is cut out; 0: images have the size
+    interpolation: Interpolation = "bilinear"  # of resizing: nearest, bilinear, bicubic or lanczos
 
     @model_validator(mode="after")
     def _fits(self) -> "Image":
@@ -59,8 +60,8 @@ class Augment(Section):
     (`run.replay`).
     """
 
-    crop: int = Field(0, ge=0)
-    flip: bool = False
+    crop: int = Field(0, ge=0)  # pixels of padding before a random crop; 0: none
+    flip: bool = False  # mirror half of the views
     resized_crop: float = Field(0.0, ge=0, lt=1)  # the smallest share of the area; 0 switches it off
     seed: int | None = Field(None, ge=0, le=10**12)  # none: the recipe's
 
@@ -68,46 +69,45 @@ class Augment(Section):
 class Train(Section):
     """Optimisation. The learning rate is a function of the step: linear warm-up, then a cosine or a line to zero."""
 
-    epochs: int = Field(ge=1)
-    batch: int = Field(128, ge=2)
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    lr: float = Field(0.1, gt=0)
-    momentum: float = Field(0.9, ge=0, lt=1)
-    weight_decay: float = Field(5e-4, ge=0)
+    epochs: int = Field(ge=1)  # passes over the training images
+    batch: int = Field(128, ge=2)  # images a step, of all processes together
+    optimizer: Literal["sgd", "adamw"] = "sgd"  # how steps are taken
+    lr: float = Field(0.1, gt=0)  # the highest learning rate
+    momentum: float = Field(0.9, ge=0, lt=1)  # of sgd, in Nesterov's form
+    weight_decay: float = Field(5e-4, ge=0)  # of weights; biases and normalisation are not decayed
     warmup: float = Field(0.1, ge=0, lt=1)  # share of all steps
-    schedule: Literal["cosine", "linear"] = "cosine"
+    schedule: Literal["cosine", "linear"] = "cosine"  # how the rate falls to zero
     clip: float = Field(0.0, ge=0)  # largest gradient norm; 0 switches it off
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    label_smoothing: float = Field(0.0, ge=0, lt=1)  # the share of a label that is spread over all classes
 
 
 class Run(Section):
     """Where training runs and what it writes beside the pool."""
 
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # where training runs
     devices: int = Field(1, ge=1)  # processes; the batch is shared among them
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: whichever is faster here, for teacher and network apart
     compile: bool = False  # torch.compile
     threads: int = Field(0, ge=0)  # of each process on the CPU; 0: torch's choice
     replay: str = ""  # a folder of what the teacher said of each view, read and added to
     checkpoint_minutes: float = Field(10.0, gt=0)  # besides the one after every epoch
-    tensorboard: bool = False
+    tensorboard: bool = False  # write the log for TensorBoard too
 
 
 class Teacher(Section):
     """The network to factorize: `train`, `file:<path>`, `torchvision:<name>`, `timm:<name>` or `onnx:<path>`."""
 
-    source: str
-    net: Net | None = None
+    source: str  # where it comes from
+    net: Net | None = None  # for train and file: its architecture
     weights: str = ""  # for torchvision and timm: a local file instead of a download
     args: dict[str, Argument] = Field(default_factory=dict)  # for torchvision and timm: what the model is made with
     output: str = ""  # for onnx: which of the outputs the logits are
     # In its order: names, 'imagenet', or a file with a class a line; none: the data's.
     classes: str | list[str] = Field(default_factory=list)
-    # Where the teacher was normalised otherwise than the recipe's image.
-    mean: list[float] = Field(default_factory=list)
-    std: list[float] = Field(default_factory=list)
-    min_accuracy: float = Field(0.0, ge=0, le=1)
-    train: Train | None = None
+    mean: list[float] = Field(default_factory=list)  # where it was normalised otherwise than the recipe's image
+    std: list[float] = Field(default_factory=list)  # the same
+    min_accuracy: float = Field(0.0, ge=0, le=1)  # refuse a teacher that is less accurate on validation or test
+    train: Train | None = None  # for train: its optimisation
 
     @model_validator(mode="after")
     def _fits(self) -> "Teacher":
@@ -133,23 +133,26 @@ class Teacher(Section):
 class Tsn(Section):
     """The task-specific networks: what they read, and their architecture."""
 
+    # What the task networks read: the image, or a stage of the common network.
     tap: str = Field("image", pattern=r"^(image|stage[1-9][0-9]*)$")
-    net: Net
+    net: Net  # of channels in multiples of 8, so that it can be banked
 
 
 class Objective(Section):
     """The weights and variants of Eq. 3 and 12 (Yang et al., ECCV 2022). `reference` is the published code's."""
 
+    # Joint: one loss over all classes; independent: each task against other.
     coupling: Literal["joint", "independent"] = "joint"
+    # Reference: the published code's form of the information terms.
     variant: Literal["default", "reference"] = "default"
-    lambda_kt: float = Field(0.1, ge=0)
-    temperature: float = Field(10.0, gt=0)
-    lambda_i: float = Field(1.0, ge=0)
-    alpha: float = Field(1.0, ge=0)
-    beta: float = Field(1e-3, ge=0)
+    lambda_kt: float = Field(0.1, ge=0)  # the weight of the teacher's soft targets, L_kt
+    temperature: float = Field(10.0, gt=0)  # of the soft targets
+    lambda_i: float = Field(1.0, ge=0)  # the weight of the information terms, λ_I
+    alpha: float = Field(1.0, ge=0)  # of I(X; Z), teacher and common network
+    beta: float = Field(1e-3, ge=0)  # of the bottleneck
     beta_reduction: Literal["sum", "mean"] = "sum"  # over the dimensions of t; Eq. 11 is the sum
-    infomax: Literal["dv", "infonce"] = "dv"
-    infomax_temperature: float = Field(0.1, gt=0)
+    infomax: Literal["dv", "infonce"] = "dv"  # the bound: Donsker–Varadhan or InfoNCE
+    infomax_temperature: float = Field(0.1, gt=0)  # of InfoNCE
     infomax_levels: int = Field(0, ge=0)  # the last so many stages of teacher and CKN; 0: as many as both have
 
     @model_validator(mode="after")
@@ -164,16 +167,16 @@ class Objective(Section):
 class SoftTargets(Section):
     """Distillation of a full student: (1 − weight) CE + weight T² KL (Hinton et al. 2015)."""
 
-    weight: float = Field(0.9, ge=0, le=1)
-    temperature: float = Field(4.0, gt=0)
+    weight: float = Field(0.9, ge=0, le=1)  # of the teacher's answers; the labels have the rest; 0: no teacher is asked
+    temperature: float = Field(4.0, gt=0)  # of the teacher's answers
 
 
 class Student(Section):
     """A student to distil, the alternative to an assembly."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    net: Net
-    soft: SoftTargets = SoftTargets()
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")  # of its folder
+    net: Net  # its architecture; `weights` beside it is short for `net.weights`
+    soft: SoftTargets = SoftTargets()  # how it learns from the teacher
 
     @model_validator(mode="before")
     @classmethod

@@ -18,7 +18,7 @@ def recorded(validation: ImageSet, logits: Callable[[Tensor], Tensor]) -> dict[s
 
     `logits` maps uint8 (N, H, W, C) on the CPU to (N, C).
     """
-    values = torch.cat([logits(torch.from_numpy(images)) for images in validation.batches(512)]).float().numpy()
+    values = torch.cat([logits(torch.from_numpy(images)) for images in validation.batches()]).float().numpy()
     golden = golden_samples(validation.labels)
     return {
         "golden.images": validation.load(golden),

@@ -249,16 +249,18 @@ def test_packages_that_are_missing(monkeypatch):
 
 
 def test_a_teacher_is_taken_from_a_pool_on_a_server(toy, web):
-    from kfdeploy.training.distill import _known_teacher
+    from kfdeploy.training.distill import _known_teacher, _same_teacher
     from kfdeploy.training.experiment import Experiment
 
     experiment = Experiment(toy.recipe)
-    known = _known_teacher(web.url, toy.recipe, experiment)
+    known = _known_teacher(_same_teacher(web.url, toy.recipe, experiment), toy.recipe)
     own = load_tensors(toy.pool / "train" / "teacher" / "state.safetensors")
     assert known.keys() == own.keys()
     assert all(np.array_equal(known[name], own[name]) for name in own)
     web.root.joinpath("train/teacher/state.safetensors").unlink()
-    assert _known_teacher(web.url, toy.recipe, experiment) is None  # it was pushed without --train
+    assert (
+        _known_teacher(_same_teacher(web.url, toy.recipe, experiment), toy.recipe) is None
+    )  # it was pushed without --train
 
 
 def test_what_writes_to_a_pool_refuses_a_url(toy, memory, tmp_path, here, run):
