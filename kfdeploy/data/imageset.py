@@ -24,7 +24,7 @@ class ImageSet:
     """Labelled images: in memory (`images`), or still on disk (`paths`).
 
     `labels` (N,) index `classes`. `rows` (N,) are the images' positions in the source's own order, which name them
-    in the evidence of a pool of 0.1.0; `content` (N, 16), once it is `identified`, is what names them since.
+    in the evidence of a pool of 0.1.0; `content` (N, 8), once it is `identified`, is what names them since.
     """
 
     classes: tuple[str, ...]
@@ -79,7 +79,7 @@ class ImageSet:
         return self if self.content is not None else replace(self, content=self.contents())
 
     def contents(self) -> Content:
-        """Return what each image contains, by a hash (N, 16).
+        """Return what each image contains, by a hash (N, 8).
 
         Raises:
             DataError: a file cannot be read.

@@ -63,7 +63,7 @@ def _apart(whole: ImageSet, share: float) -> Any:
     Raises:
         DataError: a class has fewer than three images.
     """
-    place = whole.contents()[:, :8].copy().view(">u8")[:, 0] / 2.0**64  # spread evenly over [0, 1)
+    place = whole.contents().copy().view(">u8")[:, 0] / 2.0**64  # spread evenly over [0, 1)
     chosen = np.zeros(len(whole), bool)
     for label, name in enumerate(whole.classes):
         members = np.flatnonzero(whole.labels == label)

@@ -17,7 +17,7 @@ class Seen:
 
     labels: tuple[str, ...]  # (V,) class names
     rows: np.ndarray[Any, np.dtype[np.int64]]  # (V,) positions in the train split
-    content: Images | None  # (V, 16) a hash of each; None in what 0.1.0 wrote, which knew images by position
+    content: Images | None  # (V, 8) a hash of each; None in what 0.1.0 wrote, which knew images by position
     golden: tuple[Any, Images] | None = None  # which of them are the golden samples, and those (G, H, W, C)
 
     @classmethod
@@ -54,7 +54,7 @@ class Evidence:
     labels: tuple[str, ...]  # (V,) class names
     rows: np.ndarray[Any, np.dtype[np.int64]]  # (V,) positions in the train split they are of
     logits: np.ndarray[Any, np.dtype[np.float32]]  # (V, C)
-    content: Images | None = None  # (V, 16) what they contain, by a hash, where it is on record
+    content: Images | None = None  # (V, 8) what they contain, by a hash, where it is on record
 
 
 @dataclass(frozen=True)
