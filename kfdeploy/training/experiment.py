@@ -231,6 +231,11 @@ class Experiment:
         other.to(self.fabric.device).to(memory_format=torch.channels_last)
         before, after = (self.accuracy(which, self.validation) for which in (teacher, other))
         if after <= before:
+            self.report.note(
+                "the classes are numbers, and the teacher's columns are taken in their order (0, 1, 2, …, 10): it is "
+                f"right in {100 * before:.1f} % of the validation images, and by letters (0, 1, 10, …) in "
+                f"{100 * after:.1f} %"
+            )
             return teacher
         self.report.note(
             "the teacher's columns are taken in the order of letters (0, 1, 10, …), not of numbers (0, 1, 2, …): it "
