@@ -16,7 +16,7 @@ from kfdeploy.data.folders import numbered
 from kfdeploy.data.imageset import ImageSet, stratified
 from kfdeploy.data.names import readable_names
 from kfdeploy.data.sources import has_test, load_split
-from kfdeploy.data.splits import SPLIT_SEED
+from kfdeploy.data.splits import SPLIT_SEED, spread
 from kfdeploy.errors import DataError, TeacherError
 from kfdeploy.files import sha256
 from kfdeploy.tasks.spec import TaskSpec, class_names
@@ -60,6 +60,7 @@ class Experiment:
         self.tasks = recipe.task_specs(self.data_classes)
         self.classes = class_names(self.tasks)  # the columns of every logit here
         _ = self.test  # that it is there is known before anything is decoded or trained
+        self._whole.load(spread(len(self._whole), 2))  # so is whether images have the size, or are resized to it
         # Split before classes are chosen or permuted: recipes on the same data then have the same validation images.
         self._split = stratified(
             self._whole.labels, recipe.data.validation, SPLIT_SEED, self.data_classes, self.classes

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from kfdeploy.data.names import class_list, column_of
-from kfdeploy.errors import TeacherError, first_line
+from kfdeploy.errors import TeacherError, first_line, listed, nearest
 from kfdeploy.tasks.spec import ImageSpec
 from kfdeploy.training.nets.build import describe
 from kfdeploy.training.nets.classifier import Classifier, Normalise
@@ -159,7 +159,7 @@ def fill(net: nn.Module, state: dict[str, Tensor], origin: str, told: str = "the
         )
     plain = {key.removeprefix("backbone."): shape for key, shape in shapes_of(own).items()}
     given = {key.removeprefix("backbone."): shape for key, shape in shapes_of(renamed).items()}
-    text, hint = misfit(plain, given, origin, told, lambda: own_nets(3))
+    text, hint = misfit(plain, given, origin, told, lambda: own_nets(3, given))
     if text:
         raise TeacherError(text, hint=hint or "set teacher.net to the architecture of the checkpoint")
     net.load_state_dict({**own, **renamed})
@@ -186,8 +186,9 @@ def class_columns(
             raise TeacherError(
                 f"the teacher knows several classes called '{name}'" if several else
                 f"the teacher does not know the class '{name}'",
-                allowed=several or [each[0] for each in known],
-                hint="set teacher.classes to its classes in its order ('imagenet' for ImageNet's thousand), or leave "
+                allowed=several or listed([each[0] for each in known]),
+                hint=nearest(name, [each for names in known for each in names])
+                or "set teacher.classes to its classes in its order ('imagenet' for ImageNet's thousand), or leave "
                 "some out with data.ignore",
             )  # fmt: skip
         found.append(column)
@@ -246,8 +247,6 @@ def _torchvision(name: str, config: sections.Teacher, classes: int) -> nn.Module
     from torchvision import models
 
     if name not in models.list_models(models):
-        from kfdeploy.errors import nearest
-
         raise TeacherError(f"torchvision has no classifier '{name}'", hint=nearest(name, models.list_models(models)))
     if config.weights:
         with _arguments(config):
@@ -266,8 +265,6 @@ def _timm(name: str, config: sections.Teacher, classes: int, image: ImageSpec) -
     import timm
 
     if not timm.is_model(name.partition(".")[0]):
-        from kfdeploy.errors import nearest
-
         raise TeacherError(f"timm has no model '{name}'", hint=nearest(name, timm.list_models()))
     if config.weights:
         with _arguments(config):

@@ -26,7 +26,8 @@ def read_weights(path: Path, what: str = "teacher", key: str = "teacher.source =
         TeacherError: the file is missing, of another kind, or holds more than tensors.
     """
     if not path.is_file():
-        raise TeacherError(f"there is no {what} at '{path}'", hint=f"set {key}")
+        there = "are" if what.endswith("s") else "is"
+        raise TeacherError(f"there {there} no {what} at '{path}'", hint=f"set {key}")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -120,22 +121,31 @@ def _shape(shape: tuple[int, ...]) -> str:
     return "×".join(map(str, shape)) or "a number"
 
 
-def own_nets(channels: int) -> Iterator[tuple[str, dict[str, tuple[int, ...]]]]:
-    """Give the usual members of our families, each as a recipe's text and the shapes of its backbone's weights."""
-    kinds: list[nets.Net] = []
+def own_nets(channels: int, given: Shapes) -> Iterator[tuple[str, dict[str, tuple[int, ...]]]]:
+    """Give the usual members of our families, each as a recipe's text and the shapes of its backbone's weights.
+
+    A family of whose first member nothing is among the names that were `given` is passed over.
+    """
+    resnets: list[nets.Net] = []
     for width in (16, 8, 32, 64):
         for shortcut in ("A", "projection"):
-            for depth in (8, 14, 20, 26, 32, 44, 56, 110):
-                kinds.append(nets.CifarResNet(family="cifar_resnet", depth=depth, width=width, shortcut=shortcut))
+            for depth in (8, 14, 20, 32, 44, 56) if width == 16 else (8, 14, 20):
+                resnets.append(nets.CifarResNet(family="cifar_resnet", depth=depth, width=width, shortcut=shortcut))
+    large: list[nets.Net] = []
+    mobile: list[nets.Net] = []
     for stem in ("image", "cifar"):
-        kinds += [nets.ResNet(family="resnet", depth=depth, stem=stem) for depth in (18, 34)]
-        kinds += [nets.MobileNetV2(family="mobilenetv2", width=w, stem=stem) for w in (1.0, 0.5, 1.4, 0.25)]
-    kinds += [nets.WideResNet(family="wide_resnet", depth=d, width=w) for d, w in ((16, 2), (16, 4), (28, 10), (40, 2))]
+        large += [nets.ResNet(family="resnet", depth=depth, stem=stem) for depth in (18, 34)]
+        mobile += [nets.MobileNetV2(family="mobilenetv2", width=w, stem=stem) for w in (1.0, 0.5, 1.4, 0.25)]
+    sizes = (16, 2), (16, 4), (28, 10), (40, 2)
+    wide: list[nets.Net] = [nets.WideResNet(family="wide_resnet", depth=d, width=w) for d, w in sizes]
     with torch.device("meta"):
-        for kind in kinds:
-            fields = kind.model_dump(exclude_defaults=True)
-            told = ", ".join(f"{key} = {value!r}" for key, value in fields.items())
-            yield f"{describe(kind)}: {{ {told} }}", shapes_of(build(kind, channels).state_dict())
+        for family in (resnets, large, mobile, wide):
+            for kind in family:
+                shapes = shapes_of(build(kind, channels).state_dict())
+                if not shapes.keys() & given.keys():
+                    break
+                told = ", ".join(f"{key} = {value!r}" for key, value in kind.model_dump(exclude_defaults=True).items())
+                yield f"{describe(kind)}: {{ {told} }}", shapes
 
 
 def start_from(backbone: Backbone, net: nets.Net, channels: int, what: str) -> dict[str, Any]:
@@ -176,7 +186,9 @@ def start_from(backbone: Backbone, net: nets.Net, channels: int, what: str) -> d
     own = backbone.state_dict()
     state = {key.removeprefix("backbone."): value for key, value in state.items()}
     state = {key: value for key, value in state.items() if key in own or not _is_head(key)}
-    text, hint = misfit(shapes_of(own), shapes_of(state), net.weights, what, lambda: own_nets(channels))
+    text, hint = misfit(
+        shapes_of(own), shapes_of(state), net.weights, what, lambda: own_nets(channels, shapes_of(state))
+    )
     if text:
         raise RecipeError(text, hint=hint or "name the net that the weights are of")
     backbone.load_state_dict({**own, **state})

@@ -52,10 +52,11 @@ def test_what_does_not_fit_is_said_in_a_line_with_the_nearest_net(tmp_path):
         start_from(build(resnet(), 3), resnet(weights=str(tmp_path / "t.safetensors")), 3, "the CKN ResNet-8")
     assert "it fits ResNet-20: { family = 'cifar_resnet', depth = 20 }" in caught.value.hint
     assert "\x1b" not in str(caught.value)
-    with pytest.raises(RecipeError, match="there is no weights at"):
+    with pytest.raises(RecipeError, match="there are no weights at"):
         start_from(build(resnet(), 3), resnet(weights=str(tmp_path / "none.pt")), 3, "the CKN")
     assert misfit({"a": (1,)}, {"a": (1,)}, "x", "y", None) == ("", "")
-    assert len(dict(own_nets(3))) > 20
+    assert len(dict(own_nets(3, {"layer1.0.conv1.weight": (1,)}))) > 20
+    assert not dict(own_nets(3, {"nobody.weight": (1,)}))
 
 
 def test_timms_checkpoints_and_arguments(tmp_path):
