@@ -92,6 +92,7 @@ def distill(
 def _rehearse(experiment: Experiment, tasks: Sequence[TaskSpec], wanted: Mapping[Path, Student]) -> None:
     """Find out that the whole line works, before an image is decoded."""
     experiment.check_teacher()
+    _ = experiment.fabric  # a device that is not there is missed now
     part = experiment.only(tasks)
     for folder, student in wanted.items():
         net, _ = _student(part, student)

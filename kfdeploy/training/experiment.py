@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -37,19 +37,20 @@ from kfdeploy.training.nets.weights import start_from
 from kfdeploy.training.recipe.recipe import Recipe
 from kfdeploy.training.recipe.sections import Train
 
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
 
 class Experiment:
-    """A recipe with its data found, its tasks resolved and its device opened; images are decoded when asked for.
+    """A recipe with its data found and its tasks resolved; images are decoded, and the device opened, when asked for.
 
     Raises:
-        DataError, RecipeError, DeviceError: see `load_split`, `Recipe.task_specs` and `make_fabric`.
+        DataError, RecipeError: see `load_split` and `Recipe.task_specs`.
     """
 
     def __init__(self, recipe: Recipe, report: Progress | None = None) -> None:
         self.recipe = recipe
         self.report = report or Progress()
-        # The published code's t has no spread: its parameters get no gradient.
-        self.fabric = make_fabric(recipe.run, unused=recipe.objective.variant == "reference")
         self.image = recipe.image.spec()
         plain = self._load("train", {})
         self.folders = plain.classes  # what the classes are called where they lie
@@ -65,6 +66,16 @@ class Experiment:
         self._split = stratified(
             self._whole.labels, recipe.data.validation, SPLIT_SEED, self.data_classes, self.classes
         )
+
+    @cached_property
+    def fabric(self) -> "Fabric":
+        """The device, opened when it is asked for: what is wrong with a recipe is said before that.
+
+        Raises:
+            DeviceError: see `make_fabric`.
+        """
+        # The published code's t has no spread: its parameters get no gradient.
+        return make_fabric(self.recipe.run, unused=self.recipe.objective.variant == "reference")
 
     @cached_property
     def record(self) -> Record:

@@ -73,6 +73,7 @@ def _rehearse(recipe: Recipe, experiment: Experiment, out: Path) -> dict[str, An
     check_images(net, experiment.image, f"{told} with TSNs {describe(recipe.tsn.net)}")
     weights = start_from(net.ckn, recipe.ckn, experiment.image.channels, told)
     learner = FactorLearner(net, channels, recipe.objective, recipe.seed, recipe.train.label_smoothing)
+    _ = experiment.fabric  # a device that is not there is missed now
     experiment.report.phase("rehearsing: untrained networks become a pool")
     rehearse_pool(experiment, learner, out)  # in every process: none waits longer than its patience for another
     return weights
