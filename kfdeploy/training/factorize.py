@@ -67,11 +67,11 @@ def factorize(
 
 def _rehearse(recipe: Recipe, experiment: Experiment, out: Path) -> dict[str, Any]:
     """Find out that the whole line works, before an image is decoded; return what the common network begins from."""
-    channels = experiment.check_teacher()
     told = f"the CKN {describe(recipe.ckn)}"
     net = FactorNet(recipe.ckn, recipe.tsn, experiment.image, experiment.tasks)
-    check_images(net, experiment.image, f"{told} with TSNs {describe(recipe.tsn.net)}")
     weights = start_from(net.ckn, recipe.ckn, experiment.image.channels, told)
+    channels = experiment.check_teacher()
+    check_images(net, experiment.image, f"{told} with TSNs {describe(recipe.tsn.net)}")
     learner = FactorLearner(net, channels, recipe.objective, recipe.seed, recipe.train.label_smoothing)
     _ = experiment.fabric  # a device that is not there is missed now
     experiment.report.phase("rehearsing: untrained networks become a pool")
