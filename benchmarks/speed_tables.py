@@ -51,6 +51,13 @@ def speed(result):
             f"| ms a step at K tasks (batch {tasks['batch']}, without the teacher) | {sizes}; "
             f"{tasks['ms_per_task']:.1f} ms a task, exponent {tasks['exponent_from_10']:.2f} from K = 10 on |"
         )
+    if waiting := result.get("waiting"):
+        ms, ratio = waiting["step_ms"], waiting["default_over_passive"]
+        for place, told in (("quiet", "nothing else running"), ("busy", "one busy process beside it")):
+            lines.append(
+                f"| OpenMP waiting asleep, {told} | {ms[f'{place}, default']:.0f} → {ms[f'{place}, passive']:.0f} ms a "
+                f"step: {ratio[place]:.2f}× |"
+            )
     if memory := result.get("memory"):
         lines.append(f"| freed memory kept, against glibc's default | {memory['ratio']:.2f}× |")
         lines.append(f"| peak of memory, CIFAR-10 held and ten tasks | {memory['kept']['peak_mib']:,} MiB |")
