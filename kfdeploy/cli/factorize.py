@@ -97,6 +97,7 @@ def command(
 def _say(out: Path, seconds: float) -> None:
     """Say what a new pool is worth."""
     from kfdeploy.pool.pool import Pool
+    from kfdeploy.targets.device.watch import peak_mib
     from kfdeploy.tasks.spec import class_names
     from kfdeploy.tasks.worth import subset_accuracy
 
@@ -109,7 +110,9 @@ def _say(out: Path, seconds: float) -> None:
         f"pool:    {100 * accuracy.value:.2f} % on {accuracy.images} validation images, {len(opened.tasks)} tasks: "
         f"{tasks_text([task.name for task in opened.tasks])}"
     )
-    say(f"trained in {seconds:.0f} s; log: {out / 'train' / 'log.csv'}")
+    peak = peak_mib()
+    memory = "" if peak is None else f", with {peak * 2**20 / 1e9:.1f} GB of memory at most"
+    say(f"trained in {seconds:.0f} s{memory}; log: {out / 'train' / 'log.csv'}")
     say(f"wrote {out}")
     named = [opened.tasks[0].name, *([opened.tasks[-1].name] if len(opened.tasks) > 1 else [])]
     where = [] if out == Path("pool") else ["--pool", str(out)]

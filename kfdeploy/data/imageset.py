@@ -8,15 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from kfdeploy.arrays import Content, Images, Labels
+from kfdeploy.arrays import Content, Images, Labels, at_once
 from kfdeploy.data import content
 from kfdeploy.data.content import Record
 from kfdeploy.data.images import File, read_images
 from kfdeploy.errors import DataError, nearest
 from kfdeploy.tasks.kinds.classes import label_columns
 from kfdeploy.tasks.spec import ImageSpec
-
-_BATCH_BYTES = 8 << 20  # of a batch as float32: 512 images of 32×32, 42 of 128×128, 13 of 224×224
 
 
 @dataclass(frozen=True)
@@ -54,11 +52,8 @@ class ImageSet:
         return read_images([self.paths[i] for i in chosen], self.image)
 
     def batches(self, most: int = 512) -> Iterator[Images]:
-        """Yield all images in order, `most` at a time, or fewer where they are large.
-
-        A set may be larger than memory, and what a network makes of a batch is many times its input.
-        """
-        size = max(1, min(most, _BATCH_BYTES // (4 * int(np.prod(self.image.shape)))))
+        """Yield all images in order, `most` at a time, or fewer where they are large: a set may exceed memory."""
+        size = at_once(self.image.shape, most)
         for start in range(0, len(self), size):
             yield self.load(slice(start, start + size))
 

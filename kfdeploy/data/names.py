@@ -53,13 +53,15 @@ def _parsed(text: str) -> tuple[tuple[str, ...], ...]:
     return tuple(found)
 
 
-def readable_names(names: str | Mapping[str, str], classes: Sequence[str]) -> tuple[str, ...]:
+def readable_names(
+    names: str | Mapping[str, str], classes: Sequence[str], *, all_there: bool = False
+) -> tuple[str, ...]:
     """Return the names that outputs get for the classes of the data: `names` by folder, or a list as `class_list` has.
 
-    A class that a list does not have keeps its name.
+    A class that has none there keeps its own.
 
     Raises:
-        DataError: `names` has a folder that is not there, or two classes would get one name.
+        DataError: two classes would get one name; or `all_there`, and `names` has a folder that is not.
     """
     if not names:
         return tuple(classes)
@@ -67,7 +69,7 @@ def readable_names(names: str | Mapping[str, str], classes: Sequence[str]) -> tu
         table = {each[0]: each[1:] or each for each in class_list(names)}
         chosen = _told_apart({name: table[name] for name in classes if name in table})
     else:
-        if lost := [name for name in names if name not in classes]:
+        if all_there and (lost := [name for name in names if name not in classes]):
             raise DataError(
                 f"data.names has '{lost[0]}', which the data do not have",
                 allowed=classes, hint=nearest(lost[0], list(classes)),

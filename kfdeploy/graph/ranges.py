@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto
 
-from kfdeploy.arrays import Images
+from kfdeploy.arrays import Images, at_once
 from kfdeploy.graph.compose import Part, compose
 from kfdeploy.graph.reference import Runner, observed
 
@@ -52,7 +52,8 @@ def model_ranges(graph: Path, images: Images) -> dict[str, Range]:
 def observe(model: ModelProto, names: Sequence[str], images: Images) -> dict[str, Range]:
     """Run images (N, H, W, C) and return the range to quantise each named tensor with; 0 is always inside."""
     run = Runner(model, names)
-    batches = [images[i : i + 64] for i in range(0, len(images), 64)]
+    size = at_once(images.shape[1:], 64)
+    batches = [images[i : i + size] for i in range(0, len(images), size)]
     low = dict.fromkeys(names, 0.0)
     high = dict.fromkeys(names, 0.0)
     for batch in batches:

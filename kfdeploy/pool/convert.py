@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kfdeploy.arrays import Arrays
+from kfdeploy.arrays import Arrays, at_once
 from kfdeploy.errors import ComposeError, DataError, PoolError, UnsupportedError
 from kfdeploy.files import about_of, check_not_read, check_output, output_folder, parse_tensors, save_tensors
 from kfdeploy.graph.compose import Part, compose
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 HALF = "float16"
 _AT_ONCE = 50  # tasks in one graph
-_BATCH = 250
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 
 
@@ -80,7 +79,8 @@ def store_half(
             found.append(None)
             continue
         report(f"running {len(pool.tasks)} tasks on {len(own)} validation images, as stored and rounded")
-        pieces = [slice(i, i + _BATCH) for i in range(0, len(own), _BATCH)]
+        size = at_once(pool.image.shape, 250)
+        pieces = [slice(i, i + size) for i in range(0, len(own), size)]
         _check_images(block, _logits(pool, exact, (own.load(piece) for piece in pieces)), pool, data)
         found.append(_logits(pool, small, (own.load(piece) for piece in pieces)))
     with output_folder(out, force=force) as work:

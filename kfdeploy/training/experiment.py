@@ -54,7 +54,7 @@ class Experiment:
         self.image = recipe.image.spec()
         plain = self._load("train", {})
         self.folders = plain.classes  # what the classes are called where they lie
-        self._whole = replace(plain, classes=readable_names(recipe.data.names, plain.classes))
+        self._whole = replace(plain, classes=readable_names(recipe.data.names, plain.classes, all_there=True))
         if self._whole.note:
             self.report.note(self._whole.note)
         self.data_classes = self._whole.classes

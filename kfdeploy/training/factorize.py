@@ -49,6 +49,7 @@ def factorize(
         return Fitted()
     check_output(out, force=force)
     experiment = Experiment(recipe, report)
+    _advise(recipe, experiment)
     weights = _rehearse(recipe, experiment, out)
     with unfinished(out, recipe, experiment.record, force=force, resume=resume) as work:
         teacher, about = experiment.teacher(work / TEACHER, resume=resume)
@@ -77,6 +78,17 @@ def _rehearse(recipe: Recipe, experiment: Experiment, out: Path) -> dict[str, An
     experiment.report.phase("rehearsing: untrained networks become a pool")
     rehearse_pool(experiment, learner, out)  # in every process: none waits longer than its patience for another
     return weights
+
+
+def _advise(recipe: Recipe, experiment: Experiment) -> None:
+    """Say what is known beforehand: an assembly holds the whole common network, and task networks besides."""
+    for student in recipe.students:
+        alike = [net.model_dump(exclude={"weights", "pretrained"}) for net in (student.net, recipe.ckn)]
+        if alike[0] == alike[1]:
+            experiment.report.note(
+                f"the common network is as large as the student '{student.name}': no assembly will be faster than it; "
+                "half its width was 2.1 times as fast where it was measured, at 0.6 points less"
+            )
 
 
 def _write_teacher(work: Path, teacher: Teacher, experiment: Experiment, about: dict[str, Any]) -> None:

@@ -44,10 +44,11 @@ def test_readable_names_for_folders():
     assert readable_names("imagenet", folders) == ("tench", "crane (n02012849)", "crane (n03126707)", "mine")
     assert readable_names({"n01440764": "Schleie"}, folders)[0] == "Schleie"
     assert readable_names({}, folders) == folders
+    assert readable_names({"elsewhere": "tench"}, folders) == folders  # another folder than the recipe's
     for names, message in (
         ({"n0144076": "tench"}, "data.names has 'n0144076', which the data do not have"),
         ({"n01440764": "mine"}, "gives 'n01440764' and 'mine' one name, 'mine'"),
         ({"mine": " "}, "an empty name"),
     ):
         with pytest.raises(DataError, match=message):
-            readable_names(names, folders)
+            readable_names(names, folders, all_there=True)

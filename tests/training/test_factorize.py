@@ -273,3 +273,21 @@ def test_other_taps_and_networks_make_pools_too(toy, tmp_path):
     model = assemble(tmp_path / "pool", ["élan", "cat"], tmp_path / "a")
     assert model.manifest["fuse"] == "bank"
     assert model.manifest["golden"]["difference"] <= model.manifest["golden"]["tolerance"]
+
+
+def test_a_common_network_as_large_as_a_student_is_told_of(toy):
+    from kfdeploy.training.factorize import _advise
+    from kfdeploy.training.loop.progress import Progress
+
+    class Heard(Progress):
+        def __init__(self):
+            self.notes = []
+
+        def note(self, text):
+            self.notes.append(text)
+
+    for ckn, count in ((toy.recipe.students[0].net, 1), (toy.recipe.ckn, 0)):
+        heard = Heard()
+        recipe = toy.recipe.model_copy(update={"ckn": ckn})
+        _advise(recipe, Experiment(toy.recipe, heard))
+        assert len(heard.notes) == count

@@ -18,6 +18,7 @@ from kfdeploy.pool.pool import Pool
 from kfdeploy.training.distill import distill
 from kfdeploy.training.experiment import Experiment
 from kfdeploy.training.factorize import factorize
+from kfdeploy.training.grow.add_task import add_task
 from kfdeploy.training.loop.progress import Progress
 from kfdeploy.training.recipe.recipe import apply_settings, parse_recipe
 
@@ -183,14 +184,15 @@ def test_a_thousand_classes_are_cut_to_those_that_the_folders_have(toy, tmp_path
         for name, folder in zip(ids, ("cat", "dog", "junk"), strict=True):
             shutil.copytree(toy.data / split / folder, tmp_path / "data" / split / name)
     torch.manual_seed(0)
-    save_file(timm.create_model("mobilenetv3_small_050").state_dict(), tmp_path / "t.safetensors")
+    small = "test_efficientnet"  # timm's own for tests: a few layers, and a thousand classes
+    save_file(timm.create_model(small).state_dict(), tmp_path / "t.safetensors")
     fields = toy.recipe.model_dump()
     fields["tasks"] = "classes"
     fields["data"] |= {"root": str(tmp_path / "data"), "ignore": [], "names": "imagenet"}
     fields["image"] |= {"size": [32, 32], "resize": 32}
     fields["teacher"] |= {
-        "source": "timm:mobilenetv3_small_050", "weights": str(tmp_path / "t.safetensors"), "classes": "imagenet",
-        "net": None, "train": None,
+        "source": f"timm:{small}", "weights": str(tmp_path / "t.safetensors"), "classes": "imagenet", "net": None,
+        "train": None,
     }  # fmt: skip
     fields["train"]["epochs"] = 1
     factorize(parse_recipe(fields, "toy"), tmp_path / "pool")
@@ -201,6 +203,12 @@ def test_a_thousand_classes_are_cut_to_those_that_the_folders_have(toy, tmp_path
     graph = onnx.load(teacher.graph)
     assert not any(1000 in tensor.dims for tensor in graph.graph.initializer)
     assert calibrate(tmp_path / "pool") > 0  # the images are found again under their readable names
+    for split in ("train", "test"):
+        shutil.copytree(toy.data / split / "élan", tmp_path / "data" / split / "n02085620")
+    add_task(tmp_path / "pool", "small dog", data=tmp_path / "data", settings=["train.epochs=1"])
+    grown = Pool.open(tmp_path / "pool")
+    assert grown.tasks[-1].classes == ("Chihuahua",)
+    assert grown.added[0]["teacher"]  # it knows the new class too, and was asked
 
 
 def test_a_share_of_train_is_the_test_split_where_there_is_none(toy, tmp_path):

@@ -103,13 +103,16 @@ def stages(
 ) -> dict[str, Any]:
     """Return the stages before inference, to be timed: a file is decoded, then fitted.
 
-    It is the file `photo`, as a device gets them; where none is at hand, a PNG of `image` (H, W, C).
+    It is the file `photo`, as a device gets them; where none is at hand, the one beside this module. A model that does
+    not resize takes neither: a PNG of `image` (H, W, C).
     """
     import io
     from pathlib import Path
 
     from PIL import Image
 
+    shipped = Path(__file__).with_name("photo.jpg")
+    photo = photo or (str(shipped) if resize and shipped.is_file() else "")
     packed = io.BytesIO(Path(photo).read_bytes() if photo else b"")
     if not photo:
         Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(packed, "PNG")

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 
 from kfdeploy.data.imageset import ImageSet
-from kfdeploy.data.sources import load_split
 from kfdeploy.data.splits import load
 from kfdeploy.errors import DataError, TaskError, TeacherError, nearest
 from kfdeploy.files import check_output, file_name
@@ -68,7 +67,7 @@ def add_task(
     if out is not None:
         check_output(place, force=force)
     recipe = parse_recipe(apply_settings(pool.recipe, settings), str(pool.path / POOL))
-    fresh = load_split("folder", str(data), "train", pool.image)
+    fresh = load(pool.data, "train", pool.image, data)
     task = _new_task(pool, name, fresh.classes, classes, instead_of)
     rest = class_names(pool.tasks)
     kept = [i for i, c in enumerate(rest) if c not in instead_of]
@@ -160,8 +159,10 @@ def _teacher(pool: Pool, recipe: Recipe, classes: Sequence[str], report: Progres
         report.note("the teacher knows the pool's own classes alone: labels are used")
         return None
     weights = pool.path / TEACHER / WEIGHTS
-    if weights.is_file():
+    if weights.is_file() and config.net is not None:
         config = config.model_copy(update={"source": f"file:{weights}"})
+    elif weights.is_file() and config.source.startswith("timm:"):
+        config = config.model_copy(update={"weights": str(weights)})  # it is asked for once, and not downloaded again
     try:
         everything = [] if config.classes else list(load(pool.data, "train", pool.image).classes)
         return pretrained(config, pool.image, everything, classes)

@@ -7,7 +7,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from kfdeploy.arrays import Arrays
+from kfdeploy.arrays import Arrays, at_once
 from kfdeploy.data.imageset import ImageSet
 from kfdeploy.files import file_name, link, save_tensors
 from kfdeploy.graph.compose import Part
@@ -36,9 +36,9 @@ def _link_all(pool: Pool, work: Path) -> None:
 @torch.no_grad()
 def _logits(learner: AddedTask, images: ImageSet | np.ndarray[Any, Any], scale: float) -> Floats:
     """Return the new task's logits (N, c)."""
-    count = len(images)
+    count, size = len(images), at_once(images.image.shape if isinstance(images, ImageSet) else images.shape[1:], 250)
     load = images.load if isinstance(images, ImageSet) else images.__getitem__
-    pieces = [learner.own(torch.from_numpy(load(slice(i, i + 250)))).numpy() for i in range(0, count, 250)]
+    pieces = [learner.own(torch.from_numpy(load(slice(i, i + size)))).numpy() for i in range(0, count, size)]
     return np.concatenate(pieces).astype(np.float32) / np.float32(scale)
 
 

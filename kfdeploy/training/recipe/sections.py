@@ -30,7 +30,7 @@ class Image(Section):
     mean: list[float]  # one a channel, of values in [0, 1]
     std: list[float]  # one a channel
     resize: int = Field(0, ge=0)  # the shorter side before the centre is cut out; 0: images have the size
-    interpolation: Interpolation = "bilinear"  # of resizing: nearest, bilinear, bicubic or lanczos
+    interpolation: Interpolation = "bilinear"  # of resizing: nearest, bilinear or bicubic
 
     @model_validator(mode="after")
     def _fits(self) -> "Image":

@@ -78,3 +78,17 @@ def test_names_and_extensions():
     assert all(map(is_hidden, (".x", "._a.png", "Thumbs.db", "__MACOSX")))
     assert not is_hidden("-1")
     assert {".png", ".jpg", ".tif", ".gif"} <= set(readable())
+
+
+def test_stages_are_timed_on_the_users_photo_else_on_the_shipped_one(tmp_path):
+    from kfdeploy.targets.device.pixels import stages
+
+    golden = np.zeros((8, 8, 3), np.uint8)
+    Image.new("RGB", (40, 30), (9, 9, 9)).save(tmp_path / "own.jpg")
+    own = stages(golden, (8, 8), 3, 10, "bilinear", str(tmp_path / "own.jpg"))
+    assert own["decode"]().size == (40, 30)
+    assert own["preprocess"]().shape == (8, 8, 3)
+    shipped = stages(golden, (224, 224), 3, 256, "bilinear")
+    assert shipped["decode"]().size == (640, 427)
+    assert shipped["preprocess"]().shape == (224, 224, 3)
+    assert stages(golden, (8, 8), 3, 0, "bilinear")["decode"]().size == (8, 8)  # it does not resize

@@ -206,7 +206,8 @@ def test_classes_and_pictures_added_to_the_pools_own_folder_change_nothing_on_re
     data = tmp_path / "data"
     shutil.copytree(toy.data, data)
     fields = toy.recipe.model_dump()
-    fields["data"]["root"] = str(data)
+    fields["data"] |= {"root": str(data), "names": {"dog": "hound"}}  # outputs have names of their own
+    fields["tasks"]["pets"] = ["cat", "hound"]
     fields["train"]["epochs"] = fields["teacher"]["train"]["epochs"] = 1
     factorize(parse_recipe(fields, "toy"), tmp_path / "pool")
     for split in ("train", "test"):
@@ -216,6 +217,7 @@ def test_classes_and_pictures_added_to_the_pools_own_folder_change_nothing_on_re
     images = load_split("folder", str(toy.data), "train", before.image).load(before.seen().rows)
     add_task(tmp_path / "pool", "aaa", data=data, settings=SHORT)
     after = Pool.open(tmp_path / "pool")
+    assert [c for task in after.tasks for c in task.classes if c in ("hound", "dog")] == ["hound"]
     first = next(iter(after.blocks(after.tasks)))
     logits = logits_of(after, [task.name for task in after.tasks], images)
     assert max(np.abs(a - b).max() for a, b in zip(first.logits, logits, strict=True)) < 1e-3

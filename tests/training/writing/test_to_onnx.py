@@ -6,7 +6,7 @@ from torch import nn
 
 from kfdeploy.tasks.spec import ImageSpec
 from kfdeploy.training.nets.classifier import Classifier
-from kfdeploy.training.recipe.nets import CifarResNet, ConvNet, MobileNetV2
+from kfdeploy.training.recipe.nets import CifarResNet, ConvNet
 from kfdeploy.training.writing import to_onnx as exporting
 from kfdeploy.training.writing.classifier import _Logits
 from kfdeploy.training.writing.to_onnx import to_onnx
@@ -42,7 +42,6 @@ def exports(monkeypatch):
     [
         CifarResNet(family="cifar_resnet", depth=8),
         ConvNet(family="convnet", channels=[8, 8], strides=[2, 1]),
-        MobileNetV2(family="mobilenetv2", width=0.25, stem="cifar"),
     ],
 )
 def test_the_bytes_are_those_of_a_fresh_export(net, exports):
