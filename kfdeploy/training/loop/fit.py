@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -133,7 +133,9 @@ class Trainer:
         asked = self.run.precision != "auto" or self.run.compile or self.fabric.device.type != "cpu"
         if state is None and not asked and has_bf16(self.fabric):
             self.report.phase("timing a step in each precision")
-            self.report.phase(trial.choose(self.fabric, learner, next(iter(loader.epoch(0))), self.teach))
+            with closing(loader.epoch(0)) as batches:  # processes that decode ahead would be timed too
+                batch = next(batches)
+            self.report.phase(trial.choose(self.fabric, learner, batch, self.teach))
 
     def _epoch(
         self, model: Any, optimizer: Any, loader: Loader, at: "_Position", interrupted: threading.Event,

@@ -1,7 +1,7 @@
 """Where data become tensors: sets in memory are indexed, larger ones stream through a DataLoader."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,7 +50,7 @@ class MemoryLoader:
     def __len__(self) -> int:
         return len(self.labels) // self.batch
 
-    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+    def epoch(self, number: int, start: int = 0) -> Generator[Batch]:
         """Yield the batches of an epoch from the `start`-th on; the last, smaller one is dropped."""
         order = shuffled(len(self.labels), self.seed, number)
         for step in range(start, len(self)):
@@ -118,7 +118,7 @@ class StreamLoader:
     def __len__(self) -> int:
         return self.count // self.batch
 
-    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+    def epoch(self, number: int, start: int = 0) -> Generator[Batch]:
         """Yield the batches of an epoch from the `start`-th on; the last, smaller one is dropped."""
         order = shuffled(self.count, self.seed, number)
         batches = [

@@ -9,6 +9,7 @@ import statistics
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,7 +23,7 @@ from kfdeploy.training.loop.replay import Autocast, Live
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-ROUNDS = 3  # after one to warm up
+ROUNDS = 2  # in each of two blocks, after one to warm up
 
 
 def choose(fabric: "Fabric", learner: Learner, batch: Batch, teach: Any) -> str:
@@ -33,23 +34,25 @@ def choose(fabric: "Fabric", learner: Learner, batch: Batch, teach: Any) -> str:
     taught: Taught | None = None if teach is None else teach(batch)
     told = []
     if isinstance(teach, Live):
-        with torch.no_grad():
-            times = {name: _median(lambda: teach.ask(batch.images), teach, auto) for name, auto in _both(fabric)}
+
+        def ask(autocast: Autocast) -> None:
+            teach.autocast = autocast
+            teach.ask(batch.images)
+
+        times = _medians({name: partial(ask, autocast) for name, autocast in _both(fabric)})
         teach.autocast = dict(_both(fabric))[_faster(times)]
         told.append(f"{_faster(times)} for the teacher ({_told(times, len(batch.labels))})")
     trial = copy.deepcopy(learner).train()
 
-    def step() -> None:
+    def step(on: bool) -> None:
+        set_bf16(fabric, on)
         trial.zero_grad(set_to_none=True)
         with fabric.autocast():
             terms = trial(batch.images, batch.labels, taught, 0)
         torch.stack([term.weight * term.value for term in terms.values()]).sum().backward()  # type: ignore[no-untyped-call]
 
-    times = {}
     with torch.random.fork_rng(devices=[]):
-        for name, on in (("bf16", True), ("fp32", False)):
-            set_bf16(fabric, on)
-            times[name] = _median(step)
+        times = _medians({"bf16": partial(step, True), "fp32": partial(step, False)})
     set_bf16(fabric, _faster(times) == "bf16")
     told.append(f"{_faster(times)} for the network that is trained ({_told(times, len(batch.labels))})")
     return "precision: " + ", ".join(told)
@@ -80,16 +83,19 @@ def _both(fabric: "Fabric") -> tuple[tuple[str, Autocast], ...]:
     return ("bf16", lambda: torch.autocast(kind, torch.bfloat16)), ("fp32", nullcontext)
 
 
-def _median(work: Callable[[], object], teach: Live | None = None, autocast: Autocast | None = None) -> float:
-    """Return the median seconds of `work`, with a teacher's precision set where one is named."""
-    if teach is not None and autocast is not None:
-        teach.autocast = autocast
-    times = []
-    for _ in range(ROUNDS + 1):
-        began = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - began)
-    return statistics.median(times[1:])
+def _medians(ways: dict[str, Callable[[], object]]) -> dict[str, float]:
+    """Return the median seconds of each way, timed in blocks that take turns: a machine that slows down slows both.
+
+    The first step of a block does not count: memory and caches are still the other's.
+    """
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for name in (*ways, *reversed(ways)):
+        for number in range(ROUNDS + 1):
+            began = time.perf_counter()
+            ways[name]()
+            if number:
+                times[name].append(time.perf_counter() - began)
+    return {name: statistics.median(found) for name, found in times.items()}
 
 
 def _faster(times: dict[str, float]) -> str:
