@@ -19,6 +19,8 @@ from kfdeploy.tasks.spec import TaskSpec
 from kfdeploy.training.grow.images import Known, union
 from kfdeploy.training.learners.added import AddedTask, Floats
 from kfdeploy.training.loop.resume import DATA
+from kfdeploy.training.nets.branches import merged
+from kfdeploy.training.nets.factor import FactorNet
 from kfdeploy.training.recipe.recipe import Recipe
 from kfdeploy.training.writing.pool import template_of
 from kfdeploy.training.writing.temperatures import fit_temperatures
@@ -52,6 +54,7 @@ def write_grown(
     from kfdeploy.pool.ranges import write_ranges
 
     _link_all(pool, work)
+    learner.net = cast(FactorNet, merged(learner.net))  # the branches that its layers had in training
     net, images = learner.net, union([each.validation for each in fresh], _vocabulary(fresh))
     labels = images.labels
     joint = recipe.objective.coupling == "joint"

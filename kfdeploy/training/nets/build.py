@@ -48,7 +48,8 @@ def build(net: nets.Net, in_channels: int, tasks: int = 1) -> Backbone:
     """
     match net:
         case nets.CifarResNet():
-            return CifarResNet(in_channels, net.blocks or [(net.depth - 2) // 6] * 3, net.width, net.shortcut, tasks)
+            blocks = net.blocks or [(net.depth - 2) // 6] * 3
+            return CifarResNet(in_channels, blocks, net.width, net.shortcut, tasks, net.stride, net.branches)
         case nets.ResNet():
             return ResNet(in_channels, net.depth, net.width, net.stem, tasks)
         case nets.WideResNet():
@@ -56,7 +57,7 @@ def build(net: nets.Net, in_channels: int, tasks: int = 1) -> Backbone:
         case nets.MobileNetV2():
             return MobileNetV2(in_channels, net.width, net.stem, tasks)
         case nets.ConvNet():
-            return ConvNet(in_channels, net.channels, net.strides, tasks)
+            return ConvNet(in_channels, net.channels, net.strides, tasks, net.branches)
         case nets.Timm():
             return _Timm(in_channels, net.model, net.pretrained, net.args)
 
@@ -82,8 +83,10 @@ def describe(net: nets.Net) -> str:
     """Return a short name, such as 'ResNet-20' or 'ConvNet 64-64-64'."""
     match net:
         case nets.CifarResNet():
-            blocks = f" ({'-'.join(map(str, net.blocks))})" if net.blocks else ""
-            return f"ResNet-{net.depth}{blocks}" + (f" (width {net.width})" if net.width != 16 else "")
+            told = [f"blocks {'-'.join(map(str, net.blocks))}"] if net.blocks else []
+            told += [f"width {net.width}"] if net.width != 16 else []
+            told += ["stride 2"] if net.stride == 2 else []
+            return f"ResNet-{net.depth}" + (f" ({', '.join(told)})" if told else "")
         case nets.ResNet():
             return f"ResNet-{net.depth}" + (f" (width {net.width})" if net.width != 64 else "")
         case nets.WideResNet():

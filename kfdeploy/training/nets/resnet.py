@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kfdeploy.training.nets.branches import Side, fold_in
 from kfdeploy.training.nets.layers import Backbone, conv, norm
 
 
@@ -17,12 +18,16 @@ class BasicBlock(nn.Module):
     Option A takes every second pixel and pads the channels with zeros on both sides.
     """
 
-    def __init__(self, inputs: int, outputs: int, stride: int, shortcut: str, tasks: int = 1) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, stride: int, shortcut: str, tasks: int = 1, branches: bool = False
+    ) -> None:
         super().__init__()
         self.conv1 = conv(inputs, outputs, 3, stride, tasks=tasks)
         self.bn1 = norm(outputs, tasks)
         self.conv2 = conv(outputs, outputs, 3, tasks=tasks)
         self.bn2 = norm(outputs, tasks)
+        self.side1 = Side(inputs, outputs, stride, tasks=tasks) if branches else None
+        self.side2 = Side(outputs, outputs, tasks=tasks) if branches else None
         self.stride = stride
         self.pad = 0
         self.shortcut: nn.Module | None = None
@@ -34,14 +39,22 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (N, K·outputs, h, w)."""
-        y = F.relu(self.bn1(self.conv1(x)))
-        y = self.bn2(self.conv2(y))
+        y = self.bn1(self.conv1(x))
+        y = F.relu(y if self.side1 is None else y + self.side1(x))
+        y = self.bn2(self.conv2(y)) if self.side2 is None else self.bn2(self.conv2(y)) + self.side2(y)
         if self.shortcut is not None:
             x = self.shortcut(x)
         elif self.pad:
             # A pooling window of 1 takes every second pixel, as one operator that every runtime has.
             x = F.pad(F.max_pool2d(x, 1, self.stride), (0, 0, 0, 0, self.pad, self.pad))
         return F.relu(x + y)
+
+    def fold_branches(self) -> None:
+        """Leave one convolution of each layer's branches, in place."""
+        if self.side1 is not None and self.side2 is not None:
+            fold_in(self.conv1, self.bn1, self.side1)
+            fold_in(self.conv2, self.bn2, self.side2)
+            self.side1 = self.side2 = None
 
 
 _BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
@@ -62,31 +75,34 @@ class _ProjectionBlock(BasicBlock):
 
 
 class CifarResNet(Backbone):
-    """ResNet of three stages of `width`, 2·`width` and 4·`width` channels; n `blocks` in each make a depth of 6n+2."""
+    """ResNet of stages of `width`, 2·`width`, 4·`width`, … channels, with `blocks` in each; three of n: depth 6n+2."""
 
-    def __init__(self, in_channels: int, blocks: Sequence[int], width: int, shortcut: str, tasks: int = 1) -> None:
+    def __init__(
+        self, in_channels: int, blocks: Sequence[int], width: int, shortcut: str, tasks: int = 1, stride: int = 1,
+        branches: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.channels = (width, 2 * width, 4 * width)
-        self.conv1 = conv(in_channels, width, 3, tasks=tasks, shared=True)
+        self.channels = tuple(width * 2**s for s in range(len(blocks)))
+        self.conv1 = conv(in_channels, width, 3, stride, tasks=tasks, shared=True)
         self.bn1 = norm(width, tasks)
         before = (width, *self.channels)
-        stages = [
-            nn.Sequential(
-                *(
-                    BasicBlock(before[s] if b == 0 else width_s, width_s, 2 if s and b == 0 else 1, shortcut, tasks)
-                    for b in range(blocks[s])
+        for s, width_s in enumerate(self.channels):
+            stage = [
+                BasicBlock(
+                    before[s] if b == 0 else width_s, width_s, 2 if s and b == 0 else 1, shortcut, tasks, branches
                 )
-            )
-            for s, width_s in enumerate(self.channels)
-        ]
-        self.layer1, self.layer2, self.layer3 = stages
+                for b in range(blocks[s])
+            ]
+            self.add_module(f"layer{s + 1}", nn.Sequential(*stage))
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Return the three stages' features, at strides 1, 2 and 4."""
+        """Return the stages' features, each on half the map of the one before."""
         x = F.relu(self.bn1(self.conv1(x)))
-        first = self.layer1(x)
-        second = self.layer2(first)
-        return first, second, self.layer3(second)
+        features = []
+        for s in range(len(self.channels)):
+            x = getattr(self, f"layer{s + 1}")(x)
+            features.append(x)
+        return tuple(features)
 
 
 class ResNet(Backbone):

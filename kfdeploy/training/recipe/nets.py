@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, model_validator
 
 from kfdeploy.training.recipe.base import Section
 
@@ -14,13 +14,18 @@ class _Net(Section):
 
 
 class CifarResNet(_Net):
-    """A CIFAR ResNet of depth 6n+2 (He et al. 2016, section 4.2), or with other numbers of blocks in its stages."""
+    """A CIFAR ResNet of depth 6n+2 (He et al. 2016, section 4.2), or with other numbers of stages and of their blocks.
+
+    Each stage has twice the channels of the one before, on half its height and width.
+    """
 
     family: Literal["cifar_resnet"]  # which kind of net this is
-    depth: int  # 6n+2, or what `blocks` make
-    blocks: list[PositiveInt] | None = Field(None, min_length=3, max_length=3)  # two layers each; none: n a stage
+    depth: int  # 6n+2, or what `blocks` make: two layers each, and two
+    blocks: list[NonNegativeInt] | None = Field(None, min_length=1, max_length=4)  # of each stage; none: three of n
     width: int = Field(16, ge=1)  # channels of the first stage
+    stride: Literal[1, 2] = 1  # of the first convolution
     shortcut: Literal["A", "projection"] = "A"  # A: padded, without weights; projection: 1×1 convolutions
+    branches: bool = False  # beside each 3×3 in training, a 1×1 and where it fits the identity; the graph has one 3×3
 
     @model_validator(mode="after")
     def _depth(self) -> "CifarResNet":
@@ -28,6 +33,10 @@ class CifarResNet(_Net):
             if self.depth != 2 * sum(self.blocks) + 2:
                 told = "-".join(map(str, self.blocks))
                 raise ValueError(f"blocks {told} make a depth of {2 * sum(self.blocks) + 2}, and depth is {self.depth}")
+            if not all(self.blocks[1:]):
+                raise ValueError(
+                    "only the first stage may have no block: the others begin with one that halves the map"
+                )
         elif self.depth < 8 or (self.depth - 2) % 6:
             raise ValueError(f"depth must be 6n+2 (8, 14, 20, …), not {self.depth}; for another, say blocks")
         if self.shortcut == "A" and self.width % 2:
@@ -72,6 +81,7 @@ class ConvNet(_Net):
     family: Literal["convnet"]  # which kind of net this is
     channels: list[int] = Field(min_length=1)  # of each convolution
     strides: list[int]  # of each convolution
+    branches: bool = False  # beside each 3×3 in training, a 1×1 and where it fits the identity; the graph has one 3×3
 
     @model_validator(mode="after")
     def _fits(self) -> "ConvNet":

@@ -10,6 +10,7 @@ from kfdeploy.files import save_tensors
 from kfdeploy.manifest import stamp, versions
 from kfdeploy.tasks.evidence import Evidence
 from kfdeploy.training.experiment import Experiment
+from kfdeploy.training.nets.branches import merged
 from kfdeploy.training.nets.teacher import Teacher
 from kfdeploy.training.writing.evidence import recorded
 
@@ -47,7 +48,7 @@ def write_classifier(
 
     net = net.cpu().float().eval()
     save_state(out / WEIGHTS, net.net if isinstance(net, Teacher) else net)
-    only_logits = _Logits(net)
+    only_logits = _Logits(merged(net))
     arrays = recorded(experiment.validation, only_logits)
     # Where a teacher gives more classes than were asked for, the graph has only those.
     graph = to_onnx(only_logits, torch.zeros(2, *experiment.image.shape, dtype=torch.uint8), ["image"], ["logits"])

@@ -1,7 +1,7 @@
 """Writing a factorization as a pool, proved before it is there."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -15,9 +15,11 @@ from kfdeploy.tasks.spec import ImageSpec, TaskSpec
 from kfdeploy.training.experiment import Experiment
 from kfdeploy.training.learners.factor import FactorLearner
 from kfdeploy.training.loop.learner import Fitted
+from kfdeploy.training.nets.branches import merged
 from kfdeploy.training.nets.build import build, describe
 from kfdeploy.training.nets.classifier import Normalise
 from kfdeploy.training.nets.factor import FactorNet
+from kfdeploy.training.nets.layers import Backbone
 from kfdeploy.training.recipe.recipe import Recipe
 from kfdeploy.training.writing.classifier import LIBRARIES, WEIGHTS, save_state
 from kfdeploy.training.writing.evidence import recorded
@@ -73,7 +75,7 @@ def write_pool(
     from kfdeploy.pool.ranges import write_pool_ranges
 
     recipe, tasks, image = experiment.recipe, experiment.tasks, experiment.image
-    net = learner.net.cpu().float().eval()
+    net = cast(FactorNet, merged(learner.net.cpu().float().eval()))
     evidence = recorded(experiment.validation, lambda image: net(image).logits)
     common, template, states = graphs_of(net, recipe, image)
     (work / "common.onnx").write_bytes(common.model.SerializeToString(deterministic=True))
@@ -149,7 +151,7 @@ def graphs_of(
     common = to_onnx(_Common(net.normalise, net.ckn, net.tap).eval(), example, ["image"], ["z", "tap"])
     with torch.no_grad():
         tap = _Common(net.normalise, net.ckn, net.tap).eval()(example)[1]
-    single = build(recipe.tsn.net, net.tap_channels)
+    single = cast(Backbone, merged(build(recipe.tsn.net, net.tap_channels)))
     bank = {key: value for key, value in net.bank.state_dict().items() if not key.endswith("num_batches_tracked")}
     states = [
         {f"tsn.{key}": value.chunk(net.K)[j].numpy() for key, value in bank.items()} for j in range(net.K)
@@ -164,7 +166,7 @@ def graphs_of(
 def template_of(
     net: FactorNet, recipe: Recipe, image: ImageSpec, template: "ModelProto"
 ) -> "tuple[ModelProto, dict[str, np.ndarray[Any, Any]]]":
-    """Return a pool's template and, folded as its tasks' are, the weights of a network with one task.
+    """Return a pool's template and, folded as its tasks' are, the weights of a network with one task, merged.
 
     Raises:
         ComposeError: they are not the template's.
@@ -176,7 +178,7 @@ def template_of(
         probe = FactorNet(recipe.ckn, recipe.tsn, image, [TaskSpec("", ("",))]).eval()
         example = torch.zeros(2, *image.shape, dtype=torch.uint8)
         tap = _Common(probe.normalise, probe.ckn, probe.tap)(example)[1]
-    single = build(recipe.tsn.net, net.tap_channels)
+    single = cast(Backbone, merged(build(recipe.tsn.net, net.tap_channels)))
     bank = {key: value for key, value in net.bank.state_dict().items() if not key.endswith("num_batches_tracked")}
     single.load_state_dict(bank, strict=False)
     made = to_onnx(_Template(single).eval(), tap, ["tap"], ["u"])
