@@ -19,7 +19,7 @@ from kfdeploy.training.nets.build import check_images, describe
 from kfdeploy.training.nets.classifier import Classifier
 from kfdeploy.training.nets.weights import start_from
 from kfdeploy.training.recipe.recipe import Recipe, changed_keys, completed
-from kfdeploy.training.recipe.sections import Student
+from kfdeploy.training.recipe.sections import Groups, Student
 from kfdeploy.training.writing.classifier import TEACHER, WEIGHTS, write_classifier
 from kfdeploy.training.writing.rehearsal import rehearse_classifier
 
@@ -54,7 +54,7 @@ def distill(
         TaskError: a task is not the recipe's.
     """
     named = _named(recipe, students)
-    experiment = Experiment(recipe, report)
+    experiment = _with_tasks(Experiment(recipe, report), pool, needed=bool(tasks) or separate)
     chosen = choose(experiment.tasks, tasks, f"recipe '{recipe.name}'") if tasks else experiment.tasks
     suffix = "-separate" if separate else ""
     suffix += "".join(f"-{file_name(task.name)}" for task in chosen) if tasks else ""
@@ -75,9 +75,9 @@ def distill(
         with unfinished(folder, alone, experiment.record, force=force, resume=resume) as work:
             own = work / "train" / "teacher"
             if taught is None:
-                same = _same_teacher(pool, recipe, experiment)
-                seen = None if same is None else same.teacher.get("accuracy")
-                taught = experiment.teacher(own, resume=resume, known=_known_teacher(same, recipe), accuracy=seen)
+                grouping = experiment.grouping
+                experiment, taught = _taught(experiment, pool, own, resume)
+                chosen = experiment.tasks if grouping else chosen
             if separate:
                 from kfdeploy.training.separate import distill_separately
 
@@ -87,6 +87,29 @@ def distill(
             if is_main():
                 shutil.rmtree(own, ignore_errors=True)
     return done
+
+
+def _with_tasks(experiment: Experiment, pool: str | Path | None, *, needed: bool) -> Experiment:
+    """Return the experiment with the tasks of the pool, where the teacher's confusions made them there.
+
+    Raises:
+        RecipeError: they are `needed`, and there is no pool that has them.
+    """
+    if not experiment.grouping:
+        return experiment
+    assert isinstance(experiment.recipe.tasks, Groups)
+    from kfdeploy.pool.pool import Pool
+
+    found = Pool.open(pool) if pool is not None and Path(pool).exists() else None
+    if found is not None and found.recipe.get("tasks") == experiment.recipe.tasks.model_dump():
+        return experiment.given(found.tasks)
+    if needed:
+        raise RecipeError(
+            f"the tasks of recipe '{experiment.recipe.name}' are made by `kfdeploy factorize`, from the teacher's "
+            "confusions" + ("" if found is None else f", and the pool '{found.where}' is another recipe's"),
+            hint="name the pool that it wrote: --pool",
+        )
+    return experiment
 
 
 def _rehearse(experiment: Experiment, tasks: Sequence[TaskSpec], wanted: Mapping[Path, Student]) -> None:
@@ -126,6 +149,18 @@ def _check(chosen: Sequence[TaskSpec], wanted: Iterable[Path], *, separate: bool
     for folder in wanted:
         if not (resume and folder.exists()):
             check_output(folder, force=force)
+
+
+def _taught(
+    experiment: Experiment, pool: str | Path | None, own: Path, resume: bool
+) -> "tuple[Experiment, tuple[Teacher, dict[str, Any]]]":
+    """Return the teacher and what is known of it, and the experiment with the tasks that it makes, if it is to."""
+    recipe = experiment.recipe
+    same = _same_teacher(pool, recipe, experiment)
+    seen = None if same is None else same.teacher.get("accuracy")
+    teacher, about = experiment.teacher(own, resume=resume, known=_known_teacher(same, recipe), accuracy=seen)
+    experiment, teacher = experiment.grouped(teacher, own / "tasks.json")
+    return experiment, (teacher, about)
 
 
 def _same_teacher(pool: str | Path | None, recipe: Recipe, experiment: Experiment) -> "Pool | None":

@@ -1,6 +1,7 @@
 """What every training starts from: data and their split, the teacher (measured), and a folder to resume in."""
 
 import copy
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from kfdeploy.arrays import Arrays, Labels
+from kfdeploy.arrays import Arrays, Floats, Labels
 from kfdeploy.data.content import Record
 from kfdeploy.data.folders import numbered
 from kfdeploy.data.imageset import ImageSet, stratified
@@ -18,7 +19,8 @@ from kfdeploy.data.names import readable_names
 from kfdeploy.data.sources import has_test, load_split
 from kfdeploy.data.splits import SPLIT_SEED, spread
 from kfdeploy.errors import DataError, TeacherError
-from kfdeploy.files import sha256
+from kfdeploy.files import dump_json, sha256, write_file
+from kfdeploy.tasks.grouping import confusions, group_classes
 from kfdeploy.tasks.spec import TaskSpec, class_names
 from kfdeploy.tasks.spec import columns as names_columns
 from kfdeploy.training.learners.classifier import ClassifierLearner
@@ -27,7 +29,7 @@ from kfdeploy.training.loop.fit import Trainer
 from kfdeploy.training.loop.learner import Fitted, Learner
 from kfdeploy.training.loop.loader import Loader, make_loader
 from kfdeploy.training.loop.processes import world
-from kfdeploy.training.loop.progress import Progress
+from kfdeploy.training.loop.progress import Progress, is_main
 from kfdeploy.training.loop.replay import Live, Replay, views_folder
 from kfdeploy.training.loop.trial import as_set
 from kfdeploy.training.nets.build import check_images, describe
@@ -35,7 +37,7 @@ from kfdeploy.training.nets.classifier import Classifier
 from kfdeploy.training.nets.teacher import Teacher, class_columns, fill, pretrained
 from kfdeploy.training.nets.weights import start_from
 from kfdeploy.training.recipe.recipe import Recipe
-from kfdeploy.training.recipe.sections import Train
+from kfdeploy.training.recipe.sections import Groups, Train
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -60,6 +62,8 @@ class Experiment:
         self.data_classes = self._whole.classes
         self.tasks = recipe.task_specs(self.data_classes)
         self.classes = class_names(self.tasks)  # the columns of every logit here
+        self.everything = self.classes  # those of the teacher, also where only some of its tasks are chosen
+        self.grouping = isinstance(recipe.tasks, Groups)  # the teacher is to say yet what the tasks are
         _ = self.test  # that it is there is known before anything is decoded or trained
         self._whole.load(spread(len(self._whole), 2))  # so is whether images have the size, or are resized to it
         # Split before classes are chosen or permuted: recipes on the same data then have the same validation images.
@@ -272,16 +276,17 @@ class Experiment:
 
     def slice_teacher(self, teacher: Teacher) -> Teacher:
         """Return the teacher of all the recipe's classes with only the columns of this experiment's."""
-        everything = class_names(self.recipe.task_specs(self.data_classes))
-        columns = teacher.columns[names_columns(everything, self.classes)].tolist()
+        columns = teacher.columns[names_columns(self.everything, self.classes)].tolist()
         return Teacher(teacher.net, columns, teacher.channels).to(self.fabric.device)
 
     @torch.no_grad()
     def accuracy(self, teacher: Teacher, data: ImageSet) -> float:
         """Return the teacher's accuracy on a set, in float32."""
+        return float((self._logits(teacher, data).argmax(1) == data.labels).mean())
+
+    def _logits(self, teacher: Teacher, data: ImageSet) -> Floats:
         batches = (torch.from_numpy(images).to(self.fabric.device) for images in data.batches())
-        found = [teacher(images)[0].argmax(1).cpu().numpy() for images in batches]
-        return float((np.concatenate(found) == data.labels).mean())
+        return np.concatenate([teacher(images)[0].float().cpu().numpy() for images in batches])
 
     def only(self, tasks: Sequence[TaskSpec]) -> "Experiment":
         """Return the same experiment on the images and classes of just these tasks."""
@@ -290,6 +295,32 @@ class Experiment:
         for name in ("train", "validation", "test"):
             if name in self.__dict__:  # decoded already
                 part.__dict__[name] = self.__dict__[name].only(part.classes)
+        return part
+
+    def grouped(self, teacher: Teacher, noted: Path) -> "tuple[Experiment, Teacher]":
+        """Return the experiment with the tasks that the teacher's confusions make, where the recipe asks for that.
+
+        They are put on record in the file `noted`, and taken from there where it is.
+        """
+        if not self.grouping:
+            return self, teacher
+        assert isinstance(self.recipe.tasks, Groups)
+        if noted.is_file():
+            tasks = tuple(TaskSpec.from_json(entry) for entry in json.loads(noted.read_text(encoding="utf-8")))
+        else:
+            self.report.phase("asking the teacher which classes it confuses")
+            logits = torch.from_numpy(self._logits(teacher, self.validation))
+            confused = confusions(torch.softmax(logits, 1).numpy(), self.validation.labels)
+            tasks = group_classes(confused, self.classes, self.recipe.tasks.group)
+            if is_main():
+                write_file(noted, dump_json([task.to_json() for task in tasks]))
+        self.report.note("the tasks: " + "; ".join(f"{task.name} ({', '.join(task.classes)})" for task in tasks))
+        return self.given(tasks), self.only(tasks).slice_teacher(teacher)
+
+    def given(self, tasks: Sequence[TaskSpec]) -> "Experiment":
+        """Return the experiment with tasks that a teacher's confusions have made of all its classes."""
+        part = self.only(tasks)
+        part.everything, part.grouping = part.classes, False
         return part
 
     def training(self, config: Train, fitted: Fitted) -> dict[str, Any]:

@@ -53,6 +53,7 @@ def factorize(
     weights = _rehearse(recipe, experiment, out)
     with unfinished(out, recipe, experiment.record, force=force, resume=resume) as work:
         teacher, about = experiment.teacher(work / TEACHER, resume=resume)
+        experiment, teacher = experiment.grouped(teacher, work / "train" / "tasks.json")
         experiment.seed()
         net = FactorNet(recipe.ckn, recipe.tsn, experiment.image, experiment.tasks)
         start_from(net.ckn, recipe.ckn, experiment.image.channels, f"the CKN {describe(recipe.ckn)}")

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from kfdeploy.deploy.model import Model
 from kfdeploy.errors import Interrupted, OutputError, RecipeError, TeacherError, TrainingError
 from kfdeploy.files import CHECKPOINTS, load_tensors
 from kfdeploy.pool.pool import Pool
+from kfdeploy.tasks.worth import subset_accuracy
 from kfdeploy.training.experiment import Experiment
 from kfdeploy.training.factorize import factorize
 from kfdeploy.training.learners.factor import FactorLearner
@@ -17,7 +19,7 @@ from kfdeploy.training.loop.replay import Live
 from kfdeploy.training.nets.classifier import Classifier
 from kfdeploy.training.nets.factor import FactorNet
 from kfdeploy.training.nets.teacher import Teacher
-from kfdeploy.training.recipe.recipe import load_recipe
+from kfdeploy.training.recipe.recipe import apply_settings, load_recipe, parse_recipe
 
 SHORT = ("epochs = 4\nbatch = 16", "epochs = 1\nbatch = 16")
 
@@ -291,3 +293,33 @@ def test_a_common_network_as_large_as_a_student_is_told_of(toy):
         recipe = toy.recipe.model_copy(update={"ckn": ckn})
         _advise(recipe, Experiment(toy.recipe, heard))
         assert len(heard.notes) == count
+
+
+def test_a_teachers_confusions_make_the_tasks(toy, tmp_path):
+    """The tasks are on record, the pool's logits are in their order, and a student and a resumed run have the same."""
+    from kfdeploy.training.distill import distill
+
+    fields = toy.recipe.model_dump() | {"tasks": {"group": 2}}
+    recipe = parse_recipe(apply_settings(fields, ["train.epochs=2", "teacher.train.epochs=2"]), "toy")
+    told = []
+    report = Progress()
+    report.note = told.append
+    factorize(recipe, tmp_path / "pool", report=report)
+    pool = Pool.open(tmp_path / "pool")
+    assert [len(task.classes) for task in pool.tasks] == [3, 2] or [len(task.classes) for task in pool.tasks] == [2, 3]
+    assert sorted(pool.classes) == ["cat", "dog", "sea horse", "uni", "élan"]
+    assert any(note.startswith("the tasks: ") and pool.tasks[0].name in note for note in told)
+    assert pool.recipe["tasks"] == {"group": 2}
+    teacher = Model.open(tmp_path / "pool" / "train" / "teacher")
+    assert teacher.classes == pool.classes
+    assert subset_accuracy(teacher.evidence(), pool.classes).value == pytest.approx(
+        pool.teacher["accuracy"]["validation"]
+    )
+    factorize(recipe, tmp_path / "pool", resume=True)
+    with pytest.raises(RecipeError, match="are made by `kfdeploy factorize`, from the teacher's confusions") as caught:
+        distill(recipe, tasks=[pool.tasks[0].name], out=tmp_path)
+    assert caught.value.hint == "name the pool that it wrote: --pool"
+    (folder,) = distill(recipe, tasks=[pool.tasks[0].name], pool=tmp_path / "pool", out=tmp_path)
+    assert Model.open(folder).classes == pool.tasks[0].classes
+    (folder,) = distill(recipe, out=tmp_path / "whole")  # without a pool the teacher is asked again
+    assert Model.open(folder).tasks == pool.tasks

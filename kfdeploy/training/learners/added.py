@@ -74,12 +74,12 @@ class AddedTask(Learner):
             targets = torch.where(labels >= old, labels - old + 1, 0)[:, None]  # (N, 1), 0: "other"
             terms: dict[str, Term] = {}
             if config.coupling == "joint":
-                terms["sup"] = Term(1.0, F.cross_entropy(whole, labels))
+                terms["sup"] = Term(config.lambda_sup, F.cross_entropy(whole, labels))
                 if taught is not None:
                     terms["kt"] = Term(config.lambda_kt, soft_targets(whole, taught.logits, config.temperature))
             else:
                 own = against_other(out.logits, self.net.owner, self.net.local, 1)
-                terms["sup"] = Term(1.0, task_information(own, targets))
+                terms["sup"] = Term(config.lambda_sup, task_information(own, targets))
                 if taught is not None:
                     cold = taught.logits / config.temperature
                     merged = torch.cat([cold[:, :old].logsumexp(1, keepdim=True), cold[:, old:]], 1)[:, None]

@@ -21,7 +21,7 @@ from kfdeploy.training.transfer.logits import soft_targets, soft_targets_each
 class FactorLearner(Learner):
     """CKN, bank, heads and the teacher's projectors, with the whole objective.
 
-    L = L_sup + λ_kt L_kt + λ_I [ Σ_j ( −log q(y_j|t_j) + β KL(p(t_j|x) ‖ N(0,I)) ) − α Î(X;Z) ]
+    L = λ_sup L_sup + λ_kt L_kt + λ_I [ Σ_j ( −log q(y_j|t_j) + β KL(p(t_j|x) ‖ N(0,I)) ) − α Î(X;Z) ]
 
     With `coupling = "joint"` L_sup and L_kt are one term each over all classes; with `"independent"` each is a sum over
     the tasks, of its own classes against "other" (its logits are then log-odds, see `against_other`).
@@ -90,7 +90,7 @@ class FactorLearner(Learner):
                 merged = rest_as_other(taught.logits / config.temperature, *columns)
                 kt = soft_targets_each(own, merged, config.temperature)
             return {
-                "sup": Term(1.0, sup),
+                "sup": Term(config.lambda_sup, sup),
                 "kt": Term(config.lambda_kt, kt),
                 "task": Term(config.lambda_i, task_information(out.task_logits, targets)),
                 "bottleneck": Term(config.lambda_i * beta, narrow),

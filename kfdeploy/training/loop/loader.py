@@ -25,7 +25,7 @@ class Batch:
     images: Tensor
     labels: Tensor
     rows: Tensor  # (N,) the images' positions in their source, on the CPU: with the epoch, the names of these views
-    epoch: int
+    epoch: int  # that of the views
 
 
 def share(index: Tensor, rank: int, world: int) -> Tensor:
@@ -52,7 +52,7 @@ class MemoryLoader:
 
     def epoch(self, number: int, start: int = 0) -> Generator[Batch]:
         """Yield the batches of an epoch from the `start`-th on; the last, smaller one is dropped."""
-        order = shuffled(len(self.labels), self.seed, number)
+        order, view = shuffled(len(self.labels), self.seed, number), _view(number, self.augment)
         for step in range(start, len(self)):
             own = share(order[step * self.batch : (step + 1) * self.batch], rank(), world())
             index, rows = own.to(self.images.device), self.rows[own]
@@ -60,11 +60,11 @@ class MemoryLoader:
                 self.images[index],
                 rows.to(index.device),
                 seed=self.views,
-                epoch=number,
+                epoch=view,
                 pad=self.augment.crop,
                 flip=self.augment.flip,
             )
-            yield Batch(images, self.labels[index], rows, number)
+            yield Batch(images, self.labels[index], rows, view)
 
 
 class _Stream(Dataset[tuple[Tensor, int, int]]):
@@ -112,6 +112,7 @@ class StreamLoader:
     ) -> None:
         self.data = _Stream(data, augment, seed if augment.seed is None else augment.seed)
         self.count, self.batch, self.seed = len(data), batch_size(batch, len(data)), seed
+        self.augment = augment
         self.device = device
         self.workers = workers or min(8, max(1, (os.cpu_count() or 1) // world()))
 
@@ -121,8 +122,9 @@ class StreamLoader:
     def epoch(self, number: int, start: int = 0) -> Generator[Batch]:
         """Yield the batches of an epoch from the `start`-th on; the last, smaller one is dropped."""
         order = shuffled(self.count, self.seed, number)
+        view = _view(number, self.augment)
         batches = [
-            [(number, i) for i in share(order[s * self.batch : (s + 1) * self.batch], rank(), world()).tolist()]
+            [(view, i) for i in share(order[s * self.batch : (s + 1) * self.batch], rank(), world()).tolist()]
             for s in range(start, len(self))
         ]
         loader = DataLoader(
@@ -131,7 +133,7 @@ class StreamLoader:
         try:
             for images, labels, rows in loader:
                 yield Batch(
-                    images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True), rows, number
+                    images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True), rows, view
                 )
         except DataError as error:
             # A worker's error arrives with its traceback in the message: the last line is the message itself.
@@ -144,6 +146,11 @@ class StreamLoader:
                 f"a process that reads images died: {first_line(error)}",
                 hint="go on with --resume; where the system was short of memory, free some",
             ) from None
+
+
+def _view(epoch: int, augment: Augment) -> int:
+    """Return the epoch whose views an epoch sees."""
+    return epoch % augment.views if augment.views else epoch
 
 
 Loader = MemoryLoader | StreamLoader

@@ -145,7 +145,12 @@ def views_folder(
     for name, value in sorted(teacher.net.state_dict().items()):
         found.update(name.encode())
         found.update(value.detach().cpu().contiguous().numpy().tobytes())
-    about = {"augment": augment.model_dump(), "seed": seed, "precision": precision, "image": image.to_json()}
+    about = {
+        "augment": augment.model_dump(exclude={"views"}),
+        "seed": seed,
+        "precision": precision,
+        "image": image.to_json(),
+    }
     found.update(json.dumps(about, sort_keys=True).encode())
     return root / found.hexdigest()[:16]
 

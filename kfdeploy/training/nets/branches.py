@@ -1,4 +1,4 @@
-"""Branches that exist in training alone: beside a 3×3 convolution a 1×1 one and the identity (Ding et al. 2021, RepVGG).
+"""Branches that exist in training alone: a 1×1 convolution and the identity beside a 3×3 (RepVGG, Ding et al. 2021).
 
 A sum of convolutions, each normalised, is one convolution: what is exported has a single 3×3, as without branches.
 """

@@ -34,9 +34,7 @@ class CifarResNet(_Net):
                 told = "-".join(map(str, self.blocks))
                 raise ValueError(f"blocks {told} make a depth of {2 * sum(self.blocks) + 2}, and depth is {self.depth}")
             if not all(self.blocks[1:]):
-                raise ValueError(
-                    "only the first stage may have no block: the others begin with one that halves the map"
-                )
+                raise ValueError("only the first stage may have no block: each later one halves the map with its first")
         elif self.depth < 8 or (self.depth - 2) % 6:
             raise ValueError(f"depth must be 6n+2 (8, 14, 20, …), not {self.depth}; for another, say blocks")
         if self.shortcut == "A" and self.width % 2:

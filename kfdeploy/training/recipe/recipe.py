@@ -12,7 +12,18 @@ from kfdeploy.errors import RecipeError, nearest
 from kfdeploy.tasks.spec import TaskSpec
 from kfdeploy.training.recipe.base import Section
 from kfdeploy.training.recipe.nets import CifarResNet, Net, Timm
-from kfdeploy.training.recipe.sections import Augment, Data, Image, Objective, Run, Student, Teacher, Train, Tsn
+from kfdeploy.training.recipe.sections import (
+    Augment,
+    Data,
+    Groups,
+    Image,
+    Objective,
+    Run,
+    Student,
+    Teacher,
+    Train,
+    Tsn,
+)
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -26,8 +37,8 @@ class Recipe(Section):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")  # of the pool, in manifests and tables
     seed: int = Field(0, ge=0, le=10**12)  # of weights, batches and views
-    # 'classes': a task for each class; or [tasks] with lists of classes.
-    tasks: Literal["classes"] | dict[str, list[str]]
+    # 'classes': a task for each class; or [tasks] with lists of classes, or with group = 10: so many, by the teacher.
+    tasks: Literal["classes"] | Groups | dict[str, list[str]]
     data: Data  # the images
     image: Image  # the input
     augment: Augment = Augment()  # the views
@@ -71,6 +82,8 @@ class Recipe(Section):
     def task_specs(self, classes: Sequence[str]) -> tuple[TaskSpec, ...]:
         """Return the tasks over the data's `classes`, checking that each class has exactly one place.
 
+        Where the teacher is to group them, it is not asked here: groups of the right number and sizes are returned.
+
         Raises:
             RecipeError: a class is unknown, in two tasks, or in none and not ignored.
         """
@@ -84,6 +97,15 @@ class Recipe(Section):
         kept = [name for name in classes if name not in self.data.ignore]
         if self.tasks == "classes":
             return tuple(TaskSpec(name, (name,)) for name in kept)
+        if isinstance(self.tasks, Groups):
+            count = self.tasks.group
+            if count > len(kept):
+                raise RecipeError(
+                    f"tasks.group is {count}, and there are {len(kept)} classes",
+                    hint="set it to how many tasks there shall be; for one a class, tasks = 'classes'",
+                )
+            parts = (kept[len(kept) * i // count : len(kept) * (i + 1) // count] for i in range(count))
+            return tuple(TaskSpec(f"group {i + 1}", tuple(part)) for i, part in enumerate(parts))
         owner: dict[str, str] = {}
         for task, members in self.tasks.items():
             if not members:
@@ -214,6 +236,14 @@ def _explain(error: "ErrorDetails", origin: str) -> RecipeError:
     # pydantic puts a union's tag into the location: "tsn.net.convnet.channels".
     families = ("cifar_resnet", "resnet", "wide_resnet", "mobilenetv2", "convnet", "timm")
     where = [part for part in error["loc"] if part not in families]
+    given = error["input"].get("group") if isinstance(error["input"], dict) else None
+    if where and where[0] == "tasks" and given is not None and not isinstance(given, list):
+        others = len(error["input"]) > 1 and isinstance(given, int)
+        return RecipeError(
+            f"recipe '{origin}' has tasks.group = {given!r}, "
+            + ("and other tasks beside it" if others else "where the number of tasks is meant, 2 or more"),
+            hint="tasks.group stands alone, and lets the teacher's confusions make the tasks: --set tasks={group=10}",
+        )
     if where and where[0] == "tasks" and error["type"] != "missing":
         return RecipeError(
             f"recipe '{origin}' has tasks = {error['input']!r}, where a list of classes is meant",

@@ -13,6 +13,7 @@ from kfdeploy.training.recipe.recipe import Recipe
 # In the order of a recipe; several sections may stand for one net.
 _PARTS: tuple[tuple[str, tuple[type[Section], ...]], ...] = (
     ("", (Recipe,)),
+    ("[tasks]", (sections.Groups,)),
     ("[data]", (sections.Data,)),
     ("[image]", (sections.Image,)),
     ("[augment]", (sections.Augment,)),
@@ -76,8 +77,10 @@ def _comments(kind: type[Section]) -> dict[str, tuple[str, str]]:
 
 
 def _type(annotation: str) -> str:
-    plain = {"str": "text", "int": "whole number", "float": "number", "bool": "true or false", "None": "none",
-             "Net": "a net", "Interpolation": "text"}  # fmt: skip
+    plain = {
+        "str": "text", "int": "whole number", "float": "number", "bool": "true or false", "None": "none",
+        "Net": "a net", "Interpolation": "text", "NonNegativeInt": "whole number", "Groups": "[tasks]",
+    }  # fmt: skip
     text = re.sub(r"Field\(.*\)$", "", annotation)
     text = re.sub(r"Literal\[(.+?)\]", lambda m: m[1].replace(", ", " or "), text)
     text = re.sub(r"list\[([A-Za-z]+)\]", lambda m: f"list of {plain.get(m[1], m[1])}s", text)

@@ -22,6 +22,12 @@ class Data(Section):
     workers: int = Field(0, ge=0)  # processes that decode what is streamed; 0: one a core, 8 at most
 
 
+class Groups(Section):
+    """Tasks that the teacher's confusions make: classes that it takes for one another, on validation, are one task."""
+
+    group: int = Field(ge=2)  # how many tasks, of sizes as even as can be
+
+
 class Image(Section):
     """The model's input; see `ImageSpec`."""
 
@@ -57,13 +63,15 @@ class Augment(Section):
 
     Every view is a function of the seed, the epoch and the image's place in its source. With a `seed` of its own here,
     runs of several seeds see the same views, in another order, and can share what the teacher says of them
-    (`run.replay`).
+    (`run.replay`). With `views`, epoch n sees the views of epoch n modulo `views`, and a replayed teacher is asked
+    about those alone.
     """
 
     crop: int = Field(0, ge=0)  # pixels of padding before a random crop; 0: none
     flip: bool = False  # mirror half of the views
     resized_crop: float = Field(0.0, ge=0, lt=1)  # the smallest share of the area; 0 switches it off
     seed: int | None = Field(None, ge=0, le=10**12)  # none: the recipe's
+    views: int = Field(0, ge=0)  # of each image; 0: a new one every epoch
 
 
 class Train(Section):
@@ -145,6 +153,7 @@ class Objective(Section):
     coupling: Literal["joint", "independent"] = "joint"
     # Reference: the published code's form of the information terms.
     variant: Literal["default", "reference"] = "default"
+    lambda_sup: float = Field(1.0, ge=0)  # the weight of the labels, L_sup
     lambda_kt: float = Field(0.1, ge=0)  # the weight of the teacher's soft targets, L_kt
     temperature: float = Field(10.0, gt=0)  # of the soft targets
     lambda_i: float = Field(1.0, ge=0)  # the weight of the information terms, λ_I
@@ -157,6 +166,8 @@ class Objective(Section):
 
     @model_validator(mode="after")
     def _fits(self) -> "Objective":
+        if not self.lambda_sup and not self.lambda_kt:
+            raise ValueError("lambda_sup and lambda_kt are both 0: there is nothing to learn from")
         if self.variant == "reference":
             for name in ("infomax", "infomax_temperature", "beta_reduction"):
                 if getattr(self, name) != type(self).model_fields[name].default:

@@ -83,3 +83,18 @@ def test_a_reading_process_that_dies_ends_the_run_with_its_error(train):
     with pytest.raises(DataError, match="a process that reads images died: DataLoader worker") as caught:
         list(StreamLoader(deadly, 16, Augment(), 0, CPU, workers=1).epoch(0))
     assert "--resume" in caught.value.hint
+
+
+@pytest.mark.parametrize("kind", [MemoryLoader, StreamLoader])
+def test_views_come_again_after_so_many_epochs_in_another_order(kind, train):
+    def views(epoch):
+        found = {}
+        for batch in kind(train, 16, Augment(crop=2, flip=True, views=3), 0, CPU).epoch(epoch):
+            assert batch.epoch == epoch % 3
+            found |= dict(zip(batch.rows.tolist(), batch.images.numpy(), strict=True))
+        return found
+
+    first, other, again = views(1), views(2), views(4)
+    assert list(first) != list(again)
+    assert all((first[row] == again[row]).all() for row in first)
+    assert any((first[row] != other[row]).any() for row in first)

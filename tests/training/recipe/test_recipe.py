@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -51,8 +52,8 @@ def test_an_unknown_key_is_refused_and_the_nearest_suggested(tmp_path):
         ("epochs=5", "unknown key 'epochs'"),
         ("ckn.depth=9", r"ckn: depth must be 6n\+2"),
         ("ckn.blocks=[1, 2, 3]", "ckn: blocks 1-2-3 make a depth of 14, and depth is 8"),
-        ("ckn.blocks=[1, 2]", r"ckn\.blocks"),
-        ("ckn.blocks=[0, 1, 2]", r"ckn\.blocks\.0"),
+        ("ckn.blocks=[1, 1, 1, 1, 1]", r"ckn\.blocks"),
+        ("ckn.blocks=[-1, 1, 2]", r"ckn\.blocks\.0"),
         ("ckn.width=7", "option A shortcuts need an even width"),
         ("ckn.family=resnett", "ckn: there is no net family 'resnett'"),
         ("tsn.net.strides=[1, 1]", "tsn.net: strides must have 1 values"),
@@ -149,3 +150,33 @@ def test_changed_keys_are_dotted():
     a, b = digits().model_dump(), digits(**{"train.epochs": 7, "seed": 3}).model_dump()
     assert changed_keys(a, b) == ["seed", "train.epochs"]
     assert changed_keys(a, a) == []
+
+
+@pytest.mark.parametrize(
+    ("setting", "message", "hint"),
+    [
+        ("tasks={group=1}", "has tasks.group = 1, where the number of tasks is meant, 2 or more", "stands alone"),
+        ("tasks={group='ten'}", "has tasks.group = 'ten', where the number of tasks is meant", "stands alone"),
+        ("tasks={group=3, pets=['cat']}", "has tasks.group = 3, and other tasks beside it", "stands alone"),
+        ("ckn.blocks=[0,0,1]", "only the first stage may have no block", ""),
+        ("objective.lambda_sup=-1", "has objective.lambda_sup = -1", ""),
+    ],
+)
+def test_what_a_study_may_set_wrongly_is_told(setting, message, hint):
+    begun = ["ckn.depth=4"] if "blocks" in setting else []
+    with pytest.raises(RecipeError, match=re.escape(message)) as caught:
+        load_recipe("digits", [*begun, setting])
+    assert hint in (caught.value.hint or "")
+
+
+def test_nothing_to_learn_from_is_refused():
+    with pytest.raises(RecipeError, match="lambda_sup and lambda_kt are both 0"):
+        load_recipe("digits", ["objective.lambda_sup=0", "objective.lambda_kt=0"])
+
+
+def test_a_teacher_groups_classes_into_tasks_of_even_sizes():
+    recipe = load_recipe("digits", ["tasks={group=3}"])
+    assert [len(task.classes) for task in recipe.task_specs(list("0123456789"))] == [3, 3, 4]
+    with pytest.raises(RecipeError, match="tasks.group is 3, and there are 2 classes"):
+        recipe.task_specs(["0", "1"])
+    assert load_recipe("digits", ["tasks={group=['0','1']}"]).tasks == {"group": ["0", "1"]}  # a task of that name
