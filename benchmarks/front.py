@@ -29,6 +29,7 @@ from study import RESULTS, commit
 from kfdeploy.deploy.assemble import assemble
 from kfdeploy.deploy.model import Model
 from kfdeploy.files import dump_line_json, write_file
+from kfdeploy.graph.cost import multiplications
 from kfdeploy.manifest import versions
 from kfdeploy.measuring.rounds import describe_machine
 from kfdeploy.pool.pool import Pool
@@ -155,12 +156,12 @@ def answers(logits, columns, labels):
     return np.array(columns)[logits[inside][:, columns].argmax(1)] == labels[inside]
 
 
-def of_model(recipe, model, row, tasks):
+def of_model(recipe, model, evidence, row, tasks):
     """Return what a model's exported graph answers, on validation, and on test where the row says so."""
     from kfdeploy.data.sources import load_split
     from kfdeploy.graph.reference import Runner
 
-    evidence, classes = model.evidence(), list(model.classes)
+    classes = list(model.classes)
     labels = np.array([classes.index(name) for name in evidence.labels])
     found = {"validation": scored(evidence.logits, classes, labels, tasks)}
     if row.get("test"):
@@ -191,7 +192,7 @@ def factors(recipe, out, row, result):
         model = assemble(pool, names[:count], out.with_name(f"{out.name}-{count}"), force=True)
         macs.append(count_macs(model.graph))
     found = trained(pool.manifest["training"], out / "train") | {"nets": pool.manifest["nets"], "macs": macs}
-    return found | of_model(recipe, model, row, result["tasks"])
+    return found | of_model(recipe, model, pool.evidence(), row, result["tasks"])
 
 
 def student(recipe, out, row, result):
@@ -203,27 +204,14 @@ def student(recipe, out, row, result):
     distill(recipe, students=[name], out=out, resume=True, report=TrainingProgress())
     model = Model.open(out / name)
     found = trained(model.manifest["training"], model.path / "train") | {"nets": model.manifest["net"]}
-    return found | {"macs": [count_macs(model.graph)]} | of_model(recipe, model, row, result["tasks"])
+    return found | {"macs": [count_macs(model.graph)]} | of_model(recipe, model, model.evidence(), row, result["tasks"])
 
 
 def count_macs(model):
-    """Return the millions of multiplications of one image in a graph's convolutions and matrices."""
+    """Return the millions of multiplications of one image in a graph, or in a file of one."""
     import onnx
 
-    fixed = onnx.ModelProto()
-    fixed.CopyFrom(model)
-    fixed.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
-    del fixed.graph.value_info[:]
-    inferred = onnx.shape_inference.infer_shapes(fixed)
-    values = [*inferred.graph.value_info, *inferred.graph.output]
-    shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in values}
-    weights = {w.name: list(w.dims) for w in inferred.graph.initializer}
-    total = 0
-    for node in inferred.graph.node:
-        if node.op_type in ("Conv", "Gemm", "MatMul") and node.input[1] in weights:
-            places = np.prod(shapes[node.output[0]][2:]) if node.op_type == "Conv" else 1
-            total += int(np.prod(weights[node.input[1]]) * places)
-    return round(total / 1e6, 3)
+    return round(multiplications(onnx.load(model) if isinstance(model, Path) else model) / 1e6, 3)
 
 
 KINDS = {"factors": factors, "student": student, **rivals.KINDS}

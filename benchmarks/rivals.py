@@ -104,7 +104,7 @@ def experts(recipe, out, row, result):
         macs.append(count_macs(Model.open(place).graph))
     model = Model.open(out.with_name(f"{out.name}-{len(tasks)}"))
     found = trained(model.manifest["training"], out / "train") | {"nets": model.manifest["net"], "macs": macs}
-    return found | of_model(recipe, model, row, result["tasks"])
+    return found | of_model(recipe, model, model.evidence(), row, result["tasks"])
 
 
 def pruned(recipe, out, row, result):
@@ -268,7 +268,7 @@ def separate(recipe, out, row, result):
     minutes = sum(trained(training, folder)["minutes"] for folder in folders)
     found = {key: training[key] for key in keys} | {"minutes": round(minutes, 1), "nets": model.manifest["net"]}
     macs = [round(whole * k / count, 3) for k in (1, 2, 3, count)]
-    return found | {"macs": macs} | of_model(recipe, model, row, result["tasks"])
+    return found | {"macs": macs} | of_model(recipe, model, model.evidence(), row, result["tasks"])
 
 
 KINDS = {"experts": experts, "pruned": pruned, "subset": subset, "separate": separate}

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from kfdeploy.pool.plan import Design, Subsets
     from kfdeploy.pool.pool import Pool
     from kfdeploy.tasks.evidence import Evidence
+    from kfdeploy.tasks.spec import TaskSpec
 
 
 def command(
@@ -199,6 +200,8 @@ def _subset(pool: "Pool", tasks: list[str], students: "list[Model]") -> None:
                 f"{model.name + ':':11} {100 * value:.2f} % masked to them; "
                 f"calibration error {calibration_error(theirs, classes):.3f}"
             )
+    if advice := _advice(pool, chosen, accuracy.value, students):
+        say(f"advice:     {advice}")
     told = separation(evidence, classes)
     if not math.isnan(told["score"]):
         line = f"strangers:  --open-set tells them with AUROC {told['score']:.3f}"
@@ -211,6 +214,30 @@ def _subset(pool: "Pool", tasks: list[str], students: "list[Model]") -> None:
     for model in students:
         if set(classes) <= set(model.classes):
             _confusion(f"{model.name}, masked to them", masked(model.evidence(), model.classes, classes), classes)
+
+
+def _advice(pool: "Pool", tasks: "Sequence[TaskSpec]", accuracy: float, students: "list[Model]") -> str:
+    """Say whether a plain student of those at hand would do, by the multiplications of the graphs."""
+    import onnx
+
+    from kfdeploy.graph.cost import multiplications
+    from kfdeploy.pool.plan import Candidate, plain_words
+    from kfdeploy.tasks.evidence import masked
+    from kfdeploy.tasks.spec import class_names
+    from kfdeploy.tasks.worth import subset_accuracy
+
+    classes = class_names(tuple(tasks))
+    theirs = [
+        Candidate(
+            model.name,
+            subset_accuracy(masked(model.evidence(), model.classes, classes), classes).value,
+            multiplications(onnx.load(model.graph)),
+        )
+        for model in students
+        if set(classes) <= set(model.classes)
+    ]
+    own = multiplications(pool.fused(tasks)[0]) if theirs else 0
+    return plain_words(Candidate("the assembly", accuracy, own), theirs)
 
 
 def _confusion(who: str, evidence: "Evidence", classes: "Sequence[str]") -> None:

@@ -286,3 +286,39 @@ def choose_design(
     if min_accuracy is not None and any(design.ms is not None for design in fit):
         return min((design for design in fit if design.ms is not None), key=lambda design: design.ms or 0.0)
     return max(fit, key=lambda design: design.accuracy)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What may go onto a device for some tasks: its accuracy on their validation images, and what an image costs."""
+
+    name: str
+    accuracy: float  # a share
+    multiplications: int
+
+
+def plain_words(assembly: Candidate, students: Sequence[Candidate]) -> str:
+    """Say whether a plain student is the better choice for just these tasks, or by how much the assembly is cheaper.
+
+    The cheapest student that is no less accurate is what the assembly is held against.
+    """
+    if not students:
+        return ""
+    able = [student for student in students if student.accuracy >= assembly.accuracy]
+    rival = min(able or students, key=lambda s: s.multiplications if able else -s.accuracy)
+    ratio = assembly.multiplications / rival.multiplications
+    own, other = (each.multiplications / 1e6 for each in (assembly, rival))
+    fewer = f"{max(ratio, 1 / ratio):.2f}× fewer multiplications"
+    if able and ratio >= 1:
+        return (
+            f"{rival.name} is no less accurate here, with {fewer} ({other:.1f} against {own:.1f} million an image): for "
+            "these tasks alone a plain student is the better choice"
+        )
+    counts = f"{own:.1f} against {other:.1f} million an image"
+    if able:
+        return f"the assembly needs {fewer} than {rival.name}, which is no less accurate ({counts})"
+    if ratio < 1:
+        return f"no student is as accurate, and the assembly needs {fewer} than the nearest, {rival.name} ({counts})"
+    return (
+        f"no student is as accurate; the nearest, {rival.name}, needs {fewer} ({other:.1f} against {own:.1f} million)"
+    )

@@ -5,7 +5,7 @@ import pytest
 from pools import grown_apart
 
 from kfdeploy.errors import PoolError, TaskError, UnsupportedError
-from kfdeploy.pool.plan import Subsets, choose_subset
+from kfdeploy.pool.plan import Candidate, Subsets, choose_subset, plain_words
 from kfdeploy.pool.pool import Pool
 from kfdeploy.tasks.evidence import Evidence
 from kfdeploy.tasks.spec import TaskSpec
@@ -131,3 +131,33 @@ def test_what_nothing_meets_names_the_nearest():
         choose_subset(subsets, within=0)
     with pytest.raises(TaskError, match="3 tasks do not fit into the budget; the nearest is 2"):
         choose_subset(subsets, size=3, within=2)
+
+
+@pytest.mark.parametrize(
+    ("students", "told"),
+    [
+        ([], ""),
+        (
+            [("small", 0.9, 2), ("large", 0.95, 8)],
+            "small is no less accurate here, with 2.00× fewer multiplications (2.0 against 4.0 million an image): for "
+            "these tasks alone a plain student is the better choice",
+        ),
+        (
+            [("small", 0.8, 2), ("large", 0.9, 8), ("larger", 0.95, 12)],
+            "the assembly needs 2.00× fewer multiplications than large, which is no less accurate (4.0 against 8.0 "
+            "million an image)",
+        ),
+        (
+            [("small", 0.7, 2), ("large", 0.8, 8)],
+            "no student is as accurate, and the assembly needs 2.00× fewer multiplications than the nearest, large (4.0 "
+            "against 8.0 million an image)",
+        ),
+        (
+            [("small", 0.8, 2)],
+            "no student is as accurate; the nearest, small, needs 2.00× fewer multiplications (2.0 against 4.0 million)",
+        ),
+    ],
+)
+def test_a_plain_student_is_advised_where_it_is_the_better_choice(students, told):
+    rivals = [Candidate(name, accuracy, count * 10**6) for name, accuracy, count in students]
+    assert plain_words(Candidate("the assembly", 0.9, 4_000_000), rivals) == told
