@@ -65,10 +65,12 @@ class AddedTask(Learner):
         """Return `sup`, `kt` where there is a teacher, `task` and `bottleneck` (in nats)."""
         config, old = self.config, len(self.kept)
         z, tap, logits = self.parts(images)
-        generator = torch.Generator(images.device).manual_seed(self.seed * 1_000_003 + step)
-        noise = torch.randn((world() * len(images), 1, self.net.d), generator=generator, device=images.device)
-        noise = noise[rank() * len(images) : (rank() + 1) * len(images)]
-        out = self.net.answer((), z, self.net.read(tap), None if config.variant == "reference" else noise)
+        noise = None
+        if config.variant != "reference" and config.lambda_i * config.beta:  # see FactorLearner
+            generator = torch.Generator(images.device).manual_seed(self.seed * 1_000_003 + step)
+            noise = torch.randn((world() * len(images), 1, self.net.d), generator=generator, device=images.device)
+            noise = noise[rank() * len(images) : (rank() + 1) * len(images)]
+        out = self.net.answer((), z, self.net.read(tap), noise)
         with torch.autocast(images.device.type, enabled=False):
             whole = torch.cat([logits, out.logits], 1)  # (N, kept + c)
             targets = torch.where(labels >= old, labels - old + 1, 0)[:, None]  # (N, 1), 0: "other"

@@ -58,7 +58,8 @@ class FactorLearner(Learner):
         assert taught is not None
         config, reference = self.config, self.config.variant == "reference"
         noise = None
-        if not reference:  # the published code's t is deterministic
+        # The published code's t is deterministic; and without the bottleneck its spread has nothing to hold it.
+        if not reference and config.lambda_i * config.beta:
             generator = torch.Generator(images.device).manual_seed(self.seed * 1_000_003 + step)
             # Drawn for the whole batch: several processes then use the numbers that one would.
             whole = (world() * len(images), self.net.K, self.net.d)

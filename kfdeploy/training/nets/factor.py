@@ -54,8 +54,10 @@ class FactorNet(nn.Module):
         d, D = self.ckn.channels[-1], self.bank.channels[-1]
         self.K, self.d, self.D = K, d, D
 
-        # A_j and the map to log σ_j², as one batched matrix (K, D, d); scaled as nn.Linear would be.
-        self.project = nn.Parameter(torch.empty(K, D, d).uniform_(-(D**-0.5), D**-0.5))
+        # A_j and the map to log σ_j², as one batched matrix (K, D, d). The head's weights have a variance of 1/3d, so
+        # with 3/D the product W_j A_j begins with 1/D, as a linear layer on u of its own: with the third of that which
+        # nn.Linear would give A_j, the tasks' networks learn late, and are 1.6 points less accurate (front100.json).
+        self.project = nn.Parameter(torch.empty(K, D, d).normal_(0, (3 / D) ** 0.5))
         self.spread = nn.Parameter(torch.zeros(K, D, d))
         self.spread_bias = nn.Parameter(torch.full((K, d), -5.0))  # training starts nearly deterministic
 
