@@ -77,6 +77,15 @@ def test_noise_is_a_function_of_seed_and_step(toy):
     assert not torch.equal(first, other)
 
 
+@pytest.mark.parametrize("change", [{"lambda_i": 0.0}, {"beta": 0.0}])
+def test_without_the_bottleneck_t_is_its_mean(toy, change):
+    learner, experiment = learner_of(toy, **change)
+    learner.net.eval()
+    batch = batch_of(experiment)
+    first, other = (learner(*batch, step)["sup"].value for step in (3, 4))
+    assert torch.equal(first, other)
+
+
 @pytest.mark.parametrize("change", [{"variant": "reference"}, {"infomax": "infonce"}, {"beta_reduction": "mean"}])
 def test_variants_are_other_numbers(toy, change):
     learner, experiment = learner_of(toy)

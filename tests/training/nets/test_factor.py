@@ -40,6 +40,14 @@ def test_folded_heads_give_the_same_logits():
     assert torch.allclose(folded, net(x).logits, atol=1e-5)
 
 
+def test_the_way_from_u_to_a_logit_begins_as_a_linear_layer_of_its_own():
+    torch.manual_seed(0)
+    tsn = Tsn(tap="stage2", net=ConvNet(family="convnet", channels=[8, 48], strides=[2, 1]))
+    many = tuple(TaskSpec(f"t{i}", tuple(f"t{i}c{j}" for j in range(5))) for i in range(20))
+    _, WA, _ = FactorNet(CKN, tsn, IMAGE, many).folded_heads()
+    assert WA.std().item() == pytest.approx(48**-0.5, rel=0.05)
+
+
 def test_t_is_sampled_around_its_mean_and_starts_nearly_deterministic():
     net = make().eval()
     x = torch.randint(0, 256, (5, 8, 8, 3), dtype=torch.uint8)
