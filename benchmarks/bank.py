@@ -17,12 +17,13 @@ import numpy as np
 
 from kfdeploy.deploy.assemble import assemble
 from kfdeploy.deploy.export import export
-from kfdeploy.files import dump_line_json, write_file
+from kfdeploy.files import dump_line_json
 from kfdeploy.measuring.intervals import ratio_interval
 from kfdeploy.measuring.rounds import Job, describe_machine, measure_afresh
 from kfdeploy.pool.pool import Pool
 from kfdeploy.targets.base import Setup
 from kfdeploy.targets.device.clock import QUICK, Protocol
+from kfdeploy.writing import write_file
 
 
 def main() -> None:

@@ -22,10 +22,11 @@ import numpy as np
 
 from kfdeploy.deploy.export import export
 from kfdeploy.deploy.model import Model
-from kfdeploy.files import dump_line_json, write_file
+from kfdeploy.files import dump_line_json
 from kfdeploy.measuring.intervals import ratio_interval
 from kfdeploy.measuring.rounds import Job, describe_machine, measure_afresh
 from kfdeploy.targets.device.clock import Protocol
+from kfdeploy.writing import write_file
 
 BARE = """
 import json, os, sys, time

@@ -30,7 +30,7 @@ import torch
 import torch.nn.functional as F
 
 from kfdeploy.data.imageset import ImageSet
-from kfdeploy.files import dump_line_json, write_file
+from kfdeploy.files import dump_line_json
 from kfdeploy.measuring.rounds import describe_machine
 from kfdeploy.targets.device.watch import peak_mib
 from kfdeploy.tasks.spec import TaskSpec
@@ -46,6 +46,7 @@ from kfdeploy.training.nets.layers import pooled
 from kfdeploy.training.nets.teacher import Teacher
 from kfdeploy.training.recipe.nets import ConvNet, MobileNetV2
 from kfdeploy.training.recipe.recipe import load_recipe
+from kfdeploy.writing import write_file
 
 CONV = {"family": "convnet", "strides": [2, 1]}
 SMALL, LARGE = ConvNet(channels=[16, 16], **CONV), ConvNet(channels=[64, 64], **CONV)

@@ -28,12 +28,13 @@ from study import RESULTS, commit
 
 from kfdeploy.deploy.assemble import assemble
 from kfdeploy.deploy.model import Model
-from kfdeploy.files import dump_line_json, write_file
+from kfdeploy.files import dump_line_json
 from kfdeploy.graph.cost import multiplications
 from kfdeploy.manifest import versions
 from kfdeploy.measuring.rounds import describe_machine
 from kfdeploy.pool.pool import Pool
 from kfdeploy.training.recipe.recipe import load_recipe
+from kfdeploy.writing import write_file
 
 SIZES = {"one": 1, "two": 2, "three": 3}
 

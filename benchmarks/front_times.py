@@ -10,11 +10,12 @@ from kfdeploy.deploy.artifact import Artifact
 from kfdeploy.deploy.assemble import assemble
 from kfdeploy.deploy.export import export
 from kfdeploy.deploy.model import Model
-from kfdeploy.files import dump_line_json, write_file
+from kfdeploy.files import dump_line_json
 from kfdeploy.measuring.rounds import Job, alternating, describe_machine, measure_afresh
 from kfdeploy.pool.pool import Pool
 from kfdeploy.targets.base import Setup
 from kfdeploy.targets.device.clock import Protocol
+from kfdeploy.writing import write_file
 
 PROTOCOL = Protocol(rounds=7, runs=1500, least=100, seconds=0.6, patience=2.0)
 KEPT = 100  # samples of each round that are put on record, spread over it

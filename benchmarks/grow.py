@@ -17,13 +17,14 @@ from study import common_of
 from kfdeploy.cli.console import TrainingProgress
 from kfdeploy.data.sources import load_split
 from kfdeploy.deploy.assemble import assemble
-from kfdeploy.files import dump_line_json, write_file
+from kfdeploy.files import dump_line_json
 from kfdeploy.graph.reference import Runner
 from kfdeploy.measuring.rounds import describe_machine
 from kfdeploy.pool.pool import Pool
 from kfdeploy.training.factorize import factorize
 from kfdeploy.training.grow.add_task import add_task
 from kfdeploy.training.recipe.recipe import load_recipe
+from kfdeploy.writing import write_file
 
 ADDED = ("deer", "truck")
 

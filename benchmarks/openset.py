@@ -17,13 +17,14 @@ from pareto import SUBSETS
 from kfdeploy.data.sources import load_split
 from kfdeploy.deploy.assemble import assemble
 from kfdeploy.deploy.model import Model
-from kfdeploy.files import dump_line_json, write_file
+from kfdeploy.files import dump_line_json
 from kfdeploy.graph.known import KNOWN
 from kfdeploy.graph.reference import Runner
 from kfdeploy.measuring.rounds import describe_machine
 from kfdeploy.pool.pool import Pool
 from kfdeploy.tasks.openset import auroc, scores
 from kfdeploy.tasks.spec import columns
+from kfdeploy.writing import write_file
 
 
 def main() -> None:

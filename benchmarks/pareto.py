@@ -22,11 +22,12 @@ import numpy as np
 from kfdeploy.deploy.assemble import assemble
 from kfdeploy.deploy.export import export
 from kfdeploy.deploy.model import Model
-from kfdeploy.files import dump_line_json, write_file
+from kfdeploy.files import dump_line_json
 from kfdeploy.measuring.benchmark import benchmark
 from kfdeploy.measuring.intervals import difference_interval
 from kfdeploy.pool.pool import Pool
 from kfdeploy.report.picture import new_figure, save_figure
+from kfdeploy.writing import write_file
 
 SUBSETS = {
     "cat dog": ("cat", "dog"),

@@ -20,12 +20,13 @@ from kfdeploy.data.splits import IMAGES, spread, validation_set
 from kfdeploy.deploy.artifact import Artifact
 from kfdeploy.deploy.assemble import assemble
 from kfdeploy.deploy.export import export
-from kfdeploy.files import dump_json, dump_line_json, write_file
+from kfdeploy.files import dump_json, dump_line_json
 from kfdeploy.manifest import describe_files, versions
 from kfdeploy.measuring.benchmark import benchmark
 from kfdeploy.measuring.intervals import ratio_interval
 from kfdeploy.pool.pool import Pool
 from kfdeploy.targets.base import Setup
+from kfdeploy.writing import write_file
 
 
 def main() -> None:

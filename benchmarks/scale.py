@@ -28,12 +28,13 @@ from bank import compare
 
 from kfdeploy.deploy.export import export
 from kfdeploy.deploy.model import Model
-from kfdeploy.files import dump_json, dump_line_json, file_name, load_tensors, save_tensors, write_file
+from kfdeploy.files import dump_json, dump_line_json, file_name, load_tensors, save_tensors
 from kfdeploy.manifest import POOL, describe_files, stamp
 from kfdeploy.measuring.rounds import describe_machine
 from kfdeploy.pool.manifest import SHARED
 from kfdeploy.pool.pool import Pool
 from kfdeploy.targets.device.clock import QUICK, Protocol
+from kfdeploy.writing import write_file
 
 SIZES = (10, 100, 1000, 10_000)
 

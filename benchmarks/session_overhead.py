@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from kfdeploy import targets
-from kfdeploy.files import dump_line_json, write_file
+from kfdeploy.files import dump_line_json
 from kfdeploy.graph.precision import write
 from kfdeploy.measuring.intervals import ratio_interval
 from kfdeploy.measuring.rounds import alternating, describe_machine
@@ -26,6 +26,7 @@ from kfdeploy.training.nets.classifier import Classifier
 from kfdeploy.training.recipe.nets import CifarResNet, MobileNetV2
 from kfdeploy.training.writing.classifier import _Logits
 from kfdeploy.training.writing.to_onnx import to_onnx
+from kfdeploy.writing import write_file
 
 SMALL = ImageSpec((8, 8), 1, (0.5,), (0.5,))
 LARGE = ImageSpec((224, 224), 3, (0.5,) * 3, (0.5,) * 3)

@@ -23,10 +23,11 @@ from kfdeploy.deploy.assemble import assemble
 from kfdeploy.deploy.model import Model
 from kfdeploy.deploy.update.diff import write_update
 from kfdeploy.deploy.update.keys import keygen, sign
-from kfdeploy.files import dump_line_json, write_file
+from kfdeploy.files import dump_line_json
 from kfdeploy.measuring.rounds import describe_machine
 from kfdeploy.pool.convert import store_half
 from kfdeploy.pool.pool import Pool
+from kfdeploy.writing import write_file
 
 OLD, NEW = ["cat", "dog"], ["cat", "dog", "horse"]
 

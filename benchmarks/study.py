@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kfdeploy.files import dump_line_json, write_file
+from kfdeploy.files import dump_line_json
 from kfdeploy.manifest import versions
 from kfdeploy.measuring.rounds import describe_machine
 from kfdeploy.pool.pool import Pool
@@ -26,6 +26,7 @@ from kfdeploy.tasks.spec import class_names
 from kfdeploy.tasks.worth import subset_accuracy
 from kfdeploy.training.loop.devices import precision_of
 from kfdeploy.training.recipe.recipe import load_recipe
+from kfdeploy.writing import write_file
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"

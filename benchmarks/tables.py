@@ -13,6 +13,7 @@ import statistics
 import sys
 from pathlib import Path
 
+from front_tables import with_times
 from speed_tables import nets, pareto, speed, spread
 
 from kfdeploy.report.sentences import circumstances, sentences
@@ -269,9 +270,14 @@ def session_overhead(result):
     return "\n".join(lines) + "\n"
 
 
+def front(result):
+    """Return the tables of `benchmarks/front.py`."""
+    return with_times(result, ROOT / "benchmarks" / "results")
+
+
 KINDS = {"bank": bank, "study": study, "speed": speed, "pareto": pareto, "precisions": precisions, "clock": clock,
          "openset": openset, "scale": scale, "grow": grow, "ship": ship, "benchmark": benchmark,
-         "session-overhead": session_overhead}  # fmt: skip
+         "session-overhead": session_overhead, "front": front}  # fmt: skip
 
 
 def filled(text):

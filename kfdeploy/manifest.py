@@ -138,6 +138,7 @@ class ArtifactManifest(TypedDict):
     executed: dict[str, Any]
     files: Files
     auto: NotRequired[dict[str, Any]]
+    kit: NotRequired[list[str]]  # the files of the device kit beside it
 
 
 def stamp(kind: str) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import typer
 
-from kfdeploy.cli.console import FORCE, POOL, megabytes, say, tasks_text
+from kfdeploy.cli.console import FORCE, POOL, WAIT, megabytes, say, tasks_text
 
 
 def command(
@@ -15,6 +15,7 @@ def command(
     open_set: bool = typer.Option(False, "--open-set", help="Add an output that tells images of none of these tasks."),
     false_accept: float | None = typer.Option(None, help="With --open-set: the share of others let in (default 0.05)."),
     force: bool = FORCE,
+    wait: bool = WAIT,
 ) -> None:
     """Assemble any subset of a pool's tasks into one ONNX graph, without torch."""
     from kfdeploy.deploy.assemble import assemble
@@ -29,7 +30,7 @@ def command(
         raise UnsupportedError("--false-accept has no meaning without --open-set", hint="add --open-set")
     rate = (FALSE_ACCEPT if false_accept is None else false_accept) if open_set else None
     opened = Pool.open(pool)
-    model = assemble(opened, tasks, out, fuse=form, open_set=rate, force=force)
+    model = assemble(opened, tasks, out, fuse=form, open_set=rate, force=force, wait=wait)
     accuracy, golden = model.accuracy, model.golden
     say(f"tasks:      {tasks_text([task.name for task in model.tasks])}  (from {opened.where})")
     if travelled := opened.place.summary():

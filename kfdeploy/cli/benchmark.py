@@ -48,10 +48,12 @@ def command(
     """Measure artifacts in alternating rounds of fresh processes: latency, throughput, accuracy, size."""
     # Long by its options alone: each is a line of its own in --help.
     from kfdeploy.errors import GateError
-    from kfdeploy.files import check_place, dump_line_json, write_file
+    from kfdeploy.files import dump_line_json
     from kfdeploy.measuring import gates
     from kfdeploy.measuring.result import read_result
+    from kfdeploy.outputs import check_place
     from kfdeploy.tasks.spec import split_words
+    from kfdeploy.writing import write_file
 
     if profile is not None:
         _profile(profile, pool, threads[0], quick, force, target, precision)
@@ -61,6 +63,7 @@ def command(
     for place in (json, plot):  # before minutes of measuring, not after
         if place is not None:
             check_place(place, force=force)
+    picture = plot or _default_picture(json, force)
     asked = {"scenarios": split_words(scenario), "threads": threads, "batch": batch, "quick": quick, "data": data}
     limits = {"max_ms": max_ms, "max_mb": max_mb, "min_accuracy": min_accuracy}
     if device is not None:
@@ -77,7 +80,7 @@ def command(
         say("\n".join(gates.changes(result, past)) or "nothing changed beyond the noise since the baseline")
     if json is not None:
         say(f"wrote {json}")
-    _draw(result, plot, json)
+    _draw(result, picture, wanted=plot is not None)
     if failed := gates.check(result, wanted):
         raise GateError("; ".join(failed))
 
@@ -101,8 +104,9 @@ def _elsewhere(device: str, artifacts: list[Path], json: Path | None, asked: dic
     """Measure on a device; where it is lost, the rows that were finished go to `json`."""
     from kfdeploy.deploy.here import find_artifacts
     from kfdeploy.errors import RemoteError
-    from kfdeploy.files import dump_line_json, write_file
+    from kfdeploy.files import dump_line_json
     from kfdeploy.measuring.remote import benchmark_on
+    from kfdeploy.writing import write_file
 
     try:
         return benchmark_on(device, find_artifacts(artifacts), report=_reporter(), **asked)
@@ -138,25 +142,43 @@ def _say(result: dict[str, Any]) -> None:
         say(note)
 
 
-def _draw(result: dict[str, Any], plot: Path | None, json: Path | None) -> None:
+def _default_picture(json: Path | None, force: bool) -> Path:
+    """Return where the picture goes that was not asked for by name, and refuse one that is the user's own.
+
+    Raises:
+        OutputError: as above.
+    """
+    from kfdeploy.errors import OutputError
+    from kfdeploy.outputs import check_place
+    from kfdeploy.report.picture import is_ours
+
+    picture = json.with_suffix(".png") if json is not None else Path("benchmark.png")
+    if picture.exists() and not force and not is_ours(picture):
+        raise OutputError(
+            f"'{picture}' is already there, and is no picture of a benchmark", hint="name another place with --plot"
+        )
+    check_place(picture, force=True)
+    return picture
+
+
+def _draw(result: dict[str, Any], picture: Path, *, wanted: bool) -> None:
     """Draw the picture; where it was not asked for by name, it may be missing."""
     from kfdeploy.errors import MissingDependencyError
     from kfdeploy.report.picture import plot as draw
 
-    picture = plot or (json.with_suffix(".png") if json is not None else Path("benchmark.png"))
     try:
         draw(result, picture)
         say(f"wrote {picture}")
     except MissingDependencyError as error:
-        if plot is not None:
+        if wanted:
             raise
         say(f"no picture: {error}  ({error.hint})")
 
 
 def _profile(place: Path, pool: str, threads: int, quick: bool, force: bool, target: str, precision: str) -> None:
     """Measure the costs of a pool's tasks, and of the students here."""
-    from kfdeploy.files import check_place
     from kfdeploy.measuring.costs import profile, write_costs
+    from kfdeploy.outputs import check_place
 
     check_place(place, force=force)
     students = [path for path in sorted(Path("students").glob("*")) if (path / "assembly.json").is_file()]

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 POOL = "PATH|URL"  # a folder, or what fsspec opens; text, because a path makes one slash of two
 FORCE = typer.Option(False, "--force", help="Replace what is there.")
+WAIT = typer.Option(False, "--wait", help="Wait for another kfdeploy that writes there.")
 SET = typer.Option([], "--set", metavar="KEY=VALUE…", help="Recipe keys to change, such as train.epochs=5.")
 RESUME = typer.Option(False, "--resume", help="Go on from a checkpoint; afresh where there is none.")
 

@@ -32,7 +32,8 @@ def command(
     import os
 
     from kfdeploy.errors import require, require_training
-    from kfdeploy.files import check_output
+    from kfdeploy.outputs import check_output
+    from kfdeploy.writing import write_file
 
     require_training("the demo")
     require("openvino", "openvino", "the demo")
@@ -42,7 +43,7 @@ def command(
 
         shutil.rmtree(out)
     out.mkdir(parents=True)
-    (out / "demo.json").write_text("{}\n", encoding="utf-8")  # by which --force knows its own folder
+    write_file(out / "demo.json", '{"kind": "demo"}\n')  # by which --force knows its own folder
     root: Any = ctx.find_root().command
     began = time.perf_counter()
     say(f"working in '{out}'; every command below can be typed there by hand")

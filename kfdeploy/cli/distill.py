@@ -17,6 +17,7 @@ from kfdeploy.cli.console import (
     SET,
     TENSORBOARD,
     THREADS,
+    WAIT,
     TrainingProgress,
     run_settings,
     say,
@@ -47,6 +48,7 @@ def command(
     tensorboard: bool = TENSORBOARD,
     resume: bool = RESUME,
     force: bool = FORCE,
+    wait: bool = WAIT,
 ) -> None:
     """Distil full students, the alternative to an assembly; one for just some tasks, or one a task, if asked."""
     # Long by its options alone: each is a line of its own in --help.
@@ -84,6 +86,7 @@ def command(
         pool=place if has_pool else None,
         out=out,
         force=force,
+        wait=wait,
         resume=resume,
         report=TrainingProgress(),
     )

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from kfdeploy.cli.console import FORCE, megabytes, say
+from kfdeploy.cli.console import FORCE, WAIT, megabytes, say
 
 if TYPE_CHECKING:
     from kfdeploy.deploy.artifact import Artifact
@@ -30,6 +30,7 @@ def command(
     atol: float | None = typer.Option(None, min=0, help="Largest difference allowed in every step."),
     out: Path = typer.Option(Path("artifacts"), help="Where the artifacts go, a folder each."),
     force: bool = FORCE,
+    wait: bool = WAIT,
 ) -> None:
     """Export models, each proved right on its golden samples before it is there."""
     # Long by its options alone: each is a line of its own in --help.
@@ -38,8 +39,8 @@ def command(
     from kfdeploy.deploy.here import find_models
     from kfdeploy.deploy.model import Model
     from kfdeploy.errors import OutputError
-    from kfdeploy.files import check_output
     from kfdeploy.measuring.fastest import export_fastest
+    from kfdeploy.outputs import check_output
     from kfdeploy.tasks.spec import split_words
 
     names = list(dict.fromkeys(split_words(target)))
@@ -60,8 +61,8 @@ def command(
     for model in opened:
         for name in names:
             artifact, rows = export_fastest(
-                model, name, precision=precision, max_drop=max_drop, data=data, out=out, force=force, report=say,
-                **shared,
+                model, name, precision=precision, max_drop=max_drop, data=data, out=out, force=force, wait=wait,
+                report=say, **shared,
             )  # fmt: skip
             for row in rows:
                 say(f"  {row['precision']}: {_numbers(row)}{row['why']}")

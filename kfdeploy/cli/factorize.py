@@ -16,6 +16,7 @@ from kfdeploy.cli.console import (
     SET,
     TENSORBOARD,
     THREADS,
+    WAIT,
     TrainingProgress,
     run_settings,
     say,
@@ -50,6 +51,7 @@ def command(
     tensorboard: bool = TENSORBOARD,
     resume: bool = RESUME,
     force: bool = FORCE,
+    wait: bool = WAIT,
 ) -> None:
     """Factorize a teacher into a pool: one common network, and one small network per task."""
     # Long by its options alone: each is a line of its own in --help.
@@ -75,7 +77,7 @@ def command(
         settings = [*settings, *options]
         _add(
             add_task, local_folder(pool, "adding a task"), out, data, classes, instead_of, settings, force=force,
-            resume=resume,
+            resume=resume, wait=wait,
         )  # fmt: skip
         return
     out = out or Path("pool")
@@ -85,7 +87,7 @@ def command(
         raise typer.Exit(started - 1)
     from kfdeploy.training.factorize import factorize
 
-    fitted = factorize(loaded, out, force=force, resume=resume, report=TrainingProgress())
+    fitted = factorize(loaded, out, force=force, resume=resume, wait=wait, report=TrainingProgress())
     if not is_main():
         return
     if finished:
@@ -121,7 +123,7 @@ def _say(out: Path, seconds: float) -> None:
 
 def _add(
     name: str, pool: Path, out: Path | None, data: Path, classes: list[str], instead_of: list[str], settings: list[str],
-    *, force: bool, resume: bool,
+    *, force: bool, resume: bool, wait: bool,
 ) -> None:  # fmt: skip
     """Add a task to a pool, and say what it is worth."""
     from kfdeploy.manifest import POOL
@@ -137,7 +139,7 @@ def _add(
 
     fitted = add_task(
         pool, name, data=data, classes=classes, instead_of=instead_of, out=out, settings=settings, force=force,
-        resume=resume, report=TrainingProgress(),
+        resume=resume, wait=wait, report=TrainingProgress(),
     )  # fmt: skip
     if not is_main():
         return

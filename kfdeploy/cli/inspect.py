@@ -17,10 +17,12 @@ def command(
 ) -> None:
     """Say how alike the factors are (CKA), what each knows (linear probes), and how well subsets are calibrated."""
     from kfdeploy.errors import MissingDependencyError
-    from kfdeploy.files import check_place, dump_line_json, write_file
+    from kfdeploy.files import dump_line_json
     from kfdeploy.measuring.factors.inspect import inspect
+    from kfdeploy.outputs import check_place
     from kfdeploy.report.factors import plot as draw
     from kfdeploy.report.factors import sentences
+    from kfdeploy.writing import write_file
 
     picture = plot or (json.with_suffix(".png") if json is not None else Path("inspection.png"))
     for place in (json, plot):  # before minutes of probing, not after

@@ -114,7 +114,7 @@ def _say_costs(known: "Costs") -> None:
 
 def _check_out(every: bool, out: Path | None, force: bool) -> None:
     from kfdeploy.errors import UnsupportedError
-    from kfdeploy.files import check_place
+    from kfdeploy.outputs import check_place
 
     if out is None:
         return
@@ -130,8 +130,9 @@ def _every(subsets: "Subsets", pool: "Pool", known: "Costs | None", out: Path | 
     import csv
     import io
 
-    from kfdeploy.files import dump_line_json, write_file
+    from kfdeploy.files import dump_line_json
     from kfdeploy.manifest import stamp
+    from kfdeploy.writing import write_file
 
     masks, accuracies, images = subsets.every()
     rows = [

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from kfdeploy.cli.console import FORCE, megabytes, say, tasks_text
+from kfdeploy.cli.console import FORCE, WAIT, megabytes, say, tasks_text
 from kfdeploy.cli.words import WordsCommand, task_words
 
 if TYPE_CHECKING:
@@ -81,6 +81,7 @@ def remove(
     tasks: list[str] = typer.Option(..., "--tasks", metavar="TASK…", help="The tasks to take out."),
     out: Path | None = typer.Option(None, help="Write the smaller pool there, and leave this one as it is."),
     force: bool = FORCE,
+    wait: bool = WAIT,
 ) -> None:
     """Take tasks out of a pool; the others' files stay as they are, byte for byte."""
     from kfdeploy.errors import UnsupportedError
@@ -92,7 +93,7 @@ def remove(
         raise UnsupportedError("--force replaces what is at --out, and that was not given", hint="leave out --force")
     before = Pool.open(pool)
     gone = before.choose(tasks)
-    done = remove(before, tasks, out, force=force)
+    done = remove(before, tasks, out, force=force, wait=wait)
     files, left = before.files, done.files
     dropped = {name: about["bytes"] for name, about in files.items() if name not in left}
     training = sum(size for name, size in dropped.items() if name.startswith(TRAINING))
@@ -113,6 +114,7 @@ def merge(
     b: Path = typer.Argument(..., metavar="B", help="Another, with the same common network."),
     out: Path = typer.Option(..., help="Where the merged pool goes."),
     force: bool = FORCE,
+    wait: bool = WAIT,
 ) -> None:
     """Put two pools on one common network together; the tasks' files stay as they are, byte for byte."""
     from kfdeploy.manifest import TRAINING
@@ -120,7 +122,7 @@ def merge(
     from kfdeploy.pool.pool import Pool
 
     first, second = Pool.open(a), Pool.open(b)
-    done = merge(first, second, out, force=force)
+    done = merge(first, second, out, force=force, wait=wait)
     say(f"tasks:     {tasks_text([entry['name'] for entry in done.entries])}")
     say(f"accuracy:  {_told(_worth(done))}")
     if not done.calibrated and (first.calibrated or second.calibrated):
@@ -138,6 +140,7 @@ def convert(
     out: Path = typer.Option(..., help="Where the converted pool goes."),
     data: Path | None = typer.Option(None, help="A folder with train/<class>/ in place of the pool's own data."),
     force: bool = FORCE,
+    wait: bool = WAIT,
 ) -> None:
     """Store the tasks' weights in fewer bytes, and measure what that does to them."""
     from kfdeploy.errors import UnsupportedError
@@ -147,7 +150,7 @@ def convert(
         raise UnsupportedError(
             "nothing says into what", allowed=("--half",), hint="kfdeploy pool convert --half --out …"
         )
-    done = store_half(pool, out, data=data, force=force, report=say)
+    done = store_half(pool, out, data=data, force=force, wait=wait, report=say)
     share = 100 * done.bytes_after / done.bytes_before
     say(f"weights:   {megabytes(done.bytes_before)} → {megabytes(done.bytes_after)} ({share:.0f} %), stored as float16")
     say(f"accuracy:  {_told(done.before)}")

@@ -41,8 +41,9 @@ def copy(
     force: bool = FORCE,
 ) -> None:
     """Copy a recipe, to be changed."""
-    from kfdeploy.files import check_place, write_file
+    from kfdeploy.outputs import check_place
     from kfdeploy.training.recipe.recipe import find_recipe
+    from kfdeploy.writing import write_file
 
     source = find_recipe(name)
     place = out or Path(f"{name}.toml")

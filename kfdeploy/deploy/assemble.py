@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from kfdeploy.deploy.model import Model, serialize, write_model
-from kfdeploy.files import check_not_read, output_folder
 from kfdeploy.manifest import PARTS
+from kfdeploy.outputs import check_not_read, output_folder
 from kfdeploy.pool.pool import Fuse, Pool
 from kfdeploy.tasks.openset import open_set as choose_threshold
 from kfdeploy.tasks.openset import threshold_of
@@ -21,6 +21,7 @@ def assemble(
     fuse: Fuse = "auto",
     open_set: float | None = None,
     force: bool = False,
+    wait: bool = False,
 ) -> Model:
     """Assemble `tasks`, in that order, into the folder `out`, proved right on the pool's golden samples.
 
@@ -35,7 +36,8 @@ def assemble(
         StoreError: the pool's server cannot be reached, refuses, or breaks off.
         ComposeError: `fuse` is `bank`, and an operator cannot be banked.
         ParityError: the graph's numbers are not the torch network's.
-        OutputError: `out` is there and `force` is not set, or cannot be written.
+        OutputError: `out` is there and `force` is not set, another process writes there and `wait` is not, or the
+            place cannot be written.
     """
     pool = pool if isinstance(pool, Pool) else Pool.open(pool)
     chosen = pool.choose(tasks)
@@ -49,7 +51,7 @@ def assemble(
     graph, form = pool.fused(chosen, fuse, threshold)
     out = Path(out)
     check_not_read(out, pool.place.folder)
-    with output_folder(out, force=force) as work:
+    with output_folder(out, force=force, wait=wait) as work:
         pool.write_part(chosen, work / PARTS)
         provenance = {"pool": {"name": pool.name, "sha256": pool.sha256}}
         write_model(

@@ -6,12 +6,14 @@ of the tensor on validation images: the largest value alone would spend most lev
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 from kfdeploy.data.splits import IMAGES, validation_images
 from kfdeploy.deploy.model import Model
 from kfdeploy.errors import PoolError
 from kfdeploy.graph.ranges import pool_ranges
+from kfdeploy.locks import lock
 from kfdeploy.manifest import POOL
 from kfdeploy.pool.manifest import calibrated, write
 from kfdeploy.pool.pool import Pool
@@ -24,6 +26,7 @@ def calibrate(
     *,
     images: int = IMAGES,
     data: str | Path | None = None,
+    wait: bool = False,
     report: Callable[[str], None] = lambda _: None,
 ) -> int:
     """Observe a pool's, a student's or a teacher's activations and keep their ranges in it; return on how many images.
@@ -34,19 +37,12 @@ def calibrate(
         PoolError: there is none, or it is not whole.
         UnsupportedError: it is on a server.
         DataError: its validation images are not there.
+        OutputError: another process writes there and `wait` is not set.
     """
     root = local_folder(path, "calibrating")
-    if (root / POOL).is_file():
-        pool = Pool.open(root)
-        seen = validation_images(pool.data, pool.seen(), pool.image, images, data)
-        common, template = pool.graphs()
-        found = pool_ranges(common, template, [pool.part(task) for task in pool.tasks], seen, report)
-        names = write_pool_ranges(root, found, len(seen))
-        written = list(names.values())
-        # What the manifest named before is still there until the new one is.
-        write(root, calibrated(pool.manifest, names, replaced(root, pool.files, written)))
-        sweep_ranges(root, written)
-    else:
+    with lock(root, wait=wait) if root.is_dir() else nullcontext():
+        if (root / POOL).is_file():
+            return _calibrate_pool(Pool.open(root), images, data, report)
         model = Model.open(root)
         if model.parts is not None:
             raise PoolError(f"'{root}' is an assembly: ranges belong to its pool", hint="kfdeploy calibrate <pool>")
@@ -57,4 +53,17 @@ def calibrate(
         model.check()
         seen = validation_images(model.data, model.seen(), model.image, images, data)
         model.calibrate(seen)
+    return len(seen)
+
+
+def _calibrate_pool(pool: Pool, images: int, data: str | Path | None, report: Callable[[str], None]) -> int:
+    seen = validation_images(pool.data, pool.seen(), pool.image, images, data)
+    common, template = pool.graphs()
+    found = pool_ranges(common, template, [pool.part(task) for task in pool.tasks], seen, report)
+    root = pool.path
+    names = write_pool_ranges(root, found, len(seen))
+    written = list(names.values())
+    # What the manifest named before is still there until the new one is.
+    write(root, calibrated(pool.manifest, names, replaced(root, pool.files, written)))
+    sweep_ranges(root, written)
     return len(seen)

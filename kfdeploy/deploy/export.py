@@ -14,12 +14,13 @@ from kfdeploy.deploy.model import Model
 from kfdeploy.deploy.parity import Verdict, allowed_in, blame, compare, judge, require
 from kfdeploy.deploy.prepare import prepare
 from kfdeploy.errors import UnsupportedError, nearest
-from kfdeploy.files import check_not_read, commit, dump_json, output_folder, place_errors, sha256
+from kfdeploy.files import dump_json, sha256
 from kfdeploy.graph.compose import Form
 from kfdeploy.graph.known import KNOWN
 from kfdeploy.graph.precision import Prepared, write
 from kfdeploy.graph.reference import run, tolerance
 from kfdeploy.manifest import ARTIFACT, GOLDEN, describe_files, stamp, versions
+from kfdeploy.outputs import check_not_read, output_folder
 from kfdeploy.targets.base import Setup, Target
 from kfdeploy.targets.kits import write_kit
 
@@ -38,6 +39,7 @@ def export(
     fuse: str | None = None,
     kit: bool = False,
     force: bool = False,
+    wait: bool = False,
     measured: Mapping[str, float] | None = None,
     **options: Any,
 ) -> Artifact:
@@ -54,7 +56,8 @@ def export(
         DeviceError: the processor that was asked for is not there.
         PoolError: the model is not whole, or int8 was asked of one that was never calibrated.
         ParityError: a step differs by more than the tolerance; it names the module to blame and what would have passed.
-        OutputError: the place is taken and `force` is not set, or cannot be written.
+        OutputError: the place is taken and `force` is not set, another process writes there and `wait` is not, or it
+            cannot be written.
     """
     if batch < 0:
         raise UnsupportedError(f"the batch is {batch}", allowed=("0 (dynamic)", "1", "2", "…"))
@@ -65,23 +68,23 @@ def export(
     model.check()
     folder = Path(out) / f"{model.name}-{target}-{precision}"
     check_not_read(folder, model.path)
-    with output_folder(folder, force=force) as work:
+    with output_folder(folder, force=force, wait=wait) as work:
         form: Form | None = "bank" if fuse == "bank" else "branches" if fuse == "branches" else None
         prepared = prepare(model, module.GRAPHS[setting.precision], form)
         _write(work, model, module, setting, prepared, atol, dict(measured or {}), kit=kit)
     return Artifact.open(folder)
 
 
-def move(artifact: Artifact, place: Path, **facts: Any) -> Artifact:
+def move(artifact: Artifact, place: Path, *, force: bool = False, wait: bool = False, **facts: Any) -> Artifact:
     """Move an artifact that was exported elsewhere on this disk to its place, with what was measured of it on record.
 
     Raises:
-        OutputError: the place cannot be written.
+        OutputError: the place is taken and `force` is not set, or cannot be written.
     """
-    with place_errors(place, "free some space, or choose another --out"):
-        (artifact.path / ARTIFACT).write_text(dump_json(artifact.manifest | facts), encoding="utf-8")
-        place.parent.mkdir(parents=True, exist_ok=True)
-        commit(artifact.path, place)
+    with output_folder(place, force=force, wait=wait) as work:
+        for path in list(artifact.path.iterdir()):
+            path.rename(work / path.name)
+        (work / ARTIFACT).write_text(dump_json(artifact.manifest | facts), encoding="utf-8")
     return Artifact.open(place)
 
 
@@ -146,7 +149,7 @@ def _write(
     record(verify={"engine_tolerance": allowed})
     build = getattr(module, "build", None)
     if kit or build is not None:  # what is built on the device always has what builds it
-        write_kit(work, module.KIT)
+        record(kit=write_kit(work, module.KIT))
     if build is not None and not unable:
         build(work, setting)
     if not unable:
@@ -199,6 +202,7 @@ def _manifest(
         "versions": versions("onnx", module.PACKAGE),
         "training": training_of(model),
         "data": model.data,
+        "kit": [],
     }
 
 

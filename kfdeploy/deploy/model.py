@@ -12,7 +12,7 @@ import numpy as np
 from kfdeploy.arrays import Arrays, Images
 from kfdeploy.deploy.swap import settle
 from kfdeploy.errors import PoolError
-from kfdeploy.files import METADATA_KEY, dump_json, parse_tensors, save_tensors, write_file
+from kfdeploy.files import METADATA_KEY, dump_json, parse_tensors, save_tensors
 from kfdeploy.graph.ranges import model_ranges
 from kfdeploy.graph.reference import golden_difference
 from kfdeploy.manifest import (
@@ -35,6 +35,7 @@ from kfdeploy.tasks.openset import threshold_of
 from kfdeploy.tasks.spec import Described, ImageSpec, TaskSpec, class_names
 from kfdeploy.tasks.worth import Accuracy, known_accuracy, subset_accuracy
 from kfdeploy.version import __version__
+from kfdeploy.writing import write_file
 
 if TYPE_CHECKING:
     from onnx import ModelProto

@@ -17,8 +17,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from kfdeploy.errors import KfdeployError, UpdateError
-from kfdeploy.files import dump_json, link, place_errors, sha256, sync_folder, write
+from kfdeploy.files import dump_json, sha256
 from kfdeploy.manifest import ASSEMBLY, GRAPH, read_manifest, stamp
+from kfdeploy.writing import link, place_errors, sync_folder, write
 
 PREVIOUS = ".previous"
 _JOURNAL, _PARTIAL, _RECORD, _PARTS = ".update", ".update.partial", "swap.json", "parts"

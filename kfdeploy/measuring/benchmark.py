@@ -15,7 +15,6 @@ from kfdeploy.data.splits import photo_of, test_images
 from kfdeploy.deploy.artifact import Artifact
 from kfdeploy.deploy.here import find_artifacts
 from kfdeploy.errors import KfdeployError, PoolError, TaskError, UnsupportedError
-from kfdeploy.files import write_file
 from kfdeploy.manifest import stamp
 from kfdeploy.measuring.accuracy import Right, Subject, score
 from kfdeploy.measuring.answer import answer
@@ -23,6 +22,7 @@ from kfdeploy.measuring.intervals import difference_interval, ratio_interval
 from kfdeploy.measuring.rounds import Job, describe_machine, measure_afresh
 from kfdeploy.targets.base import Scenario
 from kfdeploy.targets.device.clock import QUICK, Protocol, Round, summarise
+from kfdeploy.writing import write_file
 
 SCENARIOS: tuple[Scenario, ...] = ("single-stream", "offline")
 Key = tuple[Path, str, int]  # of a row: the artifact, the scenario, the threads
@@ -152,7 +152,7 @@ def _measure(
                     del rounds[key]
                     continue
                 if finished is not None:
-                    write_file(finished, json.dumps({"about": about, "rounds": done}))
+                    write_file(finished, json.dumps({"about": about, "rounds": done}), durable=False)
             rounds[key].append(Round(**done[name]))
     return rounds
 

@@ -16,11 +16,12 @@ from kfdeploy.deploy.assemble import assemble
 from kfdeploy.deploy.export import export
 from kfdeploy.deploy.model import Model
 from kfdeploy.errors import PoolError, UnsupportedError
-from kfdeploy.files import dump_json, write_file
+from kfdeploy.files import dump_json
 from kfdeploy.manifest import SCHEMAS, stamp
 from kfdeploy.measuring.rounds import Job, alternating, describe_machine, measure_afresh
 from kfdeploy.pool.pool import Pool
 from kfdeploy.targets.device.clock import QUICK, Protocol
+from kfdeploy.writing import write_file
 
 
 @dataclass(frozen=True)

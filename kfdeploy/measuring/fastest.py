@@ -17,14 +17,15 @@ from kfdeploy.deploy.export import FUSE, check_fuse, chosen_options, convert, ex
 from kfdeploy.deploy.model import Model
 from kfdeploy.deploy.prepare import prepare
 from kfdeploy.errors import ComposeError, KfdeployError, UnsupportedError
-from kfdeploy.files import check_output, place_of
 from kfdeploy.graph.compose import Form
 from kfdeploy.measuring.accuracy import correct
 from kfdeploy.measuring.intervals import ratio_interval
 from kfdeploy.measuring.rounds import Job, alternating, measure_afresh
+from kfdeploy.outputs import check_output
 from kfdeploy.targets.base import Session, Setup, Target
 from kfdeploy.targets.device.clock import Protocol
 from kfdeploy.tasks.spec import columns
+from kfdeploy.writing import place_of
 
 __all__ = ["FUSE", "export_fastest", "faster_form"]
 Report = Callable[[str], None]
@@ -45,6 +46,7 @@ def export_fastest(
     data: str | Path | None = None,
     out: str | Path = "artifacts",
     force: bool = False,
+    wait: bool = False,
     report: Report = lambda _: None,
     **settings: Any,
 ) -> tuple[Artifact, list[dict[str, Any]]]:
@@ -64,13 +66,15 @@ def export_fastest(
         DataError: the validation images are not there.
         ParityError: not even fp32 is right.
     """
+    # Long by its arguments: it has all that a choice of form and precision may be given.
     if not 0 <= max_drop < 1:
         raise UnsupportedError(f"--max-drop is {max_drop}", allowed=("a share from 0 to 1, such as 0.01",))
     check_fuse(fuse, FUSE)
     module = targets.load(target, "fp32" if precision == "auto" else precision)
     if precision != "auto":
         model = model if isinstance(model, Model) else Model.open(model)
-        return _in_form(model, module, precision, fuse, report, out=out, force=force, **settings), []
+        made_it = _in_form(model, module, precision, fuse, report, out=out, force=force, wait=wait, **settings)
+        return made_it, []
     if unable := module.can_run():
         what, hint = f"--precision auto measures, and {unable}", "name a precision, and measure there"
         raise UnsupportedError(what, allowed=module.GRAPHS, hint=hint)
@@ -93,7 +97,8 @@ def export_fastest(
                 rows.append({"precision": name, "why": str(error)})
         rows += _measured(made, seen, model.classes, report)
         kept = _judge(rows, max_drop)
-        return move(made[kept], places[kept], auto={"max_drop": max_drop, "rows": rows}), rows
+        facts = {"max_drop": max_drop, "rows": rows}
+        return move(made[kept], places[kept], force=force, wait=wait, auto=facts), rows
 
 
 def faster_form(model: Model, module: Target, setting: Any, report: Report) -> tuple[Form | None, dict[str, float]]:

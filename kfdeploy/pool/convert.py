@@ -9,11 +9,12 @@ import numpy as np
 
 from kfdeploy.arrays import Arrays, at_once
 from kfdeploy.errors import ComposeError, DataError, PoolError, UnsupportedError
-from kfdeploy.files import about_of, check_not_read, check_output, output_folder, parse_tensors, save_tensors
+from kfdeploy.files import about_of, parse_tensors, save_tensors
 from kfdeploy.graph.compose import Part, compose
 from kfdeploy.graph.half import LARGEST
 from kfdeploy.graph.reference import Runner, tolerance
 from kfdeploy.manifest import TRAINING, describe_files
+from kfdeploy.outputs import check_not_read, check_output, output_folder
 from kfdeploy.pool.manifest import SHARED, rounded, write
 from kfdeploy.pool.pool import Pool
 from kfdeploy.tasks.evidence import Block
@@ -48,6 +49,7 @@ def store_half(
     *,
     data: str | Path | None = None,
     force: bool = False,
+    wait: bool = False,
     report: Callable[[str], None] = lambda _: None,
 ) -> Converted:
     """Write a pool whose tasks' weights are stored as float16; it computes in float32 with the rounded weights.
@@ -83,7 +85,7 @@ def store_half(
         pieces = [slice(i, i + size) for i in range(0, len(own), size)]
         _check_images(block, _logits(pool, exact, (own.load(piece) for piece in pieces)), pool, data)
         found.append(_logits(pool, small, (own.load(piece) for piece in pieces)))
-    with output_folder(out, force=force) as work:
+    with output_folder(out, force=force, wait=wait) as work:
         _write(pool, work, stored, golden, dict(zip([block.task for block in blocks], found, strict=True)))
         done = Pool.open(work)
         before, after = (known_accuracy(which.evidence(), which.tasks) for which in (pool, done))

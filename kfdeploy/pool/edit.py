@@ -12,14 +12,21 @@ from contextlib import suppress
 from pathlib import Path
 
 from kfdeploy.errors import PoolError, TaskError, listed
-from kfdeploy.files import CHECKPOINTS, TIMING, check_not_read, check_output, output_folder
+from kfdeploy.files import CHECKPOINTS, TIMING
+from kfdeploy.locks import lock
 from kfdeploy.manifest import ASSEMBLY, POOL, TRAINING, PoolManifest, inside
+from kfdeploy.outputs import check_not_read, check_output, output_folder
 from kfdeploy.pool.manifest import COMMON, RECIPE, SHARED, TEMPLATE, file_names, merged, own_files, without, write
 from kfdeploy.pool.pool import Pool
 
 
 def remove(
-    pool: Pool | str | Path, names: Sequence[str], out: str | Path | None = None, *, force: bool = False
+    pool: Pool | str | Path,
+    names: Sequence[str],
+    out: str | Path | None = None,
+    *,
+    force: bool = False,
+    wait: bool = False,
 ) -> Pool:
     """Take tasks out of a pool, in place, or into another pool at `out`, and return it.
 
@@ -29,24 +36,35 @@ def remove(
     Raises:
         TaskError: a task is not there, or none would be left.
         PoolError: a file that stays is missing or altered, or the pool is part of an assembly.
-        OutputError: the pool, or `out`, cannot be written to.
+        OutputError: the pool, or `out`, cannot be written to, or another process writes there and `wait` is not set.
     """
     pool = pool if isinstance(pool, Pool) else Pool.open(pool)
+    if out is None:
+        with lock(pool.path, wait=wait):
+            return _remove_here(Pool.open(pool.path), names)  # as it is now that nobody else changes it
+    smaller = _smaller(pool, names)
+    kept = file_names(smaller)
+    check_not_read(Path(out), pool.place.folder)
+    pool.check(kept)
+    with output_folder(Path(out), force=force, wait=wait) as work:
+        _copy(pool, kept, work)
+        _finish(work, smaller)
+    return Pool.open(out)
+
+
+def _smaller(pool: Pool, names: Sequence[str]) -> PoolManifest:
     gone = [task.name for task in pool.choose(names)]
     if len(gone) == len(pool.entries):
         raise TaskError(
             f"without {', '.join(listed(gone))} there is no task left in '{pool.path}'",
             hint="a pool keeps one task at least; to be rid of all of it, remove the folder",
         )
-    smaller = without(pool.manifest, set(gone))
+    return without(pool.manifest, set(gone))
+
+
+def _remove_here(pool: Pool, names: Sequence[str]) -> Pool:
+    smaller = _smaller(pool, names)
     kept = file_names(smaller)
-    if out is not None:
-        check_not_read(Path(out), pool.place.folder)
-        pool.check(kept)
-        with output_folder(Path(out), force=force) as work:
-            _copy(pool, kept, work)
-            _finish(work, smaller)
-        return Pool.open(out)
     if (pool.path.absolute().parent / ASSEMBLY).is_file():
         raise PoolError(
             f"'{pool.path}' is part of the assembly '{pool.path.parent}', whose graph has all these tasks",
@@ -61,7 +79,9 @@ def remove(
     return Pool.open(pool.path)
 
 
-def merge(a: Pool | str | Path, b: Pool | str | Path, out: str | Path, *, force: bool = False) -> Pool:
+def merge(
+    a: Pool | str | Path, b: Pool | str | Path, out: str | Path, *, force: bool = False, wait: bool = False
+) -> Pool:
     """Write a pool with the tasks of `a` and, after them, those of `b`; everything else is of `a`.
 
     Both must stand on the very same common network and template, and on the same golden and validation images: what
@@ -83,7 +103,7 @@ def merge(a: Pool | str | Path, b: Pool | str | Path, out: str | Path, *, force:
             f"'{a.path}' and '{b.path}' both have a file '{name}'", hint="one of them was not written by kfdeploy"
         )
     both, own = merged(a.manifest, b.manifest, (a.sha256, b.sha256))
-    with output_folder(out, force=force) as work:
+    with output_folder(out, force=force, wait=wait) as work:
         _copy(a, [name for name in file_names(both) if name not in own], work)
         _copy(b, own, work)
         _finish(work, both)

@@ -7,10 +7,11 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from kfdeploy.files import CHECKPOINTS, TIMING, dump_json, file_name, write_file
+from kfdeploy.files import CHECKPOINTS, TIMING, dump_json, file_name
 from kfdeploy.manifest import POOL, TRAINING, BlockEntry, Files, PoolManifest, TaskEntry, describe_files, stamp
 from kfdeploy.tasks.spec import TaskSpec
 from kfdeploy.version import __version__
+from kfdeploy.writing import write_file
 
 SHARED = "evidence/shared.safetensors"
 COMMON, TEMPLATE = "common.onnx", "task.onnx"

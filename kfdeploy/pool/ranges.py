@@ -4,9 +4,10 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from kfdeploy.files import dump_json, file_name, write_file
+from kfdeploy.files import dump_json, file_name
 from kfdeploy.graph.ranges import Range
 from kfdeploy.manifest import Files, describe_files, parse_manifest, stamp
+from kfdeploy.writing import write_file
 
 FOLDER = "calibration"
 

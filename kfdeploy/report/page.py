@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from kfdeploy.errors import DataError, UsageError, require
-from kfdeploy.files import check_place, write_file
 from kfdeploy.manifest import read_manifest
 from kfdeploy.measuring import result as measured
+from kfdeploy.outputs import check_place
 from kfdeploy.report import charts, curves, tables, words
 from kfdeploy.report import sentences as report
 from kfdeploy.report.picture import plot
 from kfdeploy.report.words import Row, esc
 from kfdeploy.version import __version__
+from kfdeploy.writing import write_file
 
 _PARTS = Path(__file__).parent
 _KINDS = ("assembly", "student", "teacher")  # that `plot` has a mark for

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from kfdeploy.errors import MissingDependencyError
-from kfdeploy.files import write_file
 from kfdeploy.measuring.result import scores
+from kfdeploy.writing import write_file
 
 
 def plot(result: dict[str, Any], path: Path) -> None:
@@ -58,6 +58,9 @@ def _panel(
         axes.legend(fontsize=8)
 
 
+_SIGN = "kfdeploy"  # in the PNG: a picture that has it may be replaced by a newer one
+
+
 def new_figure(width: float, height: float, dpi: int) -> Any:
     """Return an empty matplotlib figure, in inches, that needs no display.
 
@@ -79,8 +82,17 @@ def new_figure(width: float, height: float, dpi: int) -> Any:
 def save_figure(figure: Any, path: Path) -> None:
     """Write a figure as a PNG, whole or not at all."""
     picture = io.BytesIO()
-    figure.savefig(picture, format="png")
+    figure.savefig(picture, format="png", metadata={"Software": _SIGN})
     write_file(path, picture.getvalue())
+
+
+def is_ours(path: Path) -> bool:
+    """Return whether a file is a picture that `save_figure` wrote, by what it says of itself."""
+    try:
+        with path.open("rb") as stream:
+            return f"Software\0{_SIGN}".encode() in stream.read(4096)
+    except OSError:
+        return False
 
 
 def _plain(value: float, _: object = None) -> str:

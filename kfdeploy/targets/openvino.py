@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from kfdeploy.errors import UnsupportedError
-from kfdeploy.files import require_writable
 from kfdeploy.graph.precision import Numerics
 from kfdeploy.targets.base import Precision, Session, Setup
 from kfdeploy.targets.session import KitSession
+from kfdeploy.writing import require_writable
 
 NAME = PACKAGE = "openvino"
 TITLE = "OpenVINO"

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from kfdeploy.arrays import Arrays
 from kfdeploy.deploy.model import Model
 from kfdeploy.errors import KfdeployError, RecipeError, nearest
-from kfdeploy.files import check_output, file_name
+from kfdeploy.files import file_name
+from kfdeploy.outputs import check_output
 from kfdeploy.tasks.spec import TaskSpec, choose, class_names
 from kfdeploy.training.experiment import Experiment
 from kfdeploy.training.learners.classifier import ClassifierLearner
@@ -38,6 +39,7 @@ def distill(
     out: Path = Path("students"),
     force: bool = False,
     resume: bool = False,
+    wait: bool = False,
     report: Progress | None = None,
 ) -> dict[Path, Fitted | None]:
     """Distil the recipe's students (or only the named ones) into `out/<name>`, each an assembly's twin.
@@ -72,7 +74,7 @@ def distill(
             sweep(folder)
             done[folder] = None
             continue
-        with unfinished(folder, alone, experiment.record, force=force, resume=resume) as work:
+        with unfinished(folder, alone, experiment.record, force=force, resume=resume, wait=wait) as work:
             own = work / "train" / "teacher"
             if taught is None:
                 grouping = experiment.grouping

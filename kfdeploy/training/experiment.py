@@ -19,7 +19,7 @@ from kfdeploy.data.names import readable_names
 from kfdeploy.data.sources import has_test, load_split
 from kfdeploy.data.splits import SPLIT_SEED, spread
 from kfdeploy.errors import DataError, TeacherError
-from kfdeploy.files import dump_json, sha256, write_file
+from kfdeploy.files import dump_json, sha256
 from kfdeploy.tasks.grouping import confusions, group_classes
 from kfdeploy.tasks.spec import TaskSpec, class_names
 from kfdeploy.tasks.spec import columns as names_columns
@@ -38,6 +38,7 @@ from kfdeploy.training.nets.teacher import Teacher, class_columns, fill, pretrai
 from kfdeploy.training.nets.weights import start_from
 from kfdeploy.training.recipe.recipe import Recipe
 from kfdeploy.training.recipe.sections import Groups, Train
+from kfdeploy.writing import write_file
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from kfdeploy.errors import first_line
-from kfdeploy.files import check_output
+from kfdeploy.outputs import check_output
 from kfdeploy.pool.pool import Pool
 from kfdeploy.training.experiment import Experiment
 from kfdeploy.training.learners.factor import FactorLearner
@@ -28,6 +28,7 @@ def factorize(
     *,
     force: bool = False,
     resume: bool = False,
+    wait: bool = False,
     report: Progress | None = None,
 ) -> Fitted:
     """Factorize the recipe's teacher into a pool at `out`.
@@ -51,7 +52,7 @@ def factorize(
     experiment = Experiment(recipe, report)
     _advise(recipe, experiment)
     weights = _rehearse(recipe, experiment, out)
-    with unfinished(out, recipe, experiment.record, force=force, resume=resume) as work:
+    with unfinished(out, recipe, experiment.record, force=force, resume=resume, wait=wait) as work:
         teacher, about = experiment.teacher(work / TEACHER, resume=resume)
         experiment, teacher = experiment.grouped(teacher, work / "train" / "tasks.json")
         experiment.seed()

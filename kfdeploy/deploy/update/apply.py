@@ -15,10 +15,11 @@ from kfdeploy.deploy.swap import PREVIOUS, exclusive, swap
 from kfdeploy.deploy.update.file import AGAIN, NEW, Update
 from kfdeploy.deploy.update.trust import DeviceState, state_folder
 from kfdeploy.errors import KfdeployError, UpdateError
-from kfdeploy.files import link, sha256, write
+from kfdeploy.files import sha256
 from kfdeploy.graph.reference import golden_difference
 from kfdeploy.manifest import ASSEMBLY, GRAPH, PARTS, POOL, inside
 from kfdeploy.pool.pool import Pool
+from kfdeploy.writing import link, write
 
 _PARTS = f"{PARTS}/{POOL}"
 

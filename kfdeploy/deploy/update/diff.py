@@ -10,10 +10,12 @@ from kfdeploy.deploy.assemble import recompose
 from kfdeploy.deploy.model import Model
 from kfdeploy.deploy.update.file import Update
 from kfdeploy.errors import PoolError, UnsupportedError, UpdateError
-from kfdeploy.files import check_place, sha256, write_file
+from kfdeploy.files import sha256
 from kfdeploy.manifest import ASSEMBLY, GRAPH, PARTS, POOL
+from kfdeploy.outputs import check_place
 from kfdeploy.pool.manifest import COMMON, SHARED, TEMPLATE
 from kfdeploy.pool.pool import Pool
+from kfdeploy.writing import write_file
 
 _TOLD = {
     "tasks",

@@ -1,14 +1,14 @@
 """Keys: an ed25519 pair, the private half where updates are made, the public half on every device that takes them."""
 
 import hashlib
-import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kfdeploy.deploy.update.file import LARGEST, Update
 from kfdeploy.errors import OutputError, UpdateError, require
-from kfdeploy.files import check_place, place_errors, write_file
+from kfdeploy.outputs import check_place
+from kfdeploy.writing import place_errors, replacing, write_file
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -38,17 +38,23 @@ def keygen(name: str | Path = "update") -> tuple[Path, Path]:
         check_place(path, force=True)
     key = Ed25519PrivateKey.generate()
     secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    opened = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     with place_errors(private, "choose another place"):
-        private.parent.mkdir(parents=True, exist_ok=True)
-        # Never readable by others, not even for the moment between making it and changing its mode.
-        descriptor = os.open(private, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
-            with os.fdopen(descriptor, "wb") as stream:
+            # Never readable by others, not even for the moment between making it and changing its mode.
+            with replacing(private, new=True, mode=0o600) as stream:
                 stream.write(secret)
-            write_file(public, key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
-        except BaseException:
-            private.unlink(missing_ok=True)
-            raise
+            try:
+                with replacing(public, new=True) as stream:
+                    stream.write(opened)
+            except BaseException:
+                private.unlink(missing_ok=True)
+                raise
+        except FileExistsError as error:
+            raise OutputError(
+                f"'{error.filename2 or error.filename}' was made by another process meanwhile",
+                hint="choose another name: kfdeploy keygen NAME",
+            ) from None
     return private, public
 
 

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 from kfdeploy.deploy.model import Model
 from kfdeploy.deploy.update.file import LARGEST, Update
 from kfdeploy.errors import UpdateError
-from kfdeploy.files import dump_json, file_name, place_errors, write_over
+from kfdeploy.files import dump_json, file_name
 from kfdeploy.manifest import read_manifest, stamp
+from kfdeploy.writing import place_errors, replacing
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -111,8 +112,9 @@ class DeviceState:
             "update": update.identity,
         }
         path = self._record(assembly)
-        with place_errors(path, "name another --state, or free some space; the model is as it was"):
-            write_over(path, dump_json(record).encode())
+        hint = "name another --state, or free some space; the model is as it was"
+        with place_errors(path, hint), replacing(path) as stream:
+            stream.write(dump_json(record).encode())
 
     def _check_counter(self, update: Update, counter: int, assembly: Model) -> None:
         # The last by lineage, and by place, as 0.1.0 wrote it.

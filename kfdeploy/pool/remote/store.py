@@ -81,7 +81,7 @@ class Store:
             OutputError: the folder of this machine cannot be written to.
         """
         if self.protocol == "file":
-            from kfdeploy.files import write_file
+            from kfdeploy.writing import write_file
 
             write_file(Path(self.root) / name, data)
             return

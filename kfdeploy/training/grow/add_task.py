@@ -8,9 +8,10 @@ import torch
 
 from kfdeploy.data.imageset import ImageSet
 from kfdeploy.data.splits import load
-from kfdeploy.errors import DataError, TaskError, TeacherError, nearest
-from kfdeploy.files import check_output, file_name
+from kfdeploy.errors import DataError, PoolError, TaskError, TeacherError, nearest
+from kfdeploy.files import file_name
 from kfdeploy.manifest import POOL, TRAINING
+from kfdeploy.outputs import check_output
 from kfdeploy.pool.pool import Pool
 from kfdeploy.pool.remote.locate import local_folder
 from kfdeploy.tasks.spec import TaskSpec, class_names
@@ -42,6 +43,7 @@ def add_task(
     settings: Sequence[str] = (),
     force: bool = False,
     resume: bool = False,
+    wait: bool = False,
     report: Progress | None = None,
 ) -> Fitted:
     """Train one TSN and head for `classes`, and write the pool with it to `out` (default: in the pool's place).
@@ -83,11 +85,12 @@ def add_task(
     log = f"train/added-{file_name(name)}"
     seen = union([train, validation], train.classes)
     made_from = seen.record(np.arange(len(train), len(seen)))
-    with unfinished(place, about, made_from, force=force, resume=resume, replace=True, log=log) as work:
+    with unfinished(place, about, made_from, force=force, resume=resume, replace=True, log=log, wait=wait) as work:
         loader = make_loader(
             train, recipe.train.batch, recipe.augment, recipe.seed, fabric.device, recipe.data.stream_above_mb,
             recipe.data.workers,
         )  # fmt: skip
+        _require_same(pool)
         trainer = Trainer(recipe.train, recipe.run, fabric, work / log, name, teach, report)
         fitted = trainer.fit(learner, loader, validation, resume=resume)
         if is_main():
@@ -101,6 +104,16 @@ def add_task(
             write_grown(work, pool, learner.cpu().float().eval(), recipe, task, known, [*beside, mine], extra)
     sweep(place)
     return fitted
+
+
+def _require_same(pool: Pool) -> None:
+    """Refuse a pool that another process has changed since it was opened; it is held by now.
+
+    Raises:
+        PoolError: as above.
+    """
+    if Pool.open(pool.path).sha256 != pool.sha256:
+        raise PoolError(f"'{pool.path}' was changed by another process meanwhile", hint="try again")
 
 
 def _learner(pool: Pool, recipe: Recipe, task: TaskSpec, kept: Sequence[int]) -> AddedTask:

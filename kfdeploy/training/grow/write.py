@@ -9,7 +9,7 @@ import torch
 
 from kfdeploy.arrays import Arrays, at_once
 from kfdeploy.data.imageset import ImageSet
-from kfdeploy.files import file_name, link, save_tensors
+from kfdeploy.files import file_name, save_tensors
 from kfdeploy.graph.compose import Part
 from kfdeploy.manifest import POOL, BlockEntry, Files, TaskEntry, describe_files, stamp
 from kfdeploy.pool.manifest import SHARED, grown, write
@@ -24,6 +24,7 @@ from kfdeploy.training.nets.factor import FactorNet
 from kfdeploy.training.recipe.recipe import Recipe
 from kfdeploy.training.writing.pool import template_of
 from kfdeploy.training.writing.temperatures import fit_temperatures
+from kfdeploy.writing import link
 
 
 def _link_all(pool: Pool, work: Path) -> None:

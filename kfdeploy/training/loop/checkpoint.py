@@ -9,6 +9,7 @@ import torch
 from kfdeploy.errors import TrainingError, first_line
 from kfdeploy.files import CHECKPOINTS
 from kfdeploy.training.loop.progress import Progress
+from kfdeploy.writing import replacing
 
 FORMAT = 2
 KEPT = 2
@@ -22,13 +23,10 @@ def save(folder: Path, step: int, state: Mapping[str, Any]) -> None:
         TrainingError: the disk is full or cannot be written; older checkpoints stay.
     """
     path = folder / f"checkpoint-{step:09}.pt"
-    beside = folder / f".{path.name}.partial"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        torch.save({"format": FORMAT, **state}, beside)
-        beside.replace(path)
+        with replacing(path) as stream:
+            torch.save({"format": FORMAT, **state}, stream)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-        beside.unlink(missing_ok=True)
         raise TrainingError(
             f"the checkpoint '{path}' cannot be written: {first_line(error)}",
             hint="free some space, then go on with --resume",

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from kfdeploy.data.imageset import ImageSet
 from kfdeploy.errors import Interrupted, MissingDependencyError, TrainingError
-from kfdeploy.files import TIMING, write_file
+from kfdeploy.files import TIMING
 from kfdeploy.targets.device.watch import peak_mib
 from kfdeploy.training.loop import checkpoint, trial
 from kfdeploy.training.loop.devices import has_bf16
@@ -32,6 +32,7 @@ from kfdeploy.training.loop.processes import globalise, rank, total, world
 from kfdeploy.training.loop.progress import Progress, is_main
 from kfdeploy.training.loop.replay import Live, Replay
 from kfdeploy.training.recipe.sections import Run, Train
+from kfdeploy.writing import write_file
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -292,7 +293,7 @@ def write_log(folder: Path, fitted: Fitted) -> None:
         table = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
         table.writeheader()
         table.writerows({key: f"{value:.6g}" for key, value in row.items()} for row in rows)
-        write_file(folder / name, text.getvalue())
+        write_file(folder / name, text.getvalue(), durable=False)  # a log; the folder is seen on the disk when done
 
 
 @dataclass

@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 
 from kfdeploy.errors import KfdeployError
-from kfdeploy.files import load_tensors, place_errors, save_tensors
+from kfdeploy.files import load_tensors, save_tensors
 from kfdeploy.manifest import stamp
 from kfdeploy.training.loop.learner import Taught
 from kfdeploy.training.loop.processes import rank
 from kfdeploy.training.recipe.sections import Augment
+from kfdeploy.writing import fresh, place_errors
 
 if TYPE_CHECKING:
     from kfdeploy.data.imageset import ImageSet
@@ -102,9 +103,12 @@ class Replay:
         arrays = {"have": self.have.numpy()} | {f"table.{i}": table.numpy() for i, table in enumerate(self.tables)}
         path = self._path(self.epoch)
         with place_errors(path, "free some space, or run without --replay"):
-            beside = path.with_name(f".{path.name}.partial")
-            save_tensors(beside, arrays, stamp("replay"))
-            beside.replace(path)
+            beside = fresh(path, "partial")  # a cache: it need not be on the disk
+            try:
+                save_tensors(beside, arrays, stamp("replay"))
+                beside.replace(path)
+            finally:
+                beside.unlink(missing_ok=True)
         self.changed = False
 
     def _path(self, epoch: int) -> Path:

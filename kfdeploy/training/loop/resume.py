@@ -11,21 +11,15 @@ import torch.distributed as dist
 
 from kfdeploy.data.content import Record
 from kfdeploy.errors import OutputError, TrainingError
-from kfdeploy.files import (
-    CHECKPOINTS,
-    check_output,
-    commit,
-    dump_json,
-    load_tensors,
-    partial,
-    place_errors,
-    save_tensors,
-    write_file,
-)
+from kfdeploy.files import CHECKPOINTS, dump_json, load_tensors, save_tensors
+from kfdeploy.locks import lock
 from kfdeploy.manifest import stamp
+from kfdeploy.outputs import check_output, commit, partial
+from kfdeploy.outputs import sweep as sweep_beside
 from kfdeploy.training.loop.processes import world
 from kfdeploy.training.loop.progress import is_main
 from kfdeploy.training.recipe.recipe import Recipe, changed_keys, completed
+from kfdeploy.writing import followed, make_folder, place_errors, write_file
 
 _NOTED = "recipe.json"  # in an unfinished folder: what it is being made from
 DATA = "data.safetensors"  # beside a training's log: every image it was made from
@@ -33,26 +27,53 @@ DATA = "data.safetensors"  # beside a training's log: every image it was made fr
 
 @contextmanager
 def unfinished(
-    out: Path, recipe: Recipe, data: Record, *, force: bool, resume: bool, replace: bool = False, log: str = "train"
-) -> Iterator[Path]:
+    out: Path, recipe: Recipe, data: Record, *, force: bool, resume: bool, replace: bool = False, log: str = "train",
+    wait: bool = False,
+) -> Iterator[Path]:  # fmt: skip
     """Give the folder beside `out` for training in; it becomes `out` when the block ends well.
 
     `data` is what it is made from, and is put on record in `<log>/data.safetensors`. With `replace`, what is at `out`
-    gives way to it, `force` or not.
+    gives way to it, `force` or not. The lock of `out` is held until the block ends.
 
     It stays for `--resume` when the block fails after a first checkpoint, and vanishes when it fails before.
 
     Raises:
-        OutputError: `out` is there, or an unfinished run is and neither `resume` nor `force` was said.
+        OutputError: `out` is there, or an unfinished run is and neither `resume` nor `force` was said; or another
+            process writes there and `wait` was not.
         TrainingError: the run to resume had another recipe, or other images.
     """
-    out = out.resolve() if out.is_symlink() else out
+    out = followed(out)
     work = partial(out)
     if not is_main():  # one process writes: the others wait until the folder is there, and leave it alone
         dist.barrier()
         yield work
         return
     check_output(out, force=force or replace)
+    with place_errors(out, "free some space, then go on with --resume"):
+        make_folder(out.parent)
+    with lock(out, wait=wait):
+        check_output(out, force=force or replace)
+        sweep_beside(out)
+        _begin(work, recipe, data, log, force=force, resume=resume)
+        try:
+            with place_errors(out, "free some space, then go on with --resume"):
+                work.mkdir(parents=True, exist_ok=True)
+                save_tensors(work / log / DATA, data.arrays(), stamp("evidence"))
+                write_file(work / _NOTED, dump_json(recipe.model_dump()))
+                if world() > 1:
+                    dist.barrier()
+                yield work
+                commit(work, out)
+        except BaseException:
+            if not any(work.rglob(CHECKPOINTS)):
+                shutil.rmtree(work, ignore_errors=True)
+            raise
+        # Only now: while the folder is not in its place, they are what it could be finished from.
+        sweep(out)
+
+
+def _begin(work: Path, recipe: Recipe, data: Record, log: str, *, force: bool, resume: bool) -> None:
+    """Leave in `work` what an interrupted run can go on from, or nothing."""
     noted = work / _NOTED
     begun = any(work.rglob(CHECKPOINTS))
     if begun and resume and noted.is_file():
@@ -61,24 +82,11 @@ def unfinished(
     elif begun and not force:
         raise OutputError(f"'{work}' holds an unfinished run", hint="go on with --resume, or start afresh with --force")
     elif work.exists():
+        if not noted.is_file() and any(work.iterdir()):
+            raise OutputError(f"'{work}' was not made by kfdeploy", hint="choose another --out, or remove it by hand")
         shutil.rmtree(work)
     for torn in work.rglob(".*.partial"):  # what was being written when a run was killed
         torn.unlink()
-    try:
-        with place_errors(out, "free some space, then go on with --resume"):
-            work.mkdir(parents=True, exist_ok=True)
-            save_tensors(work / log / DATA, data.arrays(), stamp("evidence"))
-            write_file(noted, dump_json(recipe.model_dump()))
-            if world() > 1:
-                dist.barrier()
-            yield work
-            commit(work, out)
-    except BaseException:
-        if not any(work.rglob(CHECKPOINTS)):
-            shutil.rmtree(work, ignore_errors=True)
-        raise
-    # Only now: while the folder is not in its place, they are what it could be finished from.
-    sweep(out)
 
 
 def sweep(out: Path) -> None:

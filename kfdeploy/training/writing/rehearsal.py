@@ -15,12 +15,12 @@ from torch import nn
 
 from kfdeploy.data.imageset import ImageSet
 from kfdeploy.errors import ParityError
-from kfdeploy.files import place_errors, place_of
 from kfdeploy.training.experiment import Experiment
 from kfdeploy.training.learners.factor import FactorLearner
 from kfdeploy.training.loop.learner import Fitted
 from kfdeploy.training.writing.classifier import write_classifier
 from kfdeploy.training.writing.pool import write_pool
+from kfdeploy.writing import place_errors, place_of
 
 
 def rehearse_pool(experiment: Experiment, learner: FactorLearner, out: Path) -> None:

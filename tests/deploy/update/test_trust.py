@@ -218,7 +218,7 @@ def test_a_state_that_cannot_be_written_stops_the_update(world, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(trust, "write_over", full)
+    monkeypatch.setattr(trust, "replacing", full)
     world.refuse(
         world.update("a", "b", counter=5), r"counters/assembly-.*\.json' cannot be written: No space", OutputError
     )
