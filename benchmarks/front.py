@@ -74,7 +74,7 @@ def train(asked, study, out):
         prepare(asked, study, common, teacher, result)
         write_file(out, dump_line_json(result))
     common += [f'teacher.source="file:{teacher}"', "tasks=" + toml(result["tasks"])]
-    for row, seed in [(row, seed) for seed in range(9) for row in study["rows"] if seed in row.get("seeds", [0])]:
+    for row, seed in order(study["rows"]):
         done = any(known["name"] == row["name"] and known["seed"] == seed for known in result["rows"])
         if done or (asked.rows and row["name"] not in asked.rows):
             continue
@@ -92,6 +92,12 @@ def train(asked, study, out):
         result["rows"].append(about | {"settings": row.get("settings", [])} | found)
         write_file(out, dump_line_json(result))
         print({key: found[key] for key in ("minutes", "macs") if key in found}, found["validation"]["mean"], flush=True)
+
+
+def order(rows):
+    """Return `(row, seed)` in the order of training: what is tested before what is not, first seeds before others."""
+    every = [(row, seed) for row in rows for seed in row.get("seeds", [0])]
+    return sorted(every, key=lambda each: (not (each[0].get("test") or each[0]["kind"] != "factors"), each[1]))
 
 
 def prepare(asked, study, common, teacher, result):
