@@ -13,7 +13,7 @@ from kfdeploy.deploy.model import Model
 from kfdeploy.errors import PoolError
 from kfdeploy.graph.ranges import pool_ranges
 from kfdeploy.manifest import POOL
-from kfdeploy.pool.manifest import calibrated, write
+from kfdeploy.pool.manifest import calibrated, range_files, write
 from kfdeploy.pool.pool import Pool
 from kfdeploy.pool.ranges import replaced, sweep_ranges, write_pool_ranges
 from kfdeploy.pool.remote.locate import local_folder
@@ -42,10 +42,10 @@ def calibrate(
         common, template = pool.graphs()
         found = pool_ranges(common, template, [pool.part(task) for task in pool.tasks], seen, report)
         names = write_pool_ranges(root, found, len(seen))
-        written = list(names.values())
+        written, before = list(names.values()), range_files(pool.manifest)
         # What the manifest named before is still there until the new one is.
-        write(root, calibrated(pool.manifest, names, replaced(root, pool.files, written)))
-        sweep_ranges(root, written)
+        write(root, calibrated(pool.manifest, names, replaced(root, pool.files, before, written)))
+        sweep_ranges(root, before, written)
     else:
         model = Model.open(root)
         if model.parts is not None:

@@ -13,6 +13,7 @@ from killed import tree
 
 from kfdeploy.deploy.assemble import assemble
 from kfdeploy.deploy.model import Model
+from kfdeploy.deploy.swap import exclusive
 from kfdeploy.deploy.update.apply import apply, rollback
 from kfdeploy.deploy.update.diff import write_update
 from kfdeploy.deploy.update.keys import keygen, sign
@@ -128,5 +129,7 @@ def test_one_process_at_a_time(world):
         assert (world / "device" / ".update.partial").is_dir()
     finally:
         os.close(descriptor)
-    Model.open(world / "device")
-    assert not (world / "device" / ".update.partial").exists()
+    Model.open(world / "device")  # nor where nobody is preparing anything: who reads writes nothing
+    assert (world / "device" / ".update.partial").is_dir()
+    with exclusive(world / "device"):
+        assert not (world / "device" / ".update.partial").exists()
