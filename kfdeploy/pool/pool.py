@@ -19,7 +19,7 @@ from kfdeploy.pool.manifest import COMMON, SHARED, TEMPLATE
 from kfdeploy.pool.remote.locate import locate
 from kfdeploy.pool.remote.place import AGAIN, Folder, Place
 from kfdeploy.tasks.evidence import Block, Evidence, Seen
-from kfdeploy.tasks.spec import Described, TaskSpec, choose_names
+from kfdeploy.tasks.spec import KINDS, Described, TaskSpec, choose_names
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -64,6 +64,9 @@ class Pool(Described):
         for entry in manifest["tasks"]:
             if not {"file", "evidence", *({"calibration"} & manifest.keys())} <= entry.keys():
                 raise PoolError(f"'{place}/{POOL}' is incomplete: task '{entry['name']}' has no files", hint=hint)
+            if entry["kind"] not in KINDS:
+                what = f"'{place}/{POOL}' has task '{entry['name']}' of kind {entry['kind']!r:.40}"
+                raise PoolError(what, allowed=KINDS, hint="update kfdeploy, or make it again with this version")
         pool = cls(place, manifest)
         pool.require_image(f"{place}/{POOL}", hint)
         return pool

@@ -11,6 +11,7 @@ from kfdeploy.errors import PoolError, TaskError, listed, nearest
 from kfdeploy.manifest import Files
 
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
+KINDS = ("classification",)  # what a task may be
 LARGEST_SIDE = 1 << 14  # pixels of a side that a file may ask for
 
 
