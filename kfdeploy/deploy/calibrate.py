@@ -12,10 +12,10 @@ from kfdeploy.data.splits import IMAGES, validation_images
 from kfdeploy.deploy.model import Model
 from kfdeploy.errors import PoolError
 from kfdeploy.graph.ranges import pool_ranges
-from kfdeploy.manifest import POOL
+from kfdeploy.manifest import POOL, inside
 from kfdeploy.pool.manifest import calibrated, range_files, write
 from kfdeploy.pool.pool import Pool
-from kfdeploy.pool.ranges import replaced, sweep_ranges, write_pool_ranges
+from kfdeploy.pool.ranges import FOLDER, replaced, sweep_ranges, write_pool_ranges
 from kfdeploy.pool.remote.locate import local_folder
 
 
@@ -36,6 +36,7 @@ def calibrate(
         DataError: its validation images are not there.
     """
     root = local_folder(path, "calibrating")
+    inside(root, FOLDER)  # before all the observing, not after
     if (root / POOL).is_file():
         pool = Pool.open(root)
         seen = validation_images(pool.data, pool.seen(), pool.image, images, data)
