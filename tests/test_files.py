@@ -24,7 +24,7 @@ def test_file_names_do_not_meet():
     assert len({files.file_name(name) for name in names}) == len(names)
 
 
-@pytest.mark.parametrize("name", ["/etc/passwd", "../x", "a/../../x", "a\\..\\x", ""])
+@pytest.mark.parametrize("name", ["/etc/passwd", "../x", "a/../../x", "a\\..\\x", "..", ".", "C:x", "c:/x"])
 def test_a_name_that_leads_outside_is_refused(name, tmp_path):
     with pytest.raises(PoolError, match="names a file outside it"):
         inside(tmp_path, name)

@@ -15,7 +15,7 @@ FLOORS = {
     "kfdeploy": ("errors arrays version", "files", "writing", "locks", "outputs", "manifest", "graph tasks", "targets", "data", "pool", "deploy",
                  "measuring training", "report", "cli", "__main__"),
     "kfdeploy.pool": ("manifest ranges remote", "pool", "convert edit plan push"),
-    "kfdeploy.deploy": ("artifact parity swap", "model", "assemble calibrate here predict prepare verify", "export update"),
+    "kfdeploy.deploy": ("identity", "artifact parity swap", "model", "assemble calibrate here predict prepare verify", "export update"),
     "kfdeploy.training": ("recipe objectives", "nets", "loop", "transfer", "learners", "experiment", "writing",
                           "factorize grow separate", "distill"),
 }  # fmt: skip

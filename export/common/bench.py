@@ -113,14 +113,14 @@ def one_round(scenario, threads, batch, quick, photo):
 
 def photo_of(about, folder):
     """Return an image file of the user's of middling size, to time decoding on; without a folder there is none."""
-    files = [path for name in kit.classes(about) if folder for path in kit.inside(folder / name)]
+    files = [path for name in kit.classes(about) if folder for path in kit.of_class(folder, name)]
     return str(sorted(files, key=lambda path: (path.stat().st_size, path))[len(files) // 2]) if files else ""
 
 
 def accuracy(about, folder, threads):
     """Return 1 or 0 for each image of the model's classes: whether it is right."""
     names = kit.classes(about)
-    labelled = [(path, i) for i, name in enumerate(names) for path in kit.inside(folder / name)]
+    labelled = [(path, i) for i, name in enumerate(names) for path in kit.of_class(folder, name)]
     if not labelled:
         sys.exit(f"error: '{folder}' has no folder of images for any of: {', '.join(names)}")
     session, right = kit.open_session(threads), []

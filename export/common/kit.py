@@ -57,6 +57,13 @@ def inside(folder):
     return [path for path in paths if not any(map(is_hidden, path.relative_to(folder).parts))]
 
 
+def of_class(folder, name):
+    """Return the images in the folder of a class; a name that leads out of it has none."""
+    parts = Path(name).parts
+    plain = name and ".." not in parts and not Path(name).is_absolute() and "\0" not in name
+    return inside(folder / name) if plain else []
+
+
 def run(session, images, batch):
     """Return logits (N, C) of uint8 images (N, H, W, C); see `outputs`."""
     return outputs(session, images, batch)["logits"]

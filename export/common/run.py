@@ -35,6 +35,8 @@ def main():
         images = np.stack(images)
         outputs = kit.outputs(session, images, about["options"]["batch"])
         logits = outputs["logits"].astype(np.float64)
+        if logits.shape[1] != len(names):
+            sys.exit(f"error: the model gives {logits.shape[1]} logits, and manifest.json names {len(names)} classes")
         shares = np.exp(logits - logits.max(1, keepdims=True))
         shares /= shares.sum(1, keepdims=True)
         for number, (path, row) in enumerate(zip(piece, shares, strict=True)):

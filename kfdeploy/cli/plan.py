@@ -56,6 +56,8 @@ def command(
         )
     paths = student or [path for path in sorted(Path("students").glob("*")) if (path / "assembly.json").is_file()]
     students = [Model.open(path) for path in paths]
+    for model in students:
+        model.check()
     if every:
         check_count(len(opened.choose(tasks) if tasks else opened.entries))  # before all of it is read
         _every(Subsets.of_pool(opened, opened.choose(tasks) if tasks else None), opened, known, out)

@@ -31,22 +31,24 @@ def load_split(
     *,
     names: str | Mapping[str, str] = "",
     test: float = 0.0,
+    download: bool = False,
 ) -> ImageSet:
     """Return the `train` or `test` split of a source, not yet decoded where that can wait.
 
     `names` are what the classes are called instead of their folders, see `names.readable_names`. Where a folder or
     shards have no test split, `test` is the share of the train split that is taken for it: by content, so that pictures
-    that come later move none of the others.
+    that come later move none of the others. With `download` a library's data set is fetched where it is not there:
+    only a recipe of the user's asks for that, never what a file that came from somewhere names as its source.
 
     Raises:
         DataError: no such source, nothing at `root`, an empty class folder, or a download that failed.
     """
     if test and source in ("folder", "webdataset") and root and not has_test(source, root):
-        whole = _load(source, root, "train", image).identified()
+        whole = _load(source, root, "train", image, download=download).identified()
         apart = _apart(whole, test)
         found = whole.take(np.flatnonzero(apart if split == "test" else ~apart))
     else:
-        found = _load(source, root, split, image)
+        found = _load(source, root, split, image, download=download)
     return replace(found, classes=readable_names(names, found.classes))
 
 
@@ -78,7 +80,7 @@ def _apart(whole: ImageSet, share: float) -> Any:
     return chosen
 
 
-def _load(source: str, root: str, split: str, image: ImageSpec) -> ImageSet:
+def _load(source: str, root: str, split: str, image: ImageSpec, *, download: bool) -> ImageSet:
     if source == "digits":
         return _digits(split, image)
     if source == "folder":
@@ -86,7 +88,7 @@ def _load(source: str, root: str, split: str, image: ImageSpec) -> ImageSet:
     if source == "webdataset":
         return _shards(root, split, image)
     if source in TORCHVISION:
-        return _torchvision(source, root, split, image)
+        return _torchvision(source, root, split, image, download=download)
     raise DataError(f"there is no data source '{source}'", allowed=SOURCES, hint=nearest(source, SOURCES))
 
 
@@ -150,7 +152,7 @@ def _shards(root: str, split: str, image: ImageSpec) -> ImageSet:
     return ImageSet(classes, np.array(labels, dtype=np.int64), rows, image, paths=tuple(members), root=Path(root))
 
 
-def _torchvision(source: str, root: str, split: str, image: ImageSpec) -> ImageSet:
+def _torchvision(source: str, root: str, split: str, image: ImageSpec, *, download: bool) -> ImageSet:
     try:
         from torchvision import datasets
     except ImportError:
@@ -163,8 +165,15 @@ def _torchvision(source: str, root: str, split: str, image: ImageSpec) -> ImageS
         try:
             found = make(place, train=split == "train", download=False)
         except RuntimeError:
+            if not download:
+                raise DataError(
+                    f"{source} is not in '{place}', and only factorize and distill download what their recipe names",
+                    hint="name the folder that has it, or download it with a recipe of yours",
+                ) from None
             place.mkdir(parents=True, exist_ok=True)
             found = make(place, train=split == "train", download=True)
+    except DataError:
+        raise
     except Exception as error:  # urllib, ssl, sockets and torchvision each have errors of their own
         reason = f"{type(error).__name__}: {first_line(error)}"
         raise DataError(

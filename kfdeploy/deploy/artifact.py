@@ -8,13 +8,26 @@ from typing import Any
 import numpy as np
 
 from kfdeploy import targets
-from kfdeploy.errors import MissingDependencyError
-from kfdeploy.manifest import ARTIFACT, GOLDEN, ArtifactManifest, DataOrigin, check_files, open_manifest, read_bytes
-from kfdeploy.targets.base import Session, Setup
+from kfdeploy.deploy import identity
+from kfdeploy.errors import MissingDependencyError, PoolError
+from kfdeploy.graph.known import KNOWN
+from kfdeploy.manifest import (
+    ARTIFACT,
+    GOLDEN,
+    GRAPH,
+    ArtifactManifest,
+    DataOrigin,
+    check_files,
+    inside,
+    open_manifest,
+    read_bytes,
+)
+from kfdeploy.targets.base import PRECISIONS, Session, Setup
 from kfdeploy.tasks.openset import threshold_of
 from kfdeploy.tasks.spec import Described
 
 _NEEDS = ("model.kind", "model.name", "target", "precision", "options.batch", "verify.engine_tolerance", "model_files")
+_AGAIN = "copy the folder again, or make it again"
 
 
 @dataclass(frozen=True)
@@ -32,7 +45,7 @@ class Artifact(Described):
             PoolError: there is none, it is of another version, or it names a file outside itself.
         """
         root = Path(path)
-        place, hint = root / ARTIFACT, "kfdeploy export"
+        place, hint = inside(root, ARTIFACT), "kfdeploy export"
         manifest = open_manifest(read_bytes(place, "artifact", hint), str(place), ("artifact",), _NEEDS, hint)
         artifact = cls(root, manifest)
         artifact.require_image(place, hint)
@@ -96,7 +109,7 @@ class Artifact(Described):
 
     @property
     def proof(self) -> dict[str, Any]:
-        """What was observed when it was exported, and `engine_tolerance`, which the engine is held to."""
+        """What was observed when it was exported; nothing is held to it, as its own golden samples give the bounds."""
         return self.manifest["verify"]
 
     @property
@@ -111,25 +124,75 @@ class Artifact(Described):
         return each[0] if len(each) == 1 else hashlib.sha256("".join(each).encode()).hexdigest()
 
     def check(self) -> None:
-        """Check every file against its hash.
+        """Check every file against its hash, and what the manifest says against what the model says of itself.
 
         Raises:
-            PoolError: a file is missing, truncated or altered.
+            PoolError: a file is missing, truncated or altered, or the manifest does not describe the model.
         """
-        check_files(self.path, self.files, self.files)
+        place, wanted = self.path / ARTIFACT, targets.FILES.get(self.target, ())
+        if wanted and sorted(self.manifest["model_files"]) != sorted(wanted):
+            named = self.manifest["model_files"]
+            raise PoolError(f"'{place}' names the model files {named!r:.80}", allowed=wanted, hint=_AGAIN)
+        names = [*self.files, *(name for name in (*self.manifest["model_files"], GOLDEN) if name not in self.files)]
+        check_files(self.path, self.files, names)
+        options, batch = self.manifest["options"], self.manifest["options"]["batch"]
+        if self.precision not in PRECISIONS or options.get("precision") != self.precision:
+            asked = options.get("precision")
+            raise PoolError(
+                f"'{place}' has the precision {self.precision!r:.20}, and as an option {asked!r:.20}",
+                allowed=PRECISIONS,
+                hint=_AGAIN,
+            )
+        if type(batch) is not int or batch < 0:
+            raise PoolError(f"'{place}' has the batch {batch!r:.20}", allowed=("0 (dynamic)", "1", "2", "…"))
+        said = {key: self.manifest.get(key) for key in ("inputs", "outputs")}
+        identity.require_same(said, faces(self, batch), place, "image and tasks")
+        self._require_identity(place)
+
+    def _require_identity(self, place: Path) -> None:
+        """Refuse a manifest that says something else than the model's own file, or its golden samples, say."""
+        said = described_as(self, self.manifest.get("open_set"))
+        own = self._golden_says()
+        if own is not None:
+            identity.require_same(said | {"precision": self.precision}, own, place, GOLDEN)
+        name = self.manifest["model_files"][0] if self.manifest["model_files"] else GRAPH
+        path = self.path / name
+        if path.suffix == ".onnx":
+            graph = identity.load_graph(path)
+            identity.require_same(said, identity.told_by_onnx(graph, path), place, name)
+            identity.require_shape(graph, path, self.image.shape, len(self.classes), self.threshold)
+            if (seen := identity.precision_of(graph)) != self.precision:
+                raise PoolError(f"'{path}' computes in {seen}, and its manifest says {self.precision}", hint=_AGAIN)
+        elif path.suffix == ".xml":
+            identity.require_same(said, identity.told_by_openvino(path), place, name)
+
+    def _golden_says(self) -> dict[str, Any] | None:
+        """Return what is on record of the model beside its golden samples; nothing in what 0.1.0 wrote."""
+        path = self.path / GOLDEN
+        with np.load(path) as arrays:
+            text = arrays[ABOUT].tobytes().decode("utf-8", "replace") if ABOUT in arrays else None
+        return None if text is None else identity.parsed(text, path)
 
     def golden(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any]]:
         """Return golden images (G, H, W, C), and the logits (G, C) of the torch network and of its own ONNX graph.
 
         The last are what the engine is held to: they have the precision's own rounding in them.
         """
-        with np.load(self.path / GOLDEN) as arrays:
+        with np.load(inside(self.path, GOLDEN)) as arrays:
             return arrays["image"], arrays["logits"], arrays["expected"]
 
     @property
     def options(self) -> Any:
-        """The target's options that it was exported with."""
-        return targets.load(self.target, self.precision).Options(**self.manifest["options"])
+        """The target's options that it was exported with.
+
+        Raises:
+            PoolError: they are none that it has.
+        """
+        module = targets.load(self.target, self.precision)
+        try:
+            return module.Options(**self.manifest["options"])
+        except TypeError as error:
+            raise PoolError(f"'{self.path / ARTIFACT}' has options that are none: {error}", hint=_AGAIN) from None
 
     def cannot_run(self) -> str:
         """Return why it cannot be run on this machine, else an empty string."""
@@ -145,3 +208,27 @@ class Artifact(Described):
             MissingDependencyError: its runtime is not installed.
         """
         return targets.load(self.target, self.precision).open(self.path, self.options, setup)
+
+
+ABOUT = "about"  # among the golden samples: what the model is, as JSON
+
+
+def described_as(model: Any, open_set: Any) -> dict[str, Any]:
+    """Return what a manifest says of a model (an artifact or what it was made from) that its own file says too."""
+    return {
+        "kind": model.kind,
+        "name": model.name,
+        "image": model.image.to_json(),
+        "tasks": [task.to_json() for task in model.tasks],
+        "open_set": open_set,
+    }
+
+
+def faces(model: Any, batch: int) -> dict[str, Any]:
+    """Return what goes into a model and what comes out, by name: the kind of number, and the shape."""
+    count = batch or "N"
+    return {
+        "inputs": {"image": ["uint8", count, *model.image.shape]},
+        "outputs": {"logits": ["float32", count, len(model.classes)]}
+        | ({} if model.threshold is None else {KNOWN: ["float32", count]}),
+    }

@@ -14,10 +14,10 @@ from kfdeploy.deploy.model import Model
 from kfdeploy.errors import PoolError
 from kfdeploy.graph.ranges import pool_ranges
 from kfdeploy.locks import lock
-from kfdeploy.manifest import POOL
-from kfdeploy.pool.manifest import calibrated, write
+from kfdeploy.manifest import POOL, inside
+from kfdeploy.pool.manifest import calibrated, range_files, write
 from kfdeploy.pool.pool import Pool
-from kfdeploy.pool.ranges import replaced, sweep_ranges, write_pool_ranges
+from kfdeploy.pool.ranges import FOLDER, replaced, sweep_ranges, write_pool_ranges
 from kfdeploy.pool.remote.locate import local_folder
 
 
@@ -41,6 +41,7 @@ def calibrate(
     """
     root = local_folder(path, "calibrating")
     with lock(root, wait=wait) if root.is_dir() else nullcontext():
+        inside(root, FOLDER)  # before all the observing, not after
         if (root / POOL).is_file():
             return _calibrate_pool(Pool.open(root), images, data, report)
         model = Model.open(root)
@@ -62,8 +63,8 @@ def _calibrate_pool(pool: Pool, images: int, data: str | Path | None, report: Ca
     found = pool_ranges(common, template, [pool.part(task) for task in pool.tasks], seen, report)
     root = pool.path
     names = write_pool_ranges(root, found, len(seen))
-    written = list(names.values())
+    written, before = list(names.values()), range_files(pool.manifest)
     # What the manifest named before is still there until the new one is.
-    write(root, calibrated(pool.manifest, names, replaced(root, pool.files, written)))
-    sweep_ranges(root, written)
+    write(root, calibrated(pool.manifest, names, replaced(root, pool.files, before, written)))
+    sweep_ranges(root, before, written)
     return len(seen)

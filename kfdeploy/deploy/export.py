@@ -9,21 +9,21 @@ from typing import Any
 import numpy as np
 
 from kfdeploy import targets
-from kfdeploy.deploy.artifact import Artifact
+from kfdeploy.deploy.artifact import ABOUT, Artifact, described_as, faces
 from kfdeploy.deploy.model import Model
-from kfdeploy.deploy.parity import Verdict, allowed_in, blame, compare, judge, require
+from kfdeploy.deploy.parity import Verdict, allowed_in, blame, check_atol, compare, judge, require
 from kfdeploy.deploy.prepare import prepare
-from kfdeploy.errors import UnsupportedError, nearest
+from kfdeploy.errors import OutputError, UnsupportedError, nearest
 from kfdeploy.files import dump_json, sha256
 from kfdeploy.graph.compose import Form
-from kfdeploy.graph.known import KNOWN
 from kfdeploy.graph.precision import Prepared, write
 from kfdeploy.graph.reference import run, tolerance
-from kfdeploy.manifest import ARTIFACT, GOLDEN, describe_files, stamp, versions
+from kfdeploy.manifest import ARTIFACT, GOLDEN, check_name, describe_files, stamp, versions
 from kfdeploy.outputs import check_not_read, output_folder
 from kfdeploy.targets.base import Setup, Target
 from kfdeploy.targets.kits import write_kit
 
+_LONGEST = 220  # bytes of a folder's name, beside which unfinished work has a longer one
 FUSE = ("auto", "bank", "branches")
 FORMS = ("bank", "branches")
 
@@ -61,18 +61,36 @@ def export(
     """
     if batch < 0:
         raise UnsupportedError(f"the batch is {batch}", allowed=("0 (dynamic)", "1", "2", "…"))
+    check_atol(atol)
     module = targets.load(target, precision)
     setting = chosen_options(module, precision=precision, batch=batch, **options)
     check_fuse(fuse, FORMS)
     model = model if isinstance(model, Model) else Model.open(model)
     model.check()
-    folder = Path(out) / f"{model.name}-{target}-{precision}"
+    folder = place_in(Path(out), model, target, precision)
     check_not_read(folder, model.path)
     with output_folder(folder, force=force, wait=wait) as work:
         form: Form | None = "bank" if fuse == "bank" else "branches" if fuse == "branches" else None
         prepared = prepare(model, module.GRAPHS[setting.precision], form)
         _write(work, model, module, setting, prepared, atol, dict(measured or {}), kit=kit)
     return Artifact.open(folder)
+
+
+def place_in(out: Path, model: Model, target: str, precision: str) -> Path:
+    """Return the folder in `out` that an artifact of a model gets; the model's name may come from somebody's file.
+
+    Raises:
+        PoolError: the name is none for a folder.
+        OutputError: it is too long for one.
+    """
+    where = f"the name in '{model.path}'"
+    name = f"{check_name(model.name, where)}-{target}-{precision}"
+    if len(name.encode()) > _LONGEST:
+        raise OutputError(
+            f"the artifact's folder would have a name of {len(name.encode())} bytes, and {_LONGEST} are allowed",
+            hint="assemble it into a folder with a shorter name: its own name is that",
+        )
+    return out / name
 
 
 def move(artifact: Artifact, place: Path, *, force: bool = False, wait: bool = False, **facts: Any) -> Artifact:
@@ -137,7 +155,9 @@ def _write(
     name = f"'{model.name}-{module.NAME}-{setting.precision}'"
     steps, expected = _ladder(model, prepared, setting.precision, evidence.images, evidence.golden, atol, name)
     files = convert(module, setting, prepared, work)
-    np.savez(work / GOLDEN, image=evidence.images, logits=evidence.golden, expected=expected)
+    text = dump_json(described_as(model, model.open_set) | {"precision": setting.precision}).encode()
+    golden: dict[str, Any] = {"image": evidence.images, "logits": evidence.golden, "expected": expected}
+    np.savez(work / GOLDEN, **golden, **{ABOUT: np.frombuffer(text, np.uint8)})  # type: ignore[arg-type]
     allowed = allowed_in(setting.precision, expected, atol)
     manifest = _manifest(model, module, setting, prepared, measured, files)
 
@@ -193,9 +213,7 @@ def _manifest(
         "fuse": {"form": prepared.form, "p50_ms": measured} if prepared.form else None,
         "image": model.image.to_json(),
         "tasks": [task.to_json() for task in model.tasks],
-        "inputs": {"image": ["uint8", setting.batch or "N", *model.image.shape]},
-        "outputs": {"logits": ["float32", setting.batch or "N", len(model.classes)]}
-        | ({KNOWN: ["float32", setting.batch or "N"]} if model.open_set else {}),
+        **faces(model, setting.batch),
         "open_set": model.open_set,
         "parameters": model.parameters,
         "model_files": files,

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kfdeploy.arrays import Arrays, Images
-from kfdeploy.deploy.swap import settle
+from kfdeploy.deploy import identity
+from kfdeploy.deploy.artifact import described_as
+from kfdeploy.deploy.swap import require_settled
 from kfdeploy.errors import PoolError
 from kfdeploy.files import METADATA_KEY, dump_json, parse_tensors, save_tensors
 from kfdeploy.graph.ranges import model_ranges
@@ -18,11 +20,13 @@ from kfdeploy.graph.reference import golden_difference
 from kfdeploy.manifest import (
     ASSEMBLY,
     GRAPH,
+    MODELS,
     PARTS,
     DataOrigin,
     ModelManifest,
     check_files,
     describe_files,
+    inside,
     open_manifest,
     read_bytes,
     read_file,
@@ -43,8 +47,8 @@ if TYPE_CHECKING:
     from kfdeploy.graph.compose import Form
 
 
-KINDS = ("assembly", "student", "teacher")
 _EVIDENCE = "evidence/evidence.safetensors"
+_AGAIN = "copy the folder again, or make it again"
 
 
 @dataclass(frozen=True)
@@ -56,16 +60,16 @@ class Model(Described):
 
     @classmethod
     def open(cls, path: str | Path) -> "Model":
-        """Open an assembly, a student or a teacher; an update of it that was interrupted is finished or dropped first.
+        """Open an assembly, a student or a teacher as it is at this moment; nothing is written.
 
         Raises:
-            PoolError: there is none, its schema is unknown, or it names a file outside itself.
-            OutputError: an update was interrupted, and this process may not write there.
+            PoolError: there is none, its schema is unknown, or it names a file outside itself; or an update of it was
+                interrupted, and what lies there is neither the old model nor the new one.
         """
         root = Path(path)
-        settle(root)
-        place, hint = root / ASSEMBLY, "kfdeploy assemble --tasks … or kfdeploy distill"
-        manifest = open_manifest(read_bytes(place, KINDS[0], hint), str(place), KINDS, ("name",), hint)
+        require_settled(root)
+        place, hint = inside(root, ASSEMBLY), "kfdeploy assemble --tasks … or kfdeploy distill"
+        manifest = open_manifest(read_bytes(place, MODELS[0], hint), str(place), MODELS, ("name",), hint)
         model = cls(root, manifest)
         model.require_image(place, "make it again")
         return model
@@ -92,7 +96,7 @@ class Model(Described):
         Raises:
             PoolError: it is not there.
         """
-        return Pool.open(self.path / PARTS) if self.kind == "assembly" else None
+        return Pool.open(inside(self.path, PARTS)) if self.kind == "assembly" else None
 
     @property
     def form(self) -> "Form | None":
@@ -146,14 +150,32 @@ class Model(Described):
         return self.manifest["golden"]
 
     def check(self) -> None:
-        """Check every file against its hash.
+        """Check every file against its hash, and what the manifest says against what the model says of itself.
 
         Raises:
-            PoolError: a file is missing, truncated or altered.
+            PoolError: a file is missing, truncated or altered, or the manifest does not describe the model.
         """
-        check_files(self.path, self.files, self.files)
+        needed = (GRAPH,) if self.kind == "assembly" else (GRAPH, _EVIDENCE)
+        check_files(self.path, self.files, dict.fromkeys((*self.files, *needed)))
         if self.parts is not None:
             self.parts.check()
+        self._require_identity()
+
+    def _require_identity(self) -> None:
+        """Refuse a manifest that says something else than its graph, or than the parts that it was made from."""
+        place, graph = self.path / ASSEMBLY, identity.load_graph(self.graph)
+        own = identity.told_by_onnx(graph, self.graph)
+        said = described_as(self, self.open_set) | {"pool": self.source}
+        identity.require_same(said, own, place, GRAPH)
+        identity.require_shape(graph, self.graph, self.image.shape, len(self.classes), self.threshold)
+        if self.parts is None:
+            return
+        bank = any(name.startswith("bank/") for node in graph.graph.node for name in node.output)
+        if self.form not in ("bank", "branches") or (self.form == "bank") != bank:
+            form = "a bank" if bank else "branches"
+            raise PoolError(f"'{place}' says that its graph is {self.form!r:.20}, and it is {form}", hint=_AGAIN)
+        parts = {"image": self.parts.image.to_json(), "tasks": [task.to_json() for task in self.parts.tasks]}
+        identity.require_same({key: said[key] for key in parts}, parts, place, PARTS)
 
     def evidence(self) -> Evidence:
         """Return its golden samples and, but for an assembly, whose pool has them, its validation logits.
@@ -198,9 +220,10 @@ class Model(Described):
     def calibrate(self, images: Images) -> "Model":
         """Observe a student's or a teacher's activations and keep their ranges in its folder; return it opened anew."""
         name = write_ranges(self.path, "model", model_ranges(self.graph, images), len(images))
-        files = replaced(self.path, self.files, [name])
-        write_file(self.path / ASSEMBLY, dump_json(self.manifest | {"calibration": name, "files": files}))
-        sweep_ranges(self.path, [name])
+        before = [self.manifest["calibration"]] if "calibration" in self.manifest else []
+        files = replaced(self.path, self.files, before, [name])
+        write_file(inside(self.path, ASSEMBLY), dump_json(self.manifest | {"calibration": name, "files": files}))
+        sweep_ranges(self.path, before, [name])
         return Model.open(self.path)
 
 

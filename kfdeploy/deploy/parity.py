@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kfdeploy.errors import ParityError
+from kfdeploy.errors import ParityError, UnsupportedError
 from kfdeploy.graph.known import KNOWN
-from kfdeploy.graph.reference import run, tolerance
+from kfdeploy.graph.reference import require_finite, run, tolerance
 from kfdeploy.targets.base import Session, run_in_batches
 from kfdeploy.tasks.openset import scores
 from kfdeploy.tasks.spec import TaskSpec
@@ -35,8 +35,8 @@ class Verdict:
 
     @property
     def passed(self) -> bool:
-        """Whether the difference is allowed; one that is not a number is not."""
-        return self.difference <= self.tolerance
+        """Whether the difference is allowed; one that is not finite is not, whatever the tolerance."""
+        return bool(np.isfinite(self.difference)) and self.difference <= self.tolerance
 
     def to_json(self) -> dict[str, Any]:
         """Return plain numbers."""
@@ -51,8 +51,23 @@ class Verdict:
 
 
 def allowed_in(precision: str, expected: np.ndarray[Any, Any], atol: float | None = None) -> float:
-    """Return the largest difference allowed in a step that computes in `precision`."""
+    """Return the largest difference allowed in a step that computes in `precision`: ours, or what was asked for.
+
+    Raises:
+        ParityError: an expected logit is not finite, which would allow everything.
+    """
+    require_finite(expected, "the golden logits")
     return TOLERANCE[precision] * max(1.0, float(np.abs(expected).max(initial=0))) if atol is None else atol
+
+
+def check_atol(atol: float | None) -> None:
+    """Refuse a tolerance that would let everything through, or nothing.
+
+    Raises:
+        UnsupportedError: as above.
+    """
+    if atol is not None and not (0 <= atol < np.inf):
+        raise UnsupportedError(f"--atol is {atol}", allowed=("a number from 0 on, such as 0.001",))
 
 
 def compare(
@@ -71,8 +86,16 @@ def compare(
     With a `threshold` the model also says whether an image is of its tasks at all (`known`), which must fit its logits.
 
     Raises:
-        ParityError: an output is missing or has another shape, or `known` does not fit.
+        ParityError: an output is missing or has another shape, or `known` does not fit; there are no golden samples, or
+            they are not finite.
     """
+    count = sum(len(task.classes) for task in tasks)
+    if images.dtype != np.uint8 or not len(images) or expected.shape != (len(images), count):
+        raise ParityError(
+            f"{len(images)} golden images of {images.dtype} and golden logits of shape {expected.shape} prove nothing",
+            allowed=(f"one uint8 image or more, and a logit for each of the {count} classes",),
+            hint="copy the folder again, or make it again",
+        )
     outputs = run_in_batches(session, images, batch)
     wanted = ["logits"] if threshold is None else ["logits", KNOWN]
     if sorted(outputs) != sorted(wanted):
@@ -93,8 +116,9 @@ def _fits(known: np.ndarray[Any, Any], logits: np.ndarray[Any, Any], threshold: 
     # Bfloat16, the coarsest that any target computes in, has 8 bits; the float32 graph is held to float32.
     least = TOLERANCE["fp32"] if step == "onnx" else 2**-7
     size = max(1.0, abs(threshold), float(np.abs(score).max(initial=0)))
-    worst = float(np.nan_to_num(np.abs(known - (score - threshold)), nan=np.inf).max(initial=0))
-    if not worst <= least * size:
+    apart = np.nan_to_num(np.abs(known - (score - threshold)), nan=np.inf, posinf=np.inf)
+    worst = float(apart.max(initial=0))
+    if not (np.isfinite(worst) and worst <= least * size):
         raise ParityError(
             f"the model's output 'known' differs by {worst:.3g} from what its logits give, "
             f"and {least * size:.3g} is allowed"
@@ -108,9 +132,14 @@ def judge(
     allowed: float,
     step: str = "engine",
 ) -> Verdict:
-    """Compare logits (G, C) with the expected ones, task by task."""
+    """Compare logits (G, C) with the expected ones, task by task.
+
+    Raises:
+        ParityError: an expected logit is not finite.
+    """
+    require_finite(expected, "the golden logits")
     # A NaN compares as nothing: make it the worst there is.
-    difference = np.nan_to_num(np.abs(logits - expected), nan=np.inf).max(0, initial=0)
+    difference = np.nan_to_num(np.abs(logits - expected), nan=np.inf, posinf=np.inf).max(0, initial=0)
     by_task, start = {}, 0
     for task in tasks:
         by_task[task.name] = float(difference[start : start + len(task.classes)].max(initial=0))
@@ -143,7 +172,11 @@ def require(verdict: Verdict, what: str, blame: str = "") -> None:
 
 def suspect(verdict: Verdict) -> str:
     """Return the module that a verdict points at: one task's network where its task alone is wrong, else the CKN."""
-    wrong = [name for name, difference in verdict.tasks.items() if not difference <= verdict.tolerance]
+    wrong = [
+        name
+        for name, difference in verdict.tasks.items()
+        if not (np.isfinite(difference) and difference <= verdict.tolerance)
+    ]
     if len(wrong) == len(verdict.tasks):
         return "the CKN" if len(wrong) > 1 else "the CKN or the only task's network"
     return f"the network of {', '.join(repr(name) for name in wrong)}"

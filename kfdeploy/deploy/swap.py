@@ -6,8 +6,11 @@
     assembly/.update/           prepared and on the disk: new/, old/ and swap.json
 
 Renaming `model.onnx` into its place is the moment of commit. Before it the journal `.update/` is dropped, after it the
-rest of the folder is brought in line by renames, each of which may be the last one before a power cut: whoever opens
-the assembly next goes on from there. Files that both have are hard links, so that keeping the old one costs little.
+rest of the folder is brought in line by renames, each of which may be the last one before a power cut: the next `apply`
+or `rollback` goes on from there. Who only reads writes nothing: he gets the old model or the new one, and between the
+two is told what finishes the update. Files that both have are hard links, so that keeping the old one costs little.
+
+A journal may have come with a folder from somebody: nothing in it is followed that is a link, or not where we put it.
 """
 
 import os
@@ -16,29 +19,47 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from kfdeploy.errors import KfdeployError, UpdateError
+from kfdeploy.errors import KfdeployError, PoolError, UpdateError
 from kfdeploy.files import dump_json, sha256
-from kfdeploy.manifest import ASSEMBLY, GRAPH, read_manifest, stamp
+from kfdeploy.manifest import ASSEMBLY, GRAPH, MODELS, check_files, inside, read_manifest, stamp, tree
 from kfdeploy.writing import link, place_errors, sync_folder, write
 
 PREVIOUS = ".previous"
 _JOURNAL, _PARTIAL, _RECORD, _PARTS = ".update", ".update.partial", "swap.json", "parts"
+_AGAIN = "copy the assembly again"
 _FULL = "free some space, or mend the rights; the model is as it was"
 
 
-def settle(root: Path) -> None:
-    """Finish a swap that was interrupted after its commit, drop one that was before it; quick where there is none.
+def require_settled(root: Path) -> None:
+    """Refuse an assembly that an interrupted update left between the old model and the new one; nothing is written.
+
+    A process that is swapping it just now is waited for.
 
     Raises:
-        OutputError: this process may not write there.
-        PoolError: the journal cannot be read.
+        PoolError: as above.
     """
-    if (root / _JOURNAL).is_dir():
-        with _lock(root, wait=True):
-            _settle(root)
-    elif (root / _PARTIAL).is_dir():
-        with suppress(KfdeployError, OSError), _lock(root, wait=False):  # unless somebody is preparing one right now
-            _settle(root)
+    if not os.path.lexists(root / _JOURNAL):
+        return
+    with suppress(KfdeployError, OSError, ImportError), _lock(root, wait=True):
+        pass
+    if _between(root):
+        raise PoolError(
+            f"an update of '{root}' was interrupted, and its files are not yet all of one model",
+            hint=f"finish it: kfdeploy apply <update> {root}, or go back: kfdeploy rollback {root}",
+        )
+
+
+def _between(root: Path) -> bool:
+    """Return whether the graph is the new one and the files beside it are not yet, or not known to be."""
+    new = root / _JOURNAL / "new"
+    if not any(os.path.lexists(new / name) for name in (ASSEMBLY, _PARTS)):
+        return False  # everything has moved, or nothing has come
+    try:
+        files = read_manifest(inside(root, ASSEMBLY), MODELS, "")["files"]
+        check_files(root, files, [GRAPH])  # the old ones belong together
+    except (KfdeployError, OSError, KeyError, TypeError, AttributeError):
+        return True
+    return not os.path.lexists(new / GRAPH)
 
 
 @contextmanager
@@ -53,6 +74,7 @@ def exclusive(root: Path) -> Iterator[None]:
     if not root.is_dir():
         read_manifest(root / ASSEMBLY, "assembly", "name an assembly")  # says that there is none
     with _lock(root, wait=False):
+        _refuse_links(root)
         _settle(root)
         yield
 
@@ -94,11 +116,23 @@ def swap(root: Path, *, keep: bool) -> Iterator[Path]:
         raise
 
 
+def _refuse_links(root: Path) -> None:
+    """Refuse an assembly in which what is moved, linked or removed is, or holds, a symbolic link.
+
+    Raises:
+        PoolError: as above.
+    """
+    for name in (_JOURNAL, _PARTIAL, PREVIOUS, _PARTS, GRAPH, ASSEMBLY):
+        tree(root / name)
+
+
 def _settle(root: Path) -> None:
     with place_errors(root, "an update of it was interrupted: run this as its owner"):
         journal = root / _JOURNAL
         if journal.is_dir():
-            record = read_manifest(journal / _RECORD, "swap", "copy the assembly again")
+            record = read_manifest(inside(journal, _RECORD), "swap", _AGAIN)
+            if not isinstance(record.get("keep"), bool) or not isinstance(record.get("sha256"), str):
+                raise PoolError(f"'{journal / _RECORD}' does not say what was begun", hint=_AGAIN)
             # Either sign is enough: the file has moved out of the journal, or what it moved onto is the new one.
             if not (journal / "new" / GRAPH).exists() or sha256(root / GRAPH) == record["sha256"]:
                 _finish(root, keep=record["keep"])
@@ -147,7 +181,5 @@ def _lock(root: Path, *, wait: bool) -> Iterator[None]:
 
 
 def _sync_tree(folder: Path) -> None:
-    for path in folder.rglob("*"):
-        if path.is_dir():
-            sync_folder(path)
-    sync_folder(folder)
+    for path in {path.parent for path in tree(folder)} | {folder}:
+        sync_folder(path)

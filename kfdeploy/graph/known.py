@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 KNOWN = "known"
-_THRESHOLD = "known.threshold"
+THRESHOLD = "known.threshold"
 
 
 def add_known(model: "ModelProto", threshold: float) -> "ModelProto":
@@ -22,7 +22,7 @@ def add_known(model: "ModelProto", threshold: float) -> "ModelProto":
 
     graph = model.graph
     graph.initializer.append(numpy_helper.from_array(np.array([1], np.int64), "known.axis"))
-    graph.initializer.append(numpy_helper.from_array(np.array(threshold, np.float32), _THRESHOLD))
+    graph.initializer.append(numpy_helper.from_array(np.array(threshold, np.float32), THRESHOLD))
 
     def add(op: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
         graph.node.append(helper.make_node(op, list(inputs), [output], name=output, **attributes))
@@ -32,6 +32,6 @@ def add_known(model: "ModelProto", threshold: float) -> "ModelProto":
     shares = add("Exp", [add("Sub", ["logits", top], "known/below")], "known/shares")
     mass = add("Log", [add("ReduceSum", [shares, "known.axis"], "known/mass", keepdims=1)], "known/log")
     score = add("Squeeze", [add("Add", [top, mass], "known/score"), "known.axis"], "known/flat")
-    add("Sub", [score, _THRESHOLD], KNOWN)
+    add("Sub", [score, THRESHOLD], KNOWN)
     graph.output.append(helper.make_tensor_value_info(KNOWN, TensorProto.FLOAT, ["N"]))
     return model

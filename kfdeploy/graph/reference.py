@@ -50,8 +50,27 @@ def run(
 
 
 def tolerance(logits: np.ndarray[Any, Any]) -> float:
-    """Return the largest difference allowed between two runs of one model: 1e-4 × max(1, largest logit)."""
+    """Return the largest difference allowed between two runs of one model: 1e-4 × max(1, largest logit).
+
+    Raises:
+        ParityError: a logit is not finite, which would allow everything.
+    """
+    require_finite(logits, "the golden logits")
     return 1e-4 * max(1.0, float(np.abs(logits).max(initial=0)))
+
+
+def require_finite(logits: np.ndarray[Any, Any], what: str) -> None:
+    """Refuse logits (N, C) with a value that is not finite: no bound follows from it, and it compares as nothing.
+
+    Raises:
+        ParityError: with the first such value and its place.
+    """
+    if not np.isfinite(logits).all():
+        where = np.argwhere(~np.isfinite(logits))[0]
+        raise ParityError(
+            f"{what} are not finite: sample {where[0]}, column {where[-1]} is {logits[tuple(where)]}",
+            hint="copy the folder again, or make it again",
+        )
 
 
 def golden_difference(
@@ -60,10 +79,15 @@ def golden_difference(
     """Run golden images (G, H, W, C); return the largest difference from the golden logits (G, C), and the tolerance.
 
     Raises:
-        ParityError: the difference is above the tolerance; it names the worst column.
+        ParityError: the difference is above the tolerance; it names the worst column. Or there are no golden samples,
+            they are not finite, or the graph gives other columns.
     """
     allowed = tolerance(golden)
+    if not len(images):
+        raise ParityError("there are no golden samples: nothing would be proved", hint="make it again")
     logits = run(graph, images, threads=1)["logits"]
+    if logits.shape != golden.shape:
+        raise ParityError(f"the graph's logits have shape {logits.shape}, the golden samples' have {golden.shape}")
     difference = np.abs(logits - golden)
     worst = float(difference.max(initial=0)) if np.isfinite(logits).all() else float("inf")
     if not worst <= allowed:

@@ -1,8 +1,10 @@
 """The decision: which of these goes onto the device? A winner under constraints, the Pareto front, the break-even."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
+from kfdeploy.errors import UnsupportedError
 from kfdeploy.measuring.intervals import wilson
 from kfdeploy.measuring.result import scores
 
@@ -24,9 +26,15 @@ def answer(
     scored on it. With `min_accuracy` (a share) the winner is the fastest that reaches it, else the most accurate within
     `max_ms` (milliseconds a run) and `max_mb` (10^6 bytes): of equally accurate ones the fastest, then the smallest.
     Without any constraint nobody wins: the front answers.
+
+    Raises:
+        UnsupportedError: a constraint is no finite number, which every row would meet.
     """
     limits = {"max_ms": max_ms, "max_mb": max_mb, "min_accuracy": min_accuracy}
     asked = {name: value for name, value in limits.items() if value is not None}
+    for name, value in asked.items():
+        if not math.isfinite(value):
+            raise UnsupportedError(f"--{name.replace('_', '-')} is {value}", allowed=("a finite number",))
     everywhere = [row for row in result["rows"] if "reason" not in row]
     machines = list(dict.fromkeys(row.get("machine", "") for row in everywhere)) or [""]
     answers: list[dict[str, Any]] = []

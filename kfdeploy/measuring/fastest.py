@@ -13,7 +13,7 @@ from kfdeploy.arrays import Floats
 from kfdeploy.data.imageset import ImageSet
 from kfdeploy.data.splits import spread, validation_set
 from kfdeploy.deploy.artifact import Artifact
-from kfdeploy.deploy.export import FUSE, check_fuse, chosen_options, convert, export, move
+from kfdeploy.deploy.export import FUSE, check_fuse, chosen_options, convert, export, move, place_in
 from kfdeploy.deploy.model import Model
 from kfdeploy.deploy.prepare import prepare
 from kfdeploy.errors import ComposeError, KfdeployError, UnsupportedError
@@ -79,7 +79,7 @@ def export_fastest(
         what, hint = f"--precision auto measures, and {unable}", "name a precision, and measure there"
         raise UnsupportedError(what, allowed=module.GRAPHS, hint=hint)
     model = model if isinstance(model, Model) else Model.open(model)
-    places: dict[str, Path] = {name: Path(out) / f"{model.name}-{target}-{name}" for name in module.GRAPHS}
+    places: dict[str, Path] = {name: place_in(Path(out), model, target, name) for name in module.GRAPHS}
     for place in places.values():
         check_output(place, force=force)
     seen = _validation(model, images, data)

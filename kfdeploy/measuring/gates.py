@@ -1,5 +1,6 @@
 """Gates for use in CI: `--fail-if "p50_ratio > 1.0"`, and what changed against an older result beyond the noise."""
 
+import math
 import operator
 import re
 from collections.abc import Sequence
@@ -37,8 +38,8 @@ def parse(texts: Sequence[str]) -> list[Gate]:
     """
     found = []
     for text in texts:
-        match = re.fullmatch(r"\s*(\w+)\s*(<=|>=|<|>)\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*", text)
-        if match is None:
+        match = re.fullmatch(r"\s*(\w+)\s*(<=|>=|<|>)\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*", text)
+        if match is None or not math.isfinite(float(match[3])):
             raise UnsupportedError(f"the gate '{text}' cannot be read", hint='write it as --fail-if "p50_ratio > 1.0"')
         name, sign, number = match.groups()
         if name not in NAMES:
@@ -65,7 +66,9 @@ def check(result: dict[str, Any], gates: Sequence[Gate]) -> list[str]:
             if value is None:
                 continue
             held += 1
-            if _OPERATORS[sign](value, number):
+            if not math.isfinite(value):  # it compares as nothing, and so would pass every gate
+                failed.append(f"{entry.get('a', entry.get('name'))}: {name} is {value}, which is no finite number")
+            elif _OPERATORS[sign](value, number):
                 what = f"{entry['a']} against {entry['b']}" if name in _PAIRS else entry["name"]
                 where = f"{entry['target']} {entry['precision']}, {entry['scenario']}, threads {entry['threads']}"
                 failed.append(f"{what}, {where}: {name} is {value:.4g}, and {name} {sign} {number:g} fails")

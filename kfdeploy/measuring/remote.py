@@ -17,7 +17,7 @@ from typing import Any, get_args
 from kfdeploy.data.folders import images_in
 from kfdeploy.deploy.artifact import Artifact
 from kfdeploy.errors import DataError, PoolError, RemoteError, UnsupportedError
-from kfdeploy.manifest import stamp
+from kfdeploy.manifest import check_inside, stamp, tree
 from kfdeploy.measuring.result import fault, upgraded
 from kfdeploy.measuring.rounds import alternating
 from kfdeploy.measuring.ssh import ADDRESS, MARK, Remote, parse_address
@@ -157,7 +157,7 @@ def _check(opened: Sequence[Artifact], scenarios: Sequence[str], batch: int) -> 
 
 def _complete(artifact: Artifact, beside: Path) -> list[tuple[Path, str]]:
     """Return an artifact's files with their names on the device; a kit that it lacks is written `beside`."""
-    own = [path for path in sorted(artifact.path.rglob("*")) if path.is_file() and path.name not in _BUILT]
+    own = [path for path in tree(artifact.path) if path.name not in _BUILT]
     files = {path.relative_to(artifact.path).as_posix(): path for path in own if "__pycache__" not in path.parts}
     if "bench.py" not in files:
         if artifact.target not in TARGETS:
@@ -171,6 +171,7 @@ def _pictures(folder: Path, opened: Sequence[Artifact]) -> list[tuple[Path, str]
     """Return the images of the artifacts' classes with their names on the device."""
     root = folder / "test" if (folder / "test").is_dir() else folder
     names = list(dict.fromkeys(name for artifact in opened for name in artifact.classes))
+    check_inside(opened[0].path, names)  # a class is a folder here, and its name came with an artifact
     found = [(path, path.relative_to(root).as_posix()) for name in names for path in images_in(root / name)[0]]
     if not found:
         raise DataError(

@@ -101,7 +101,8 @@ def fault(result: Any) -> str:
     found.append(_lacks(result["protocol"], {"rounds": int}, "its protocol"))
     for i, row in enumerate(result["rows"], 1):
         found.append(_lacks(row, _ROW, f"row {i}") or _row_fault(row, f"row {i}"))
-    found += [_lacks(entry, _COMPARISON, f"comparison {i}") for i, entry in enumerate(result["comparisons"], 1)]
+    for i, entry in enumerate(result["comparisons"], 1):
+        found.append(_lacks(entry, _COMPARISON, f"comparison {i}") or _not_finite(entry, f"comparison {i}"))
     for entry in [] if any(found) else [*result["rows"], *result["comparisons"]]:
         if (name := entry.get("machine", "")) not in machines:
             found.append(f"a row is of machine '{name}', which is not among its machines")
@@ -133,6 +134,13 @@ def _row_fault(row: Mapping[str, Any], what: str) -> str:
         return why
     if not all(0 < value < math.inf for value in (times["p50"], times["p90"], row["throughput"])):
         return f"{what} has latencies that are not positive"
+    return ""
+
+
+def _not_finite(entry: Mapping[str, Any], what: str) -> str:
+    for name in ("p50_ratio", "accuracy_difference"):
+        if not math.isfinite(entry[name]):
+            return f"{what} has {entry[name]} as '{name}'"
     return ""
 
 

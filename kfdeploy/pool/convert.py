@@ -150,7 +150,10 @@ def _check_images(block: Block, again: Sequence[Floats], pool: Pool, folder: str
     """Refuse images that the pool's own logits are not of: they were changed, or are others."""
     for task, known, found in zip(pool.tasks, block.logits, again, strict=True):
         # Ten times what two runtimes may differ by: these are thousands of images, and other images are far beyond.
-        if known is not None and (worst := float(np.abs(found - known).max(initial=0))) > 10 * tolerance(known):
+        if known is None:
+            continue
+        worst = float(np.nan_to_num(np.abs(found - known), nan=np.inf, posinf=np.inf).max(initial=0))
+        if not worst <= 10 * tolerance(known):
             where = f"'{folder}'" if folder is not None else "the pool's data"
             raise DataError(
                 f"the images of {where} are not those that '{pool.path}' was made with: on them the logits of "

@@ -5,7 +5,6 @@ into a pool of other tasks.
 """
 
 import shlex
-import shutil
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -72,11 +71,26 @@ def _remove_here(pool: Pool, names: Sequence[str]) -> Pool:
         )
     pool.check(kept)
     write(pool.path, smaller)  # from here on it is the smaller pool
-    for name in pool.files.keys() - set(kept):
-        with suppress(OSError):  # what stays behind is in nobody's way, and `pool check` tells of it
-            inside(pool.path, name).unlink()
-    shutil.rmtree(pool.path / TRAINING, ignore_errors=True)
+    _delete(pool.path, pool.files.keys() - set(kept))
     return Pool.open(pool.path)
+
+
+def _delete(root: Path, names: Iterable[str]) -> None:
+    """Delete files that the manifest named, and what lies beside them by our doing; nobody else's, and through no link.
+
+    What stays behind is in nobody's way, and `pool check` tells of it.
+    """
+    folders: set[Path] = set()
+    for name in names:
+        with suppress(OSError, PoolError):
+            path = inside(root, name)
+            path.unlink(missing_ok=True)
+            folders |= {above for above in path.parents if root in above.parents}
+            if name.startswith(TRAINING) and path.name == "log.csv":  # has its times beside it
+                path.with_name(TIMING).unlink(missing_ok=True)
+    for folder in sorted(folders, reverse=True):  # what is inside comes first
+        with suppress(OSError):
+            folder.rmdir()  # refuses one that is not empty
 
 
 def merge(
@@ -132,7 +146,7 @@ def leftovers(pool: Pool) -> list[str]:
     return sorted(
         name
         for path in pool.path.rglob("*")
-        if path.is_file() and path.name != TIMING and not path.match(CHECKPOINTS)
+        if (path.is_symlink() or path.is_file()) and path.name != TIMING and not path.match(CHECKPOINTS)
         if (name := path.relative_to(pool.path).as_posix()) not in ours
     )
 

@@ -7,8 +7,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from kfdeploy.files import CHECKPOINTS, TIMING, dump_json, file_name
-from kfdeploy.manifest import POOL, TRAINING, BlockEntry, Files, PoolManifest, TaskEntry, describe_files, stamp
+from kfdeploy.arrays import Arrays
+from kfdeploy.errors import PoolError
+from kfdeploy.files import CHECKPOINTS, TIMING, about_of, dump_json, file_name, parse_tensors
+from kfdeploy.manifest import POOL, TRAINING, BlockEntry, Files, PoolManifest, TaskEntry, describe_files, inside, stamp
 from kfdeploy.tasks.spec import TaskSpec
 from kfdeploy.version import __version__
 from kfdeploy.writing import write_file
@@ -21,7 +23,7 @@ _OWN = ("file", "evidence", "calibration")  # the keys of a task's own files
 
 def write(root: Path, manifest: PoolManifest) -> None:
     """Write `pool.json`, whole or not at all: from then on the folder is this pool."""
-    write_file(root / POOL, dump_json(manifest))
+    write_file(inside(root, POOL), dump_json(manifest))
 
 
 def made(
@@ -57,6 +59,37 @@ def task_files(task: str) -> dict[str, str]:
     """Return the names of a task's weights and evidence."""
     stem = file_name(task)
     return {"file": f"tasks/{stem}.safetensors", "evidence": f"evidence/{stem}.safetensors"}
+
+
+def owned(kind: str, entry: TaskEntry) -> dict[str, Any]:
+    """Return what a task's own file says of itself; see `own_arrays`."""
+    return stamp(kind) | {"task": entry["name"], "classes": entry["classes"]}
+
+
+def own_arrays(data: bytes, task: TaskSpec, name: str, where: str) -> Arrays:
+    """Return the arrays in the bytes of a task's own file, which says itself whose it is.
+
+    Raises:
+        PoolError: it is another task's, of other classes, has another number of outputs, or is no safetensors file.
+    """
+    arrays, about = parse_tensors(data, f"{where}/{name}"), about_of(data)
+    seen, hint = about.get("classes"), "copy the pool again, or make it again; do not use what somebody has altered"
+    if (about.get("task"), seen) != (task.name, list(task.classes)):
+        classes = ", ".join(map(str, seen)) if isinstance(seen, list) else ""
+        whose = f"task '{about['task']}' with the classes {classes}" if "task" in about else "no task"
+        raise PoolError(
+            f"'{name}' is of {whose}, and '{where}' names it as of task '{task.name}' with the classes "
+            f"{', '.join(task.classes)}",
+            hint=hint,
+        )
+    for key, axis in (("head.bias", 0), ("golden.logits", 1)):
+        if key in arrays and arrays[key].shape[axis:] != (len(task.classes),):
+            raise PoolError(
+                f"'{name}' has {key} of shape {arrays[key].shape}, and task '{task.name}' has {len(task.classes)} "
+                "classes",
+                hint=hint,
+            )
+    return arrays
 
 
 def own_files(entries: Iterable[TaskEntry], blocks: Iterable[BlockEntry]) -> set[str]:
@@ -150,9 +183,15 @@ def _strange(mine: PoolManifest, other: PoolManifest) -> list[BlockEntry]:
     return blocks
 
 
+def range_files(manifest: PoolManifest) -> list[str]:
+    """Return the names of the files with a pool's ranges of activations: the CKN's and the tasks'."""
+    found = (manifest.get("calibration"), *(entry.get("calibration") for entry in manifest["tasks"]))
+    return [name for name in found if name is not None]
+
+
 def uncalibrated(manifest: PoolManifest) -> PoolManifest:
     """Return a manifest without ranges of activations."""
-    ranges = {manifest.get("calibration"), *(entry.get("calibration") for entry in manifest["tasks"])}
+    ranges = range_files(manifest)
     out = manifest.copy()
     out.pop("calibration", None)
     out["tasks"] = [entry.copy() for entry in manifest["tasks"]]

@@ -13,22 +13,13 @@ from kfdeploy.arrays import Arrays
 from kfdeploy.errors import ComposeError, PoolError, UnsupportedError
 from kfdeploy.files import parse_tensors, save_tensors
 from kfdeploy.graph.known import add_known
-from kfdeploy.manifest import (
-    POOL,
-    BlockEntry,
-    DataOrigin,
-    PoolManifest,
-    TaskEntry,
-    describe_files,
-    open_manifest,
-    stamp,
-)
+from kfdeploy.manifest import POOL, BlockEntry, DataOrigin, PoolManifest, TaskEntry, describe_files, open_manifest
 from kfdeploy.pool import manifest
 from kfdeploy.pool.manifest import COMMON, SHARED, TEMPLATE
 from kfdeploy.pool.remote.locate import locate
 from kfdeploy.pool.remote.place import AGAIN, Folder, Place
 from kfdeploy.tasks.evidence import Block, Evidence, Seen
-from kfdeploy.tasks.spec import Described, TaskSpec, choose_names
+from kfdeploy.tasks.spec import KINDS, Described, TaskSpec, choose_names
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -71,8 +62,11 @@ class Pool(Described):
         """
         manifest: PoolManifest = open_manifest(place.manifest(), f"{place}/{POOL}", ("pool",), _NEEDS, hint)
         for entry in manifest["tasks"]:
-            if "file" not in entry or "evidence" not in entry:
+            if not {"file", "evidence", *({"calibration"} & manifest.keys())} <= entry.keys():
                 raise PoolError(f"'{place}/{POOL}' is incomplete: task '{entry['name']}' has no files", hint=hint)
+            if entry["kind"] not in KINDS:
+                what = f"'{place}/{POOL}' has task '{entry['name']}' of kind {entry['kind']!r:.40}"
+                raise PoolError(what, allowed=KINDS, hint="update kfdeploy, or make it again with this version")
         pool = cls(place, manifest)
         pool.require_image(f"{place}/{POOL}", hint)
         return pool
@@ -287,7 +281,11 @@ class Pool(Described):
         """
         from kfdeploy.graph.compose import Part
 
-        return Part.of(task.name, self.tensors(self.entry(task)["file"]))
+        return Part.of(task.name, self._own(task, self.entry(task)["file"]))
+
+    def _own(self, task: TaskSpec, name: str) -> Arrays:
+        """Return the arrays of a task's own file, which says itself whose it is."""
+        return manifest.own_arrays(self.read(name), task, name, self.where)
 
     def evidence(self, tasks: Sequence[TaskSpec] | None = None) -> Evidence:
         """Return the golden samples and validation logits of some tasks (default: all), as columns side by side.
@@ -302,7 +300,7 @@ class Pool(Described):
         own = [self.entry(task)["evidence"] for task in chosen]
         self.fetch([SHARED, *own, *(block["file"] for block in self.added_images)])
         shared = self.tensors(SHARED)
-        each = [self.tensors(name) for name in own]
+        each = [self._own(task, name) for task, name in zip(chosen, own, strict=True)]
         golden = np.concatenate([arrays["golden.logits"] for arrays in each], axis=1)
         labels: list[str] = []
         rows, logits = [np.empty(0, np.int64)], [np.empty((0, golden.shape[1]), np.float32)]
@@ -324,7 +322,7 @@ class Pool(Described):
             PoolError: a file is missing or altered.
         """
         shared = shared or self.tensors(SHARED)
-        each = each or [self.tensors(self.entry(t)["evidence"]) for t in tasks]
+        each = each or [self._own(t, self.entry(t)["evidence"]) for t in tasks]
         yield Block(None, Seen.of(shared, self.labels), tuple(own.get("validation.logits") for own in each))
         added = self.added_images
         place = {name: i for i, name in enumerate(self._entries)} if added else {}
@@ -384,8 +382,7 @@ class Pool(Described):
             target.write_bytes(self.read(name))
         for entry in entries:
             golden = self.tensors(entry["evidence"])["golden.logits"]
-            about = stamp("evidence") | {"task": entry["name"], "classes": entry["classes"]}
-            save_tensors(out / entry["evidence"], {"golden.logits": golden}, about)
+            save_tensors(out / entry["evidence"], {"golden.logits": golden}, manifest.owned("evidence", entry))
         files = {name: self.files[name] for name in names} | describe_files(out, [out / name for name in evidence])
         manifest.write(out, manifest.part(self.manifest, entries, files))
         Pool.open(out).check()

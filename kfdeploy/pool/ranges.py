@@ -1,15 +1,19 @@
 """The files of ranges in a pool, a student or a teacher."""
 
 import hashlib
+import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
+from kfdeploy.errors import PoolError
 from kfdeploy.files import dump_json, file_name
 from kfdeploy.graph.ranges import Range
-from kfdeploy.manifest import Files, describe_files, parse_manifest, stamp
+from kfdeploy.manifest import Files, describe_files, inside, parse_manifest, stamp
 from kfdeploy.writing import write_file
 
 FOLDER = "calibration"
+_OURS = re.compile(FOLDER + r"/(common|model|task-[^/]+)(-[0-9a-f]{12})?\.json")
 
 
 def write_pool_ranges(root: Path, found: dict[str, dict[str, Range]], images: int) -> dict[str, str]:
@@ -25,21 +29,26 @@ def write_ranges(root: Path, name: str, ranges: dict[str, Range], images: int) -
     listed = {tensor: list(values) for tensor, values in ranges.items()}
     text = dump_json(stamp("calibration") | {"images": images, "ranges": listed})
     path = f"{FOLDER}/{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.json"
-    write_file(root / path, text)
+    write_file(inside(root, path), text)
     return path
 
 
-def replaced(root: Path, files: Files, written: Sequence[str]) -> Files:
-    """Return a folder's files with newly written ranges in the place of the old ones."""
-    kept = {name: about for name, about in files.items() if not name.startswith(f"{FOLDER}/")}
+def replaced(root: Path, files: Files, named: Sequence[str], written: Sequence[str]) -> Files:
+    """Return a folder's files with newly written ranges in the place of those that its manifest `named`."""
+    gone = {name for name in named if name.startswith(f"{FOLDER}/")}
+    kept = {name: about for name, about in files.items() if name not in gone}
     return kept | describe_files(root, [root / name for name in written])
 
 
-def sweep_ranges(root: Path, written: Sequence[str]) -> None:
-    """Remove the files of ranges that a manifest named before; it names the `written` ones by now."""
-    for old in (root / FOLDER).iterdir():
-        if f"{FOLDER}/{old.name}" not in written:
-            old.unlink()
+def sweep_ranges(root: Path, named: Sequence[str], written: Sequence[str]) -> None:
+    """Remove the files of ranges that a manifest named before; it names the `written` ones by now.
+
+    Only what we wrote is removed: a file in `calibration/` by a name that we give.
+    """
+    for name in set(named) - set(written):
+        if _OURS.fullmatch(name):
+            with suppress(OSError, PoolError):  # it is in nobody's way
+                inside(root, name).unlink()
 
 
 def parse_ranges(data: bytes, origin: str) -> dict[str, Range]:

@@ -13,6 +13,13 @@ TARGETS = {
     "trt": "kfdeploy.targets.tensorrt",
     "mnn": "kfdeploy.targets.mnn",
 }
+# The files that a model of a target consists of, the graph first: an artifact has these, and its session opens them.
+FILES = {
+    "onnx": ("model.onnx",),
+    "openvino": ("model.xml", "model.bin"),
+    "trt": ("model.onnx",),
+    "mnn": ("model.mnn",),
+}
 # The oldest versions whose calls these targets know.
 OLDEST = {"onnxruntime": (1, 20), "openvino": (2025, 0), "MNN": (3, 6)}
 # What people type in a target's place.

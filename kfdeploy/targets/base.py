@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from kfdeploy.arrays import Arrays
 from kfdeploy.graph.precision import Numerics
 
 Precision = Literal["fp32", "fp16", "int8"]
+PRECISIONS: tuple[str, ...] = get_args(Precision)
 Scenario = Literal["single-stream", "offline"]
 
 

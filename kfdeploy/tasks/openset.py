@@ -6,6 +6,7 @@ that were left out; with independent tasks it is the logarithm of the summed odd
 `graph.known` adds to a graph compares it with the threshold.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -98,5 +99,17 @@ def open_set(evidence: Evidence, classes: Sequence[str], false_accept: float = F
 
 
 def threshold_of(open_set: Mapping[str, Any] | None) -> float | None:
-    """Return the threshold of an assembly or an artifact, from what its manifest says of it."""
-    return None if open_set is None else float(open_set["threshold"])
+    """Return the threshold of an assembly or an artifact, from what its manifest says of it.
+
+    Raises:
+        PoolError: it is no finite number.
+    """
+    if open_set is None:
+        return None
+    found: Any = open_set.get("threshold") if isinstance(open_set, Mapping) else None
+    if type(found) not in (int, float) or not math.isfinite(found):
+        raise PoolError(
+            f"the threshold of its open set is {found!r:.40}, and must be a finite number",
+            hint="copy the folder again, or make it again",
+        )
+    return float(found)

@@ -1,15 +1,18 @@
 """What travels with weights: how an image becomes an input, and what the outputs mean."""
 
+import math
 import shlex
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from kfdeploy.errors import PoolError, TaskError, listed, nearest
 from kfdeploy.manifest import Files
 
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
+KINDS = ("classification",)  # what a task may be
+LARGEST_SIDE = 1 << 14  # pixels of a side that a file may ask for
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,22 @@ class ImageSpec:
     def shape(self) -> tuple[int, int, int]:
         """Height, width, channels."""
         return (*self.size, self.channels)
+
+    def fault(self) -> str:
+        """Return in what way it describes no image, or an empty string; it may come from a file of somebody's."""
+        sides = (*self.size, self.resize)
+        if len(self.size) != 2 or not all(type(side) is int and 0 <= side <= LARGEST_SIDE for side in sides):
+            return f"size {self.size} and resize {self.resize} are not two sides and one, up to {LARGEST_SIDE} pixels"
+        if not all(self.size) or type(self.channels) is not int or self.channels not in (1, 3):
+            return f"size {self.size} and {self.channels!r:.20} channels (allowed: sides from 1, channels 1 or 3)"
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != self.channels or not all(type(v) in (int, float) and math.isfinite(v) for v in values):
+                return f"{name} is {values!r:.60}, and not {self.channels} finite numbers"
+        if min(self.std) <= 0:
+            return f"std is {self.std}, and must be above 0"
+        if self.interpolation not in get_args(Interpolation):
+            return f"interpolation is {self.interpolation!r:.40} (allowed: {', '.join(get_args(Interpolation))})"
+        return "" if self.layout == "NHWC" else f"layout is {self.layout!r:.40} (allowed: NHWC)"
 
     def to_json(self) -> dict[str, Any]:
         """Return plain lists and numbers."""
@@ -75,9 +94,11 @@ class Described:
             PoolError: as above.
         """
         try:
-            _ = self.image.shape
+            why = self.image.fault()
         except (KeyError, TypeError, AttributeError) as error:
             raise PoolError(f"'{place}' is incomplete: {error}", hint=hint) from None
+        if why:
+            raise PoolError(f"'{place}' describes an image that is none: {why}", hint=hint)
 
     @cached_property
     def image(self) -> ImageSpec:

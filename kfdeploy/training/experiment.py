@@ -135,7 +135,7 @@ class Experiment:
                 "split of its own",
                 hint="set data.test to 0, or move the test split away",
             )
-        return load_split(data.source, data.root, split, self.image, names=names, test=data.test)
+        return load_split(data.source, data.root, split, self.image, names=names, test=data.test, download=True)
 
     def loader(self, data: ImageSet, batch: int) -> Loader:
         """Return a loader with the recipe's augmentation and seed."""

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
+from kfdeploy.data import splits
 from kfdeploy.data.imageset import stratified
-from kfdeploy.data.sources import DIGITS, load_split
+from kfdeploy.data.sources import DIGITS, TORCHVISION, load_split
 from kfdeploy.errors import DataError
 from kfdeploy.tasks.spec import ImageSpec
 
@@ -62,8 +63,23 @@ def test_an_unknown_source_and_a_download_without_a_network(tmp_path, monkeypatc
 
     monkeypatch.setattr(CIFAR10, "download", no_network)
     with pytest.raises(DataError, match="CIFAR10 is not in .* and downloading it failed: OSError: no route") as caught:
-        load_split("CIFAR10", str(tmp_path), "train", RGB8)
+        load_split("CIFAR10", str(tmp_path), "train", RGB8, download=True)
     assert "data.source=folder" in caught.value.hint
+
+
+@pytest.mark.parametrize("source", TORCHVISION)
+def test_a_source_that_a_file_names_is_not_downloaded_and_no_folder_is_made(source, tmp_path, monkeypatch):
+    from torchvision import datasets
+
+    monkeypatch.setattr(getattr(datasets, source), "download", lambda _: pytest.fail("it tried to download"))
+    with pytest.raises(DataError, match=f"{source} is not in '.*', and only factorize and distill download"):
+        load_split(source, str(tmp_path / "made"), "test", RGB8)
+    about = {"source": source, "root": str(tmp_path / "made")}
+    for call in (lambda: splits.test_images(about, RGB8, ["a"], None), lambda: splits.load(about, "train", RGB8)):
+        with pytest.raises(DataError, match="only factorize and distill download") as caught:
+            call()
+        assert "--data <folder>" in caught.value.hint
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_torchvision_set_that_is_there(tmp_path, monkeypatch):

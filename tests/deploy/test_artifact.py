@@ -8,6 +8,7 @@ from kfdeploy.deploy.artifact import Artifact
 from kfdeploy.deploy.export import export
 from kfdeploy.deploy.here import find_models
 from kfdeploy.deploy.model import Model
+from kfdeploy.deploy.verify import verify
 from kfdeploy.errors import OutputError, ParityError, PoolError, UnsupportedError
 from kfdeploy.files import load_tensors, save_tensors
 from kfdeploy.targets.base import Setup
@@ -58,16 +59,23 @@ def test_wrong_golden_samples_are_caught(toy, tmp_path):
     shutil.copytree(toy.students / "small", student)
     path = student / "evidence" / "evidence.safetensors"
     arrays = load_tensors(path)
-    arrays["golden.logits"][0, 2] = np.nan
-    save_tensors(path, arrays, {})
     from kfdeploy.manifest import describe_files
 
-    manifest = json.loads((student / "assembly.json").read_text())
-    manifest["files"] |= describe_files(student, [path])
-    (student / "assembly.json").write_text(json.dumps(manifest))
-    with pytest.raises(ParityError, match="worst task: 'sea horse'; to blame: the network of 'sea horse'") as caught:
-        export(student, "onnx", out=tmp_path / "out")
-    assert caught.value.hint == "no tolerance would have passed"
+    for wrong, message in (
+        (3.0, "worst task: 'sea horse'; to blame: the network of 'sea horse'"),
+        (np.nan, "the golden logits are not finite: sample 0, column 2 is nan"),
+        (np.inf, "the golden logits are not finite: sample 0, column 2 is inf"),
+    ):
+        arrays["golden.logits"][0, 2] += wrong
+        save_tensors(path, arrays, {})
+        manifest = json.loads((student / "assembly.json").read_text())
+        manifest["files"] |= describe_files(student, [path])
+        (student / "assembly.json").write_text(json.dumps(manifest))
+        with pytest.raises(ParityError, match=message):
+            export(student, "onnx", out=tmp_path / "out")
+        with pytest.raises(ParityError, match=message):
+            verify(student)
+        arrays["golden.logits"][0, 2] = 0
 
 
 def test_arguments_are_checked_before_files(tmp_path):

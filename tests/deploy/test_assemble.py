@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from pools import again
 from runtimes import session
 
 from kfdeploy.deploy.assemble import assemble
@@ -111,13 +112,12 @@ def test_a_damaged_pool_leaves_nothing(pool, tmp_path):
 
 def test_wrong_numbers_are_not_let_through(pool, tmp_path):
     """Evidence of another network: the golden samples catch it, though every hash is right."""
-    from kfdeploy.files import save_tensors
     from kfdeploy.manifest import describe_files
 
     name = "evidence/pets.safetensors"
     arrays = load_tensors(pool / name)
     arrays["golden.logits"][3, 0] += 0.01
-    save_tensors(pool / name, arrays, {})
+    again(pool / name, arrays)
     manifest = json.loads((pool / "pool.json").read_text(encoding="utf-8"))
     manifest["files"][name] = describe_files(pool, [pool / name])[name]
     (pool / "pool.json").write_text(json.dumps(manifest), encoding="utf-8")

@@ -1,5 +1,6 @@
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -97,3 +98,26 @@ def test_images_that_are_not_there_are_refused(pool, tmp_path):
         shutil.copyfile(image, few / "train" / name / image.name)
     with pytest.raises(DataError, match="lacks .* validation images on record"):
         calibrate(pool, data=few)
+
+
+@pytest.mark.parametrize("of", ["pool", "student"])
+def test_a_file_of_the_user_s_in_the_folder_stays_and_a_link_is_refused(of, pool, toy, tmp_path):
+    root = pool if of == "pool" else Path(shutil.copytree(toy.students / "small", tmp_path / "small"))
+    folder = root / "calibration"
+    ours = {path.name for path in folder.iterdir()}
+    (folder / "README.txt").write_text("mine")
+    (folder / "sub").mkdir()
+    (folder / "task-mine.json").write_text("mine")
+    calibrate(root, images=7)
+    left = {path.name for path in folder.iterdir()}
+    assert {"README.txt", "sub", "task-mine.json"} <= left
+    assert not ours & left  # other images, other ranges: what the manifest named before is gone
+    (tmp_path / "docs").mkdir()
+    for path in list(folder.iterdir()):
+        path.rename(tmp_path / "docs" / path.name)
+    folder.rmdir()
+    folder.symlink_to(tmp_path / "docs")
+    before = sorted((tmp_path / "docs").iterdir())
+    with pytest.raises(PoolError, match="calibration' is a symbolic link"):
+        calibrate(root)
+    assert sorted((tmp_path / "docs").iterdir()) == before

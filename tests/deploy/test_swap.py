@@ -13,10 +13,11 @@ from killed import tree
 
 from kfdeploy.deploy.assemble import assemble
 from kfdeploy.deploy.model import Model
+from kfdeploy.deploy.swap import exclusive
 from kfdeploy.deploy.update.apply import apply, rollback
 from kfdeploy.deploy.update.diff import write_update
 from kfdeploy.deploy.update.keys import keygen, sign
-from kfdeploy.errors import OutputError, UpdateError
+from kfdeploy.errors import OutputError, PoolError, UpdateError
 
 
 @pytest.fixture
@@ -128,5 +129,53 @@ def test_one_process_at_a_time(world):
         assert (world / "device" / ".update.partial").is_dir()
     finally:
         os.close(descriptor)
-    Model.open(world / "device")
-    assert not (world / "device" / ".update.partial").exists()
+    Model.open(world / "device")  # nor where nobody is preparing anything: who reads writes nothing
+    assert (world / "device" / ".update.partial").is_dir()
+    with exclusive(world / "device"):
+        assert not (world / "device" / ".update.partial").exists()
+
+
+def test_a_file_that_is_nobody_s_of_the_assembly_is_not_put_aside(world):
+    for place in ("parts/mine.txt", ".previous/mine.txt", ".previous/parts/tasks/mine.txt"):
+        mine = world / "device" / place
+        mine.write_text("mine")
+        before = tree(world / "device")
+        with pytest.raises(UpdateError, match=r"mine.txt' is not one of the assembly's own files"):
+            apply(world / "update.kfu", world / "device", state=world / "state")
+        assert tree(world / "device") == before
+        mine.unlink()
+    (world / "device" / "mine.txt").write_text("mine")  # beside them, where nothing is moved
+    apply(world / "update.kfu", world / "device", state=world / "state")
+    assert (world / "device" / "mine.txt").read_text() == "mine"
+    (world / "device" / "parts" / "mine.txt").write_text("mine")
+    with pytest.raises(UpdateError, match=r"mine.txt' is not one of the assembly's own files"):
+        rollback(world / "device")
+
+
+@pytest.mark.parametrize("name", [".update", ".update.partial", ".previous", "parts", "model.onnx", "assembly.json",
+                                  ".update/new", ".update/old", ".update/swap.json", ".previous/parts"])  # fmt: skip
+def test_a_swap_follows_no_link(name, world):
+    """As in a folder that was got from somebody: what it leads to stays where it is."""
+    device, victim = world / "device", world / "older"
+    path = device / name
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
+    path.parent.mkdir(exist_ok=True)
+    path.symlink_to(victim)
+    before = tree(victim)
+    for write in (lambda: apply(world / "update.kfu", device, state=world / "state"), lambda: rollback(device)):
+        with pytest.raises(PoolError, match="is a symbolic link, and inside a folder of kfdeploy none is followed"):
+            write()
+    assert tree(victim) == before
+    assert path.is_symlink()
+
+
+def test_a_journal_that_does_not_say_what_was_begun(world):
+    journal = world / "device" / ".update"
+    journal.mkdir()
+    for record in ({"keep": 7, "sha256": "0"}, {"keep": True}, {"keep": True, "sha256": None}):
+        (journal / "swap.json").write_text(json.dumps({"schema": 1, "kind": "swap"} | record))
+        with pytest.raises(PoolError, match="does not say what was begun"):
+            rollback(world / "device")
+        Model.open(world / "device").check()  # reading does not ask it

@@ -35,7 +35,6 @@ graph/known: tasks/test_openset
 graph/precision: graph/test_quantize
 graph/ranges: graph/test_quantize
 graph/reference: pool/test_pool
-manifest: deploy/test_artifact
 measuring/accuracy: measuring/test_rounds
 measuring/factors/cka: measuring/factors/test_inspect
 measuring/factors/features: measuring/factors/test_inspect

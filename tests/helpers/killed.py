@@ -17,8 +17,9 @@ from pathlib import Path
 import kfdeploy.deploy.update.keys  # loaded here, once: a child process must find it
 import kfdeploy.graph.compose  # noqa: F401
 from kfdeploy.deploy.model import Model
+from kfdeploy.deploy.swap import exclusive
 from kfdeploy.deploy.update import apply as update
-from kfdeploy.errors import UpdateError
+from kfdeploy.errors import PoolError, UpdateError
 from kfdeploy.graph.reference import golden_difference
 
 CHANGES = {"os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.chmod", "os.symlink"}
@@ -110,8 +111,35 @@ class Sweep:
             if not killed:
                 return {"points": point, **counts}
 
+    def read(self, side):
+        """Who reads finds the whole model of this side, or is told that an update was interrupted; nothing changes."""
+        before = self.entries()
+        told = ""
+        try:
+            Model.open(self.device).check()
+        except PoolError as error:
+            told = error.what
+        if told:
+            assert "was interrupted" in told, told
+            assert (self.device / ".update").is_dir()
+        else:
+            assert tree(self.device) == self.trees[side]
+        assert self.entries() == before
+
+    def entries(self):
+        """Every entry of the device's folder, which file it is and when it was last changed."""
+        paths = sorted(self.device.rglob("*"))
+        return [(path, path.lstat().st_ino, path.lstat().st_mtime_ns) for path in paths]
+
+    def mend(self):
+        """Finish or drop what was begun, as `apply` and `rollback` do before anything else."""
+        with exclusive(self.device):
+            pass
+
     def opened(self, side):
-        """Opening brings the whole folder in line with the graph that lies there, and leaves no journal."""
+        """Mending brings the whole folder in line with the graph that lies there, and leaves no journal."""
+        self.read(side)
+        self.mend()
         Model.open(self.device).check()
         assert tree(self.device) == self.trees[side]
         assert {path.name for path in self.device.iterdir()} - {".previous"} == {"model.onnx", "assembly.json", "parts"}
@@ -159,7 +187,7 @@ def main(root):
     assert len(list(Path("/proc/self/task").iterdir())) == 1, "a process with threads is not to be forked"
     found = {"apply": sweep.run(root / "start", sweep.apply, sweep.updated, keep)}
     for side in ("old", "new"):  # the one who mends is killed too
-        found[f"mend {side}"] = sweep.run(journals[side], lambda: Model.open(sweep.device), sweep.updated)
+        found[f"mend {side}"] = sweep.run(journals[side], sweep.mend, sweep.updated)
     found["rollback"] = sweep.run(root / "done", lambda: update.rollback(sweep.device), sweep.rolled_back)
     for side in ("old", "new"):  # every graph that was found above has the bytes of one of these
         model = Model.open(root / side)

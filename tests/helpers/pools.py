@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 
 from kfdeploy.data.sources import load_split
-from kfdeploy.files import dump_json, load_tensors, save_tensors
+from kfdeploy.files import about_of, dump_json, load_tensors, save_tensors
 from kfdeploy.graph.compose import compose
 from kfdeploy.manifest import POOL, describe_files
 from kfdeploy.pool.edit import merge, remove
@@ -87,11 +87,16 @@ def retrain(pool, name="tasks/pets.safetensors"):
     """Change a task's weights a little, as if it had been trained again; its golden logits follow."""
     arrays = load_tensors(pool / name)
     arrays["head.bias"] += 0.5
-    save_tensors(pool / name, arrays, {})
+    again(pool / name, arrays)
     golden = load_tensors(pool / "evidence" / "pets.safetensors")
     golden["golden.logits"] += 0.5
-    save_tensors(pool / "evidence" / "pets.safetensors", golden, {})
+    again(pool / "evidence" / "pets.safetensors", golden)
     describe(pool, name, "evidence/pets.safetensors")
+
+
+def again(path, arrays):
+    """Write other arrays into a file, which goes on saying whose it is."""
+    save_tensors(path, arrays, about_of(path.read_bytes()))
 
 
 def describe(pool, *names):

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from kfdeploy.errors import GateError, PoolError, UnsupportedError
+from kfdeploy.measuring.answer import answer
 from kfdeploy.measuring.gates import changes, check, parse
-from kfdeploy.measuring.result import read_result
+from kfdeploy.measuring.result import fault, read_result
 
 BASE = {"kind": "assembly", "name": "x", "target": "onnx", "precision": "fp32", "threads": 1, "batch": 1,
         "scenario": "single-stream"}  # fmt: skip
@@ -41,6 +42,28 @@ def test_a_gate_is_held_against_students_and_assemblies():
     with pytest.raises(UnsupportedError, match=r"'peak_mib > 1' has nothing to be held against"):
         check(result(), parse(["peak_mib > 1"]))
     assert GateError("x").exit_code == 3
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("sign", ["<", ">"])
+def test_what_is_not_finite_passes_no_gate(value, sign):
+    found = result()
+    found["rows"][0]["accuracy"] = found["comparisons"][0]["p50_ratio"] = value
+    failed = check(found, parse([f"accuracy {sign} 0.5", f"p50_ratio {sign} 1"]))
+    assert failed == [f"x: {name} is {value}, which is no finite number" for name in ("accuracy", "p50_ratio")]
+    assert fault(found | {"protocol": {"rounds": 1}})
+
+
+@pytest.mark.parametrize("number", ["1e999", "-1e999", "nan", "inf", ".", "1.2.3"])
+def test_a_gate_s_number_is_one(number):
+    with pytest.raises(UnsupportedError, match=r"the gate .* cannot be read"):
+        parse([f"accuracy > {number}"])
+
+
+def test_a_constraint_that_everything_meets_is_none():
+    for name in ("max_ms", "max_mb", "min_accuracy"):
+        with pytest.raises(UnsupportedError, match=f"--{name.replace('_', '-')} is nan"):
+            answer(result(), **{name: float("nan")})
 
 
 def test_what_changed_beyond_the_noise():

@@ -4,13 +4,13 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
-from pools import describe, grow, rows_of
+from pools import again, describe, grow, rows_of
 
 from kfdeploy.data.sources import load_split
 from kfdeploy.deploy.assemble import assemble
 from kfdeploy.deploy.export import export
 from kfdeploy.errors import DataError, OutputError, PoolError, UnsupportedError
-from kfdeploy.files import load_tensors, save_tensors
+from kfdeploy.files import load_tensors
 from kfdeploy.manifest import describe_files
 from kfdeploy.pool.convert import store_half
 from kfdeploy.pool.edit import faults, leftovers, merge, remove
@@ -108,7 +108,7 @@ def test_without_its_images_nothing_is_said_and_nothing_is_left(pool, tmp_path):
 def test_other_images_under_a_pool_of_0_1_0_are_told_by_its_logits(pool, tmp_path):
     arrays = load_tensors(pool / SHARED)
     del arrays["validation.content"]
-    save_tensors(pool / SHARED, arrays, {})
+    again(pool / SHARED, arrays)
     describe(pool, SHARED)
     opened = Pool.open(pool)
     data = shutil.copytree(opened.data["root"], tmp_path / "data")
@@ -125,7 +125,7 @@ def test_a_weight_beyond_float16_is_named(pool, tmp_path):
     path = pool / "tasks" / "pets.safetensors"
     arrays = load_tensors(path)
     arrays["head.bias"] = np.array([0, 7e4], np.float32)
-    save_tensors(path, arrays, {})
+    again(path, arrays)
     manifest = json.loads((pool / "pool.json").read_text(encoding="utf-8"))
     manifest["files"] |= describe_files(pool, [path])
     (pool / "pool.json").write_text(json.dumps(manifest), encoding="utf-8")

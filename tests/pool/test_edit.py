@@ -261,3 +261,25 @@ def test_ranges_are_dropped_where_one_of_two_has_none(pool, tmp_path):
     assert not faults(done)
     with pytest.raises(PoolError, match="has no ranges of activations"):
         done.ranges()
+
+
+def test_only_what_the_manifest_names_is_deleted_and_through_no_link(pool, tmp_path):
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "notes.txt").write_text("important")
+    (pool / "link").symlink_to(precious)
+    (pool / "train" / "mine.txt").write_text("mine")
+    (pool / "tasks" / "mine.txt").write_text("mine")
+    manifest = json.loads((pool / "pool.json").read_text(encoding="utf-8"))
+    manifest["files"]["link/notes.txt"] = {"bytes": 1, "sha256": "0" * 64}
+    gone = next(entry for entry in manifest["tasks"] if entry["name"] == "pets")
+    gone["calibration"] = "link/notes.txt"
+    (pool / "pool.json").write_text(json.dumps(manifest), encoding="utf-8")
+    named = [name for name in manifest["files"] if name.startswith("train/")]
+    left = remove(pool, ["pets"])
+    assert (precious / "notes.txt").read_text() == "important"
+    assert [path.name for path in (pool / "train").rglob("*")] == ["mine.txt"]
+    assert (pool / "tasks" / "mine.txt").is_file()
+    assert not (pool / gone["file"]).exists()
+    assert named
+    assert {"link", "train/mine.txt", "tasks/mine.txt"} <= set(leftovers(left))

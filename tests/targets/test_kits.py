@@ -12,6 +12,7 @@ from PIL import Image
 from kfdeploy.deploy.artifact import Artifact
 from kfdeploy.deploy.export import export
 from kfdeploy.deploy.model import Model
+from kfdeploy.deploy.parity import TOLERANCE
 from kfdeploy.deploy.predict import predict
 from kfdeploy.manifest import versions
 from kfdeploy.targets.kits import OWN, kits, write_kit
@@ -157,6 +158,58 @@ def test_what_is_wrong_is_said_in_a_line(assembly, tmp_path, photos):
     golden = dict(np.load(folder / "golden.npz"))
     np.savez(folder / "golden.npz", **golden | {"expected": golden["expected"] + 1})
     assert "error: this model differs by 1.0e+00 on 16 golden samples" in said("check.py")
+
+
+def test_a_kit_computes_its_bound_and_holds_the_manifest_to_the_golden_samples(assembly, tmp_path):
+    folder = export(assembly, "onnx", kit=True, out=tmp_path / "artifacts").path
+    path, golden = folder / "manifest.json", dict(np.load(folder / "golden.npz"))
+    text = path.read_text(encoding="utf-8")
+
+    def said(change=lambda _: None, *words, **arrays):
+        manifest = json.loads(text)
+        change(manifest)
+        path.write_text(json.dumps(manifest), encoding="utf-8")
+        np.savez(folder / "golden.npz", **golden | arrays)
+        done = run(sys.executable, folder, "check.py", *words)
+        assert "Traceback" not in done.stderr
+        return done.stdout if not done.returncode else done.stderr
+
+    def wide(manifest):
+        manifest["verify"].update(engine_tolerance=1e300)
+
+    assert said().startswith("right: differs by")
+    wrong = golden["expected"] + 1
+    assert "error: this model differs by 1.0e+00" in said(wide, expected=wrong)
+    assert said(wide, "--atol", "1.1", expected=wrong).startswith("right: differs by")
+    for value in (np.inf, np.nan):
+        bad = golden["expected"].copy()
+        bad[0, 0] = value
+        for name in ("expected", "logits"):
+            assert "error: the golden logits are not finite" in said(wide, "--atol", "inf", **{name: bad})
+    none = {name: golden[name][:0] for name in ("image", "logits", "expected")}
+    assert "error: the golden logits have shapes (0, 3) and (0, 3)" in said(**none)
+    assert "its 'tasks' is not what golden.npz says" in said(lambda m: m["tasks"].reverse())
+    assert "its 'image' is not what golden.npz says" in said(lambda m: m["image"].update(interpolation="nearest"))
+    assert "its 'precision' is not what golden.npz says" in said(lambda m: m.update(precision="int8"))
+    assert "there is no precision 'x'" in said(lambda m: m.update(precision="x"))
+    assert "error: the golden logits have shapes" in said(lambda m: m["tasks"].pop())
+
+
+def test_a_kit_s_bounds_are_kfdeploy_s_own():
+    text = (kits() / "common" / "check.py").read_text(encoding="utf-8")
+    line = next(line for line in text.splitlines() if line.startswith("TOLERANCE = "))
+    assert eval(line.partition("=")[2].partition("#")[0]) == TOLERANCE
+
+
+def test_a_class_whose_name_leads_elsewhere_has_no_images(assembly, tmp_path, photos):
+    folder = export(assembly, "onnx", kit=True, out=tmp_path / "artifacts").path
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    manifest["tasks"][1]["classes"] = ["../photos/cat", str(photos / "dog")]
+    manifest["tasks"][0]["classes"] = ["x\0"]
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+    done = run(sys.executable, folder, "bench.py", "--quick", "--data", str(photos))
+    assert "has no folder of images for any of" in done.stderr
 
 
 def test_an_artifact_with_its_kit_is_still_an_artifact(toy, tmp_path):

@@ -17,7 +17,7 @@ from kfdeploy.deploy.update.trust import DeviceState, state_folder
 from kfdeploy.errors import KfdeployError, UpdateError
 from kfdeploy.files import sha256
 from kfdeploy.graph.reference import golden_difference
-from kfdeploy.manifest import ASSEMBLY, GRAPH, PARTS, POOL, inside
+from kfdeploy.manifest import ASSEMBLY, GRAPH, PARTS, POOL, inside, tree
 from kfdeploy.pool.pool import Pool
 from kfdeploy.writing import link, write
 
@@ -59,11 +59,13 @@ def apply(update: str | Path, assembly: str | Path, *, state: str | Path | None 
         before = tuple(task.name for task in old.tasks)
         if all(_hash(root / name) == found.new[name] for name in NEW):
             old.check()
+            evidence = old.evidence()
+            difference, allowed = golden_difference(old.graph, evidence.images, evidence.golden)
             if key is not None:
                 device.remember(found, old)
-            golden = old.golden
-            return Applied(old, before, True, key, found.counter, golden["difference"], golden["tolerance"])
+            return Applied(old, before, True, key, found.counter, difference, allowed)
         _check_base(found, old)
+        _refuse_strangers(old)
         with swap(root, keep=True) as work:
             difference, allowed = _stage(found, root, work)
             if key is not None:  # before the commit: the very same update may come again, an older one may not
@@ -90,12 +92,38 @@ def rollback(assembly: str | Path) -> Model:
                 f"'{root}' has nothing to go back to: no update was applied to it since it was made or rolled back",
                 hint="kfdeploy apply keeps the one before",
             )
-        Model.open(previous).check()
+        before = Model.open(previous)
+        before.check()
+        _refuse_strangers(Model.open(root))
         with swap(root, keep=False) as work:
-            for path in sorted(previous.rglob("*")):
-                if path.is_file():
-                    link(path, work / path.relative_to(previous))
+            for name in _names(before):
+                link(inside(previous, name), work / name)
         return Model.open(root)
+
+
+def _names(model: Model) -> list[str]:
+    """Return the names of all files of an assembly, its manifests among them."""
+    parts = () if model.parts is None else (_PARTS, *(f"{PARTS}/{name}" for name in model.parts.files))
+    return [name for name in (ASSEMBLY, *model.files, *parts) if (model.path / name).is_file()]
+
+
+def _refuse_strangers(model: Model) -> None:
+    """Refuse to swap an assembly with a file that is not its own where a swap moves or removes: it may be somebody's.
+
+    Raises:
+        UpdateError: as above.
+    """
+    for root in (model.path, model.path / PREVIOUS):
+        try:
+            known = set(_names(model if root == model.path else Model.open(root)))
+        except KfdeployError:  # there is none before, or it is of no use: nobody else's either
+            continue
+        for path in tree(root / PARTS) if root == model.path else tree(root):
+            if path.relative_to(root).as_posix() not in known:
+                raise UpdateError(
+                    f"'{path}' is not one of the assembly's own files, and would be put aside with them",
+                    hint="move it to another folder",
+                )
 
 
 def _check_base(update: Update, old: Model) -> None:
@@ -131,7 +159,7 @@ def _stage(update: Update, root: Path, work: Path) -> tuple[float, float]:
     texts = {}
     for name in (ASSEMBLY, _PARTS):
         data = update.file(name)
-        texts[name] = (root / name).read_bytes() if data is None else data
+        texts[name] = inside(root, name).read_bytes() if data is None else data
         if hashlib.sha256(texts[name]).hexdigest() != wanted[name]:
             raise UpdateError(f"'{update.path}' does not hold the '{name}' that it promises", hint=AGAIN)
         write(work / name, texts[name])
@@ -145,7 +173,7 @@ def _stage(update: Update, root: Path, work: Path) -> tuple[float, float]:
             if data is not None:
                 write(inside(work, name), data)
             elif inside(root, name).is_file():
-                link(root / name, work / name)
+                link(inside(root, name), inside(work, name))
         parts.check()
         composed = recompose(parts, json.loads(texts[ASSEMBLY]))
         if hashlib.sha256(composed).hexdigest() != wanted[GRAPH]:

@@ -11,7 +11,7 @@ from kfdeploy.deploy.model import Model
 from kfdeploy.deploy.update.file import Update
 from kfdeploy.errors import PoolError, UnsupportedError, UpdateError
 from kfdeploy.files import sha256
-from kfdeploy.manifest import ASSEMBLY, GRAPH, PARTS, POOL
+from kfdeploy.manifest import ASSEMBLY, GRAPH, PARTS, POOL, inside
 from kfdeploy.outputs import check_place
 from kfdeploy.pool.manifest import COMMON, SHARED, TEMPLATE
 from kfdeploy.pool.pool import Pool
@@ -145,7 +145,8 @@ def parts_of(model: Model) -> Pool:
 def missing(old: Model, new: Model) -> dict[str, bytes]:
     """Return the files of an assembly that another lacks; never the graph, which follows from them."""
     there, wanted = _files(old), _files(new)
-    return {name: (new.path / name).read_bytes() for name, hashed in wanted.items() if there.get(name) != hashed}
+    names = [name for name, hashed in wanted.items() if there.get(name) != hashed]
+    return {name: inside(new.path, name).read_bytes() for name in names}
 
 
 def pack(old: Model, new: Model, path: Path) -> Update:
@@ -167,7 +168,7 @@ def pack(old: Model, new: Model, path: Path) -> Update:
 def _files(model: Model) -> dict[str, str]:
     """Return the hash of every file of an assembly but its graph."""
     parts = parts_of(model).files
-    found = {name: sha256(model.path / name) for name in (ASSEMBLY, f"{PARTS}/{POOL}")}
+    found = {name: sha256(inside(model.path, name)) for name in (ASSEMBLY, f"{PARTS}/{POOL}")}
     return found | {f"{PARTS}/{name}": about["sha256"] for name, about in parts.items()}
 
 

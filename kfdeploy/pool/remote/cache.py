@@ -9,7 +9,7 @@ from typing import Any
 
 from kfdeploy.errors import OutputError, PoolError
 from kfdeploy.files import sha256
-from kfdeploy.manifest import POOL, TRAINING
+from kfdeploy.manifest import POOL, TRAINING, inside
 from kfdeploy.pool.remote.store import Store
 
 PIECE = 8 << 20  # bytes asked for at once, and so the most that is lost when a connection breaks
@@ -85,11 +85,11 @@ class Mirror:
         if not isinstance(size, int) or size < 0 or not re.fullmatch("[0-9a-f]{64}", str(digest)):
             raise PoolError(f"'{name}' is not among the files of '{self}'", hint="push the pool again")
         digest = str(digest)
-        blob = self.cache / "sha256" / digest[:2] / digest
+        blob = inside(self.cache, f"sha256/{digest[:2]}/{digest}")
         if not _whole(blob, size, digest):  # looked at without a lock: a cache that is only read needs no writing
-            with _place_errors(self.cache), _lock(self.cache / "locks" / digest[:2]) as alone:
+            with _place_errors(self.cache), _lock(inside(self.cache, f"locks/{digest[:2]}")) as alone:
                 if not _whole(blob, size, digest):  # nobody else fetched it while we waited
-                    partial = self.cache / "partial" / (digest if alone else f"{digest}.{os.getpid()}")
+                    partial = inside(self.cache, f"partial/{digest if alone else f'{digest}.{os.getpid()}'}")
                     partial.parent.mkdir(parents=True, exist_ok=True)
                     self._fetch(name, partial, size, digest)
                     blob.parent.mkdir(parents=True, exist_ok=True)

@@ -68,7 +68,7 @@ class Folder:
 
     def manifest(self) -> bytes:
         """Return `pool.json` as it is."""
-        return read_bytes(self._path / POOL, "pool", AGAIN)
+        return read_bytes(inside(self._path, POOL), "pool", AGAIN)
 
     def read(self, name: str, files: Mapping[str, Mapping[str, Any]]) -> bytes:
         """Return a file, its hash checked."""

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from kfdeploy.errors import MissingDependencyError, PoolError, StoreError, UnsupportedError, first_line, nearest
+from kfdeploy.manifest import check_inside, inside
 from kfdeploy.pool.remote.failures import Asked, explain, may_pass
 from kfdeploy.pool.remote.locate import locate, shown
 
@@ -83,7 +84,7 @@ class Store:
         if self.protocol == "file":
             from kfdeploy.writing import write_file
 
-            write_file(Path(self.root) / name, data)
+            write_file(inside(Path(self.root), name), data)
             return
         address = self._address(name)
         if self.protocol not in _KEYED:
@@ -96,6 +97,8 @@ class Store:
         Raises:
             StoreError: the server cannot be reached, refuses, or breaks off.
         """
+        if self.protocol == "file":
+            inside(Path(self.root), name)
         self._ask(name, "removing", self.fs.rm_file, self._address(name))
 
     def list(self) -> dict[str, Listed]:
@@ -114,6 +117,7 @@ class Store:
         return f"{self.where}/{name}" if name else self.where
 
     def _address(self, name: str) -> str:
+        check_inside(self.where, (name,))
         if self.protocol in READ_ONLY:  # a file's name may hold a '%', and the URL a query
             parts = urlsplit(self.url)
             return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{quote(name)}"))

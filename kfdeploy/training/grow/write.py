@@ -11,7 +11,7 @@ from kfdeploy.arrays import Arrays, at_once
 from kfdeploy.data.imageset import ImageSet
 from kfdeploy.files import file_name, save_tensors
 from kfdeploy.graph.compose import Part
-from kfdeploy.manifest import POOL, BlockEntry, Files, TaskEntry, describe_files, stamp
+from kfdeploy.manifest import POOL, BlockEntry, Files, TaskEntry, describe_files, stamp, tree
 from kfdeploy.pool.manifest import SHARED, grown, write
 from kfdeploy.pool.pool import Pool
 from kfdeploy.tasks.kinds.classes import label_columns
@@ -29,7 +29,7 @@ from kfdeploy.writing import link
 
 def _link_all(pool: Pool, work: Path) -> None:
     """Link every file of a pool but its manifest into `work`."""
-    for path in sorted(path for path in pool.path.rglob("*") if path.is_file()):
+    for path in tree(pool.path):
         name = path.relative_to(pool.path).as_posix()
         if name != POOL:
             (work / name).unlink(missing_ok=True)  # what a resumed run has linked already

@@ -10,13 +10,15 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from killed import tree
-from pools import describe, retrain
+from pools import again, describe, retrain
 
 from kfdeploy.deploy.assemble import assemble
 from kfdeploy.deploy.model import Model
+from kfdeploy.deploy.swap import exclusive
 from kfdeploy.deploy.update.apply import apply, rollback
-from kfdeploy.deploy.update.diff import diff, write_update
+from kfdeploy.deploy.update.diff import diff, open_whole, write_update
 from kfdeploy.deploy.update.file import Update
+from kfdeploy.deploy.verify import verify
 from kfdeploy.errors import OutputError, ParityError, PoolError, UpdateError
 from kfdeploy.files import load_tensors, save_tensors, sha256
 from kfdeploy.pool.pool import Pool
@@ -286,7 +288,7 @@ def test_wrong_numbers_are_not_let_through(toy, pool, pair, tmp_path):
     parts, name = new / "parts", "evidence/sea%20horse.safetensors"
     golden = load_tensors(parts / name)
     golden["golden.logits"][0, 0] += 1
-    save_tensors(parts / name, golden, {})
+    again(parts / name, golden)
     describe(parts, name)
     write_update(old, new, update, force=True)
     was = tree(old)
@@ -325,8 +327,8 @@ def test_applying_needs_no_torch(pair, tmp_path):
     assert tree(old) == tree(new)
 
 
-def test_an_interrupted_update_is_mended_by_opening(pair):
-    """As a reader of a device would find it after a power cut, just before and just after the commit."""
+def test_an_interrupted_update_is_mended_by_the_next_one(pair):
+    """As a device would be found after a power cut, just before and just after the commit; who reads writes nothing."""
     from kfdeploy.deploy import swap
 
     old, new, update = pair
@@ -350,6 +352,23 @@ def test_an_interrupted_update_is_mended_by_opening(pair):
         assert swap._finish is finish
         assert (old / ".update").is_dir()
         assert sha256(old / "model.onnx") in {sha256(folder / "model.onnx") for folder in (old, new)}
+        left = sorted((path, path.stat().st_ino, path.stat().st_mtime_ns) for path in old.rglob("*"))
+        if mended is was:
+            Model.open(old).check()
+            assert verify(old).passed
+        else:
+            for read in (Model.open, verify, open_whole):
+                with pytest.raises(PoolError, match=r"an update of '.*' was interrupted") as caught:
+                    read(old)
+                assert caught.value.hint == (
+                    f"finish it: kfdeploy apply <update> {old}, or go back: kfdeploy rollback {old}"
+                )
+        assert sorted((path, path.stat().st_ino, path.stat().st_mtime_ns) for path in old.rglob("*")) == left
+        if mended is was:
+            with exclusive(old):
+                pass
+        else:
+            assert apply(update, old).already
         Model.open(old).check()
         assert tree(old) == mended
         assert not (old / ".update").exists()
