@@ -176,10 +176,6 @@ def open_manifest(data: bytes, place: str, kinds: Sequence[str], needs: Sequence
             for part in key.split("."):
                 found = found[part]
         names = [*manifest["files"], *manifest.get("model_files", ())]
-        for about in manifest["files"].values():
-            _ = about["bytes"], about["sha256"]
-        if "pool" not in kinds and "artifact" not in kinds and GRAPH not in manifest["files"]:
-            raise KeyError(f"'{GRAPH}' is not among the files")
         for entry in manifest["tasks"]:
             texts = (entry["name"], entry["kind"], *entry["classes"])
             if isinstance(entry["classes"], str) or not all(isinstance(text, str) for text in texts):
@@ -188,6 +184,10 @@ def open_manifest(data: bytes, place: str, kinds: Sequence[str], needs: Sequence
         names += [block["file"] for block in manifest.get("blocks", ())]
         names += [manifest["calibration"]] if "calibration" in manifest else []
         check_inside(place.rpartition("/")[0] or ".", names)
+        for about in manifest["files"].values():
+            _ = about["bytes"], about["sha256"]
+        if "pool" not in kinds and "artifact" not in kinds and GRAPH not in manifest["files"]:
+            raise KeyError(f"'{GRAPH}' is not among the files")
         check_name(manifest["model"]["name"] if "artifact" in kinds else manifest["name"], f"the name in '{place}'")
     except (KeyError, TypeError, AttributeError) as error:
         raise PoolError(f"'{place}' is incomplete: {error}", hint=hint) from None
