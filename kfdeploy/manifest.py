@@ -184,8 +184,9 @@ def open_manifest(data: bytes, place: str, kinds: Sequence[str], needs: Sequence
         names += [block["file"] for block in manifest.get("blocks", ())]
         names += [manifest["calibration"]] if "calibration" in manifest else []
         check_inside(place.rpartition("/")[0] or ".", names)
-        for about in manifest["files"].values():
-            _ = about["bytes"], about["sha256"]
+        for name, about in manifest["files"].items():
+            if not isinstance(about, dict) or not {"bytes", "sha256"} <= about.keys():
+                raise TypeError(f"of the file '{name}' it has no bytes and sha256")
         if "pool" not in kinds and "artifact" not in kinds and GRAPH not in manifest["files"]:
             raise KeyError(f"'{GRAPH}' is not among the files")
         check_name(manifest["model"]["name"] if "artifact" in kinds else manifest["name"], f"the name in '{place}'")
