@@ -177,10 +177,6 @@ def open_manifest(data: bytes, place: str, kinds: Sequence[str], needs: Sequence
             for part in key.split("."):
                 found = found[part]
         names = [*manifest["files"], *manifest.get("model_files", ())]
-        for about in manifest["files"].values():
-            _ = about["bytes"], about["sha256"]
-        if "pool" not in kinds and "artifact" not in kinds and GRAPH not in manifest["files"]:
-            raise KeyError(f"'{GRAPH}' is not among the files")
         for entry in manifest["tasks"]:
             texts = (entry["name"], entry["kind"], *entry["classes"])
             if isinstance(entry["classes"], str) or not all(isinstance(text, str) for text in texts):
@@ -189,6 +185,11 @@ def open_manifest(data: bytes, place: str, kinds: Sequence[str], needs: Sequence
         names += [block["file"] for block in manifest.get("blocks", ())]
         names += [manifest["calibration"]] if "calibration" in manifest else []
         check_inside(place.rpartition("/")[0] or ".", names)
+        for name, about in manifest["files"].items():
+            if not isinstance(about, dict) or not {"bytes", "sha256"} <= about.keys():
+                raise TypeError(f"of the file '{name}' it has no bytes and sha256")
+        if "pool" not in kinds and "artifact" not in kinds and GRAPH not in manifest["files"]:
+            raise KeyError(f"'{GRAPH}' is not among the files")
         check_name(manifest["model"]["name"] if "artifact" in kinds else manifest["name"], f"the name in '{place}'")
     except (KeyError, TypeError, AttributeError) as error:
         raise PoolError(f"'{place}' is incomplete: {error}", hint=hint) from None

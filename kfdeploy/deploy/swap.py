@@ -133,6 +133,10 @@ def _settle(root: Path) -> None:
             record = read_manifest(inside(journal, _RECORD), "swap", _AGAIN)
             if not isinstance(record.get("keep"), bool) or not isinstance(record.get("sha256"), str):
                 raise PoolError(f"'{journal / _RECORD}' does not say what was begun", hint=_AGAIN)
+            if all((place / _PARTS).exists() for place in (root, journal / "new", journal / "old")):
+                raise PoolError(f"'{journal}' is no journal of an update: it has parts thrice", hint=_AGAIN)
+            if (root / _PARTIAL).exists():  # never beside a journal of ours
+                shutil.rmtree(root / _PARTIAL)
             # Either sign is enough: the file has moved out of the journal, or what it moved onto is the new one.
             if not (journal / "new" / GRAPH).exists() or sha256(root / GRAPH) == record["sha256"]:
                 _finish(root, keep=record["keep"])

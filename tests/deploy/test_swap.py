@@ -179,3 +179,8 @@ def test_a_journal_that_does_not_say_what_was_begun(world):
         with pytest.raises(PoolError, match="does not say what was begun"):
             rollback(world / "device")
         Model.open(world / "device").check()  # reading does not ask it
+    (journal / "swap.json").write_text(json.dumps({"schema": 1, "kind": "swap", "keep": True, "sha256": "0"}))
+    for name in ("new", "old"):
+        (journal / name / "parts").mkdir(parents=True)
+    with pytest.raises(PoolError, match="is no journal of an update: it has parts thrice"):
+        rollback(world / "device")

@@ -198,11 +198,14 @@ def test_files_that_are_not_what_the_manifest_says(web, pool, tmp_path, cache):
 
 def test_a_manifest_cannot_name_a_file_of_this_machine(web, pool, cache):
     manifest = json.loads((pool / "pool.json").read_text())
-    for about in ({"bytes": 4, "sha256": "../../../secret"}, {"bytes": -1, "sha256": "0" * 64}, {"sha256": "0" * 64}):
+    for about in ({"bytes": 4, "sha256": "../../../secret"}, {"bytes": -1, "sha256": "0" * 64}):
         manifest["files"]["task.onnx"] = about
         (pool / "pool.json").write_text(json.dumps(manifest))
         fails(PoolError, Pool.open(web.url).read, "task.onnx", match=r"'task\.onnx' is not among the files of 'http:")
     fails(PoolError, Pool.open(web.url).read, "other", match="'other' is not among the files")
+    manifest["files"]["task.onnx"] = {"sha256": "0" * 64}
+    (pool / "pool.json").write_text(json.dumps(manifest))
+    fails(PoolError, Pool.open, web.url, match=r"of the file 'task\.onnx' it has no bytes and sha256")
     assert not blobs(cache)
 
 
