@@ -1,12 +1,26 @@
 """The tables of `front.py` for README and RESULTS, from its JSON and its times."""
 
+import itertools
 import json
 
 from front_tell import WORDS, against, points
 
 
-def front(result, times):
-    """Return the table of every tested row, the comparisons, and what was looked at on validation alone."""
+def front(result, times, part=""):
+    """Return the table of every tested row, the comparisons, and what was looked at on validation; or one of them."""
+    parts = {
+        "rows": tested(result, times),
+        "compared": compared(result, times),
+        "pruned": pruned(result),
+        "subset": subset(result),
+        "levers": levers(result),
+    }
+    lines = parts[part] if part else list(itertools.chain(*parts.values()))
+    return "\n".join([*lines, circumstances(result, times)]) + "\n"
+
+
+def tested(result, times):
+    """Return the table of every tested row."""
     lines = [
         "| | MMACs, one / two tasks | ms, one / two tasks | one task | two tasks | three tasks | all | seeds | minutes "
         "|",
@@ -14,8 +28,7 @@ def front(result, times):
         teacher(result),
     ]
     sizes = {size: {point["name"]: point for point in points(result, times, size)} for size in WORDS}
-    order = sorted(sizes["one"].values(), key=lambda point: (not point["ours"], point["macs"]))
-    for point in order:
+    for point in sorted(sizes["one"].values(), key=lambda point: (not point["ours"], point["macs"])):
         each = [sizes[size][point["name"]] for size in ("one", "two")]
         macs = " / ".join(dict.fromkeys(f"{p['macs']:.1f}" for p in each))
         ms = " / ".join(dict.fromkeys("–" if p["ms"] is None else f"{p['ms']:.3f}" for p in each))
@@ -26,8 +39,7 @@ def front(result, times):
             f"| {name} | {macs} | {ms} | {' | '.join(cells)} | {whole:.2f} | {point['seeds']} "
             f"| {point['minutes']:.1f} |"
         )
-    lines += ["", *compared(result, times), *pruned(result), *subset(result), *levers(result)]
-    return "\n".join([*lines, circumstances(result, times)]) + "\n"
+    return [*lines, ""]
 
 
 def teacher(result):
@@ -126,7 +138,7 @@ def circumstances(result, times):
     return text
 
 
-def with_times(result, folder):
+def with_times(result, folder, part=""):
     """Return the study's table, with its times where they are on record."""
     place = folder / f"{result['study']}-times.json"
-    return front(result, json.loads(place.read_text(encoding="utf-8")) if place.is_file() else None)
+    return front(result, json.loads(place.read_text(encoding="utf-8")) if place.is_file() else None, part)

@@ -3,7 +3,7 @@
     python benchmarks/tables.py            # writes them
     python benchmarks/tables.py --check    # exits 1 where they are not what the results say
 
-A table stands between `<!-- table: <file in benchmarks/results> -->` and `<!-- end -->`.
+A table stands between `<!-- table: <file in benchmarks/results> -->` and `<!-- end -->`; `<file>#<part>` is one part.
 """
 
 import argparse
@@ -270,9 +270,9 @@ def session_overhead(result):
     return "\n".join(lines) + "\n"
 
 
-def front(result):
-    """Return the tables of `benchmarks/front.py`."""
-    return with_times(result, ROOT / "benchmarks" / "results")
+def front(result, part=""):
+    """Return the tables of `benchmarks/front.py`, or one part of them."""
+    return with_times(result, ROOT / "benchmarks" / "results", part)
 
 
 KINDS = {"bank": bank, "study": study, "speed": speed, "pareto": pareto, "precisions": precisions, "clock": clock,
@@ -284,8 +284,10 @@ def filled(text):
     """Return the README with every table made anew."""
 
     def one(found):
-        result = json.loads((ROOT / "benchmarks" / "results" / found[2]).read_text(encoding="utf-8"))
-        return f"{found[1]}{KINDS[result['kind']](result)}{found[3]}"
+        name, _, part = found[2].partition("#")
+        result = json.loads((ROOT / "benchmarks" / "results" / name).read_text(encoding="utf-8"))
+        made = KINDS[result["kind"]](result, part) if part else KINDS[result["kind"]](result)
+        return f"{found[1]}{made}{found[3]}"
 
     return BLOCK.sub(one, text)
 
