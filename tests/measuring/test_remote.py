@@ -216,6 +216,8 @@ def test_what_is_wrong_here_is_said_before_anything_is_sent(stub, tmp_path, monk
     raises(DataError, "has no folder of images for any of: sea horse", folder, data=tmp_path)
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     manifest["options"]["batch"] = 7
+    for sides in (manifest["inputs"]["image"], *manifest["outputs"].values()):
+        sides[1] = 7
     (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     raises(UnsupportedError, "has the fixed batch 7, and single-stream and offline would need 1 and 32", folder)
     (folder / "model.onnx").write_bytes(b"")
