@@ -1,12 +1,11 @@
 """One suite for every target: what a session and a conversion must do."""
 
 import errno
-import pathlib
 
 import numpy as np
 import pytest
 
-from kfdeploy import targets
+from kfdeploy import targets, writing
 from kfdeploy.deploy.export import convert
 from kfdeploy.deploy.parity import allowed_in
 from kfdeploy.deploy.prepare import prepare
@@ -138,7 +137,7 @@ def test_a_graph_that_openvino_does_not_know_and_a_full_disk(tmp_path, assembly,
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(pathlib.Path, "write_bytes", full)
+    monkeypatch.setattr(writing, "write", full)
     with pytest.raises(OutputError, match="cannot be written: No space left on device"):
         module.convert(tmp_path / "bad.onnx", tmp_path, module.Options())
 
