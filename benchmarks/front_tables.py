@@ -52,20 +52,25 @@ def compared(result, times):
     """Return who is how much cheaper at equal accuracy, and by how much better at equal cost."""
     unit = "ms" if times else "MMACs"
     lines = [
-        f"| | tasks | against, no less accurate | {unit}, rival's over ours | by the line between rivals | against, no "
-        "dearer | points |",
-        "|---|---|---|--:|--:|---|--:|",
+        f"| | tasks | rivals | the cheapest no less accurate | {unit}, its over ours | by the line between rivals "
+        "| the best that is no dearer | points over it |",
+        "|---|---|---|---|--:|--:|---|--:|",
     ]
-    for size in ("one", "two"):
-        for row in against(result, times, size):
+    for size, students in itertools.product(("one", "two"), (False, True)):
+        for row in against(result, times, size, students=students):
             interval = " [{:.2f}, {:.2f}]".format(*row["interval"]) if "interval" in row else ""
-            rival = f"{row['rival']}, {row['rival_accuracy']:.2f} %" if "rival" in row else "none"
-            ratio = f"{row['ratio']:.2f}×{interval}" if "rival" in row else "–"
+            rival = f"{row['rival']}, {row['rival_accuracy']:.2f} %" + (
+                "" if row["equal"] else ": none is, and this is the most accurate"
+            )
             line = f"{row['line']:.2f}×" if "line" in row else "–"
             near = f"{row['near']}, {row['near_accuracy']:.2f} %" if "near" in row else "none"
             spread = " [{:+.2f}, {:+.2f}]".format(*row["points_interval"]) if row.get("points_interval") else ""
             gain = f"{row['points']:+.2f}{spread}" if "near" in row else "–"
-            lines.append(f"| {row['name']} | {WORDS[size]} | {rival} | {ratio} | {line} | {near} | {gain} |")
+            who = "networks of all classes" if students else "all"
+            lines.append(
+                f"| {row['name']}, {row['accuracy']:.2f} % | {WORDS[size]} | {who} | {rival} "
+                f"| {row['ratio']:.2f}×{interval} | {line} | {near} | {gain} |"
+            )
     return [*lines, ""]
 
 

@@ -71,18 +71,23 @@ def equal_cost(rivals, mine, cost):
     return max(able, key=lambda rival: rival["accuracy"], default=None)
 
 
-def against(study, times, size, precision="fp32"):
-    """Return a row for each factors design: the cheapest equal rival with its ratio, and the best at equal cost."""
+def against(study, times, size, precision="fp32", *, students=False):
+    """Return a row for each factors design: the cheapest equal rival with its ratio, and the best at equal cost.
+
+    With `students`, rivals are the networks of all classes alone, without the pool of experts.
+    """
     everyone = points(study, times, size, precision)
     cost = "ms" if times else "macs"
-    rivals = [point for point in everyone if not point["ours"]]
+    rivals = [p for p in everyone if not p["ours"] and not (students and p["kind"] == "experts")]
     found = []
     for mine in (point for point in everyone if point["ours"] and point[cost] is not None):
         row = {key: mine[key] for key in ("name", "ms", "macs", "accuracy", "seeds", "minutes")}
-        other = cheapest(rivals, mine["accuracy"], cost)
+        # Where none is as accurate, the most accurate one stands in: it costs less than one that were.
+        able = [rival for rival in rivals if rival[cost] is not None]
+        other = cheapest(rivals, mine["accuracy"], cost) or max(able, key=lambda rival: rival["accuracy"], default=None)
         if other is not None:
             row |= {"rival": other["name"], "rival_cost": other[cost], "rival_accuracy": other["accuracy"],
-                    "ratio": other[cost] / mine[cost]}  # fmt: skip
+                    "equal": other["accuracy"] >= mine["accuracy"], "ratio": other[cost] / mine[cost]}  # fmt: skip
             if times:
                 pair = ([np.array(s) for s in p["clock"]["samples_ms"]] for p in (other, mine))
                 row["ratio"], row["interval"] = ratio_interval(*pair)
@@ -135,9 +140,8 @@ def sentence(row, timed):
     text = f"{row['name']}: {cost:.3f} {unit}, {row['accuracy']:.2f} %"
     if "rival" in row:
         interval = " [{:.2f}, {:.2f}]".format(*row["interval"]) if "interval" in row else ""
-        text += f"; {row['ratio']:.2f}×{interval} fewer {unit} than {row['rival']} ({row['rival_accuracy']:.2f} %)"
-    else:
-        text += "; no rival is as accurate"
+        text += f"; {row['ratio']:.2f}×{interval} fewer {unit} than {row['rival']} ({row['rival_accuracy']:.2f} %"
+        text += ")" if row["equal"] else ", the most accurate: none is as accurate)"
     if "line" in row:
         text += f", {row['line']:.2f}× by the line between rivals"
     if "near" in row:

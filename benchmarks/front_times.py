@@ -17,7 +17,7 @@ from kfdeploy.targets.base import Setup
 from kfdeploy.targets.device.clock import Protocol
 from kfdeploy.writing import write_file
 
-PROTOCOL = Protocol(rounds=7, runs=1500, least=100, seconds=0.6, patience=2.0)
+PROTOCOL = Protocol(rounds=5, runs=1500, least=100, seconds=0.6, patience=2.0)
 KEPT = 100  # samples of each round that are put on record, spread over it
 
 
@@ -31,7 +31,7 @@ def measure(asked, study, result, out):
         for row in rows:
             place = work / f"{row['name'].replace(' ', '-')}-0"
             for count, model in models(row, place, Path(folder)):
-                for precision in ("fp32", "int8"):
+                for precision in ("fp32", "int8") if row.get("int8") else ("fp32",):
                     made = export(model, precision=precision, out=Path(folder) / f"{len(jobs)}")
                     jobs[row["name"], count, precision] = Job(str(made.path), "single-stream", 1, 1)
             if row.get("int8"):
@@ -83,7 +83,7 @@ def int8_scores(row, place, folder, asked, result):
     else:
         pool = Pool.open(place)
         model = assemble(pool, [task.name for task in pool.tasks], folder / f"{place.name}-whole")
-    made = export(model, precision="int8", out=folder / "whole")
+    made = export(model, precision="int8", out=folder / f"{place.name}-int8")
     artifact = Artifact.open(made.path)
     data = load_split("folder", asked.data, "test", artifact.image).only(artifact.classes)
     with artifact.session(Setup(threads=2, scenario="offline")) as session:
