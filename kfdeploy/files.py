@@ -15,6 +15,16 @@ from urllib.parse import quote
 import numpy as np
 
 from kfdeploy.errors import OutputError, PoolError
+from kfdeploy.reading import (
+    MOST_JSON,
+    ReadingError,
+    header_of,
+    json_of,
+    open_regular,
+    read_regular,
+    reason,
+    tensors_of,
+)  # fmt: skip
 
 # One of these is in every folder that we make, and says what it is; the name alone may be anybody's.
 OURS = {"pool.json": ("pool",), "assembly.json": ("assembly", "student", "teacher"), "manifest.json": ("artifact",),
@@ -29,7 +39,7 @@ METADATA_KEY = "kfdeploy"  # the one metadata key of every file of ours, holding
 
 def sha256(path: Path) -> str:
     """Return the hexadecimal SHA-256 of a file."""
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
@@ -83,14 +93,10 @@ def load_tensors(path: Path) -> dict[str, np.ndarray[Any, Any]]:
     Raises:
         PoolError: the file is not safetensors.
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
     try:
-        arrays: dict[str, np.ndarray[Any, Any]] = load_file(path)
-    except (SafetensorError, OSError) as error:
+        return tensors_of(read_regular(path))
+    except (ReadingError, OSError) as error:
         raise _unreadable(str(path), error) from None
-    return arrays
 
 
 def parse_tensors(data: bytes, origin: str) -> dict[str, np.ndarray[Any, Any]]:
@@ -99,25 +105,26 @@ def parse_tensors(data: bytes, origin: str) -> dict[str, np.ndarray[Any, Any]]:
     Raises:
         PoolError: they are not safetensors.
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
     try:
-        arrays: dict[str, np.ndarray[Any, Any]] = load(data)
-    except SafetensorError as error:
+        return tensors_of(data)
+    except ReadingError as error:
         raise _unreadable(origin, error) from None
-    return arrays
 
 
 def about_of(data: bytes) -> dict[str, Any]:
-    """Return what the bytes of a safetensors file of ours say of themselves."""
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    found: dict[str, Any] = json.loads(header.get("__metadata__", {}).get(METADATA_KEY, "{}"))
+    """Return what the bytes of a safetensors file of ours say of themselves.
+
+    Raises:
+        ReadingError: they are not safetensors, or say nothing.
+    """
+    found = json_of(header_of(data, len(data)).about.get(METADATA_KEY, "{}"))
+    if not isinstance(found, dict):
+        raise ReadingError(f"what it says of itself is a {type(found).__name__}")
     return found
 
 
-def _unreadable(origin: str, error: Exception) -> PoolError:
-    return PoolError(f"'{origin}' is not a readable safetensors file: {error}", hint="make it again")
+def _unreadable(origin: str, error: OSError | ValueError) -> PoolError:
+    return PoolError(f"'{origin}' is not a readable safetensors file: {reason(error)}", hint="make it again")
 
 
 def partial(out: Path) -> Path:
@@ -158,11 +165,9 @@ def _is_ours(folder: Path) -> bool:
     """Return whether a file in a folder says that kfdeploy made it."""
     for name, kinds in OURS.items():
         place = folder / name
-        if not place.is_file() or place.stat().st_size > 1 << 28:
-            continue
         try:
-            about = json.loads(place.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
+            about = json_of(read_regular(place, MOST_JSON))
+        except (OSError, ReadingError):
             continue
         if about == {} if name == "demo.json" else isinstance(about, dict) and about.get("kind") in kinds:
             return True

@@ -1,13 +1,15 @@
 """Manifests: what a folder of ours says of itself, typed, opened in one way, and its files held to it."""
 
 import hashlib
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 from kfdeploy.errors import PoolError
 from kfdeploy.files import sha256
+from kfdeploy.reading import MOST_FILE, parse_json, read_named, read_regular, reason
+from kfdeploy.schema import SHAPES, require
 
 POOL = "pool.json"
 ASSEMBLY = "assembly.json"  # of students and teachers too
@@ -199,12 +201,7 @@ def read_bytes(path: Path, kind: str, hint: str) -> bytes:
     Raises:
         PoolError: it is missing, or cannot be read.
     """
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise PoolError(f"there is no {kind} at '{path.parent}' ('{path.name}' is missing)", hint=hint) from None
-    except OSError as error:
-        raise PoolError(f"'{path}' cannot be read: {error}", hint=hint) from None
+    return read_named(path, f"there is no {kind} at '{path.parent}' ('{path.name}' is missing)", hint)
 
 
 def parse_manifest(data: bytes, path: str, kinds: Sequence[str], hint: str) -> dict[str, Any]:
@@ -213,10 +210,7 @@ def parse_manifest(data: bytes, path: str, kinds: Sequence[str], hint: str) -> d
     Raises:
         PoolError: they are not JSON, or of another schema or kind.
     """
-    try:
-        manifest = json.loads(data.decode())
-    except ValueError as error:
-        raise PoolError(f"'{path}' cannot be read: {error}", hint=hint) from None
+    manifest = parse_json(data, path, hint=hint, constants=kinds[0] in _MEASURED)
     schema = SCHEMAS[kinds[0]]
     if not isinstance(manifest, dict) or manifest.get("schema") != schema:
         seen = manifest.get("schema") if isinstance(manifest, dict) else type(manifest).__name__
@@ -226,7 +220,12 @@ def parse_manifest(data: bytes, path: str, kinds: Sequence[str], hint: str) -> d
         )
     if manifest.get("kind") not in kinds:
         raise PoolError(f"'{path}' describes a '{manifest.get('kind')}'", allowed=kinds, hint=hint)
-    return manifest
+    if shape := SHAPES.get(manifest["kind"]):
+        require(manifest, shape, path, hint)
+    return dict(manifest)
+
+
+_MEASURED = ("benchmark", "inspection")  # where a number may be none that is known
 
 
 def inside(root: Path, name: str) -> Path:
@@ -260,7 +259,8 @@ def check_files(root: Path, files: Mapping[str, Mapping[str, Any]], names: Itera
     """
     for name in names:
         path = _there(root, files, name)
-        _same(path, files[name], path.stat().st_size, lambda path=path: sha256(path))  # type: ignore[misc]
+        with _readable(path):
+            _same(path, files[name], path.stat().st_size, lambda path=path: sha256(path))  # type: ignore[misc]
 
 
 def read_file(root: Path, files: Mapping[str, Mapping[str, Any]], name: str) -> bytes:
@@ -270,7 +270,11 @@ def read_file(root: Path, files: Mapping[str, Mapping[str, Any]], name: str) -> 
         PoolError: it is missing, of another length, or of another hash; or not in the manifest.
     """
     path = _there(root, files, name)
-    data = path.read_bytes()
+    most = files[name]["bytes"]
+    with _readable(path):
+        if (size := path.stat().st_size) != most or size > MOST_FILE:  # before any of it is read
+            _same(path, files[name], size, str)
+        data = read_regular(path, min(most, MOST_FILE))
     _same(path, files[name], len(data), lambda: hashlib.sha256(data).hexdigest())
     return data
 
@@ -278,11 +282,37 @@ def read_file(root: Path, files: Mapping[str, Mapping[str, Any]], name: str) -> 
 _AGAIN = "copy the folder again, or make it again"
 
 
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Say of a file that it cannot be read.
+
+    Raises:
+        PoolError: an OSError happened inside.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise PoolError(f"'{path}' cannot be read: {reason(error)}", hint=_AGAIN) from None
+
+
+def size_of(root: object, files: Mapping[str, Mapping[str, Any]], name: str) -> int:
+    """Return how many bytes a manifest says that a file has.
+
+    Raises:
+        PoolError: it does not name the file.
+    """
+    if name not in files:
+        raise PoolError(f"'{name}' is not among the files of '{root}'", hint=_AGAIN)
+    return int(files[name]["bytes"])
+
+
 def _there(root: Path, files: Mapping[str, Mapping[str, Any]], name: str) -> Path:
     path = inside(root, name)
     if not {"bytes", "sha256"} <= set(files.get(name, ())):
         raise PoolError(f"'{name}' is not among the files of '{root}'", hint=_AGAIN)
-    if not path.is_file():
+    with _readable(path):
+        there = path.is_file()
+    if not there:
         raise PoolError(f"'{path}' is missing", hint=_AGAIN)
     return path
 

@@ -12,7 +12,7 @@ import kfdeploy
 
 # From the ground up; what stands on one floor does not know its neighbours.
 FLOORS = {
-    "kfdeploy": ("errors arrays version", "files", "manifest", "graph tasks", "targets", "data", "pool", "deploy",
+    "kfdeploy": ("errors arrays version", "reading schema", "files", "manifest", "graph tasks", "targets", "data", "pool", "deploy",
                  "measuring training", "report", "cli", "__main__"),
     "kfdeploy.pool": ("manifest ranges remote", "pool", "convert edit plan push"),
     "kfdeploy.deploy": ("artifact parity swap", "model", "assemble calibrate here predict prepare verify", "export update"),

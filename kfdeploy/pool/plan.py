@@ -311,8 +311,8 @@ def plain_words(assembly: Candidate, students: Sequence[Candidate]) -> str:
     fewer = f"{max(ratio, 1 / ratio):.2f}× fewer multiplications"
     if able and ratio >= 1:
         return (
-            f"{rival.name} is no less accurate here, with {fewer} ({other:.1f} against {own:.1f} million an image): for "
-            "these tasks alone a plain student is the better choice"
+            f"{rival.name} is no less accurate here, with {fewer} ({other:.1f} against {own:.1f} million an image): "
+            "for these tasks alone a plain student is the better choice"
         )
     counts = f"{own:.1f} against {other:.1f} million an image"
     if able:
