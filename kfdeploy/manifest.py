@@ -182,6 +182,7 @@ def open_manifest(data: bytes, place: str, kinds: Sequence[str], needs: Sequence
         check_inside(place.rpartition("/")[0] or ".", names)
     except (KeyError, TypeError, AttributeError) as error:
         raise PoolError(f"'{place}' is incomplete: {error}", hint=hint) from None
+    require(manifest, SHAPES[manifest["kind"]], place, hint)
     return manifest
 
 
@@ -220,8 +221,8 @@ def parse_manifest(data: bytes, path: str, kinds: Sequence[str], hint: str) -> d
         )
     if manifest.get("kind") not in kinds:
         raise PoolError(f"'{path}' describes a '{manifest.get('kind')}'", allowed=kinds, hint=hint)
-    if shape := SHAPES.get(manifest["kind"]):
-        require(manifest, shape, path, hint)
+    if manifest["kind"] in SHAPES and "files" not in manifest:  # else `open_manifest` looks at the names first
+        require(manifest, SHAPES[manifest["kind"]], path, hint)
     return dict(manifest)
 
 

@@ -38,8 +38,7 @@ _OURS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "
 # What else people's checkpoints hold, and torch reads: bytes an element.
 _THEIRS = {"BF16": 2, "F8_E5M2": 1, "F8_E4M3": 1, "F8_E8M0": 1, "C64": 8}
 _ODD = re.compile(rb"\\u(?:[dD][89a-fA-F]|0000)")  # half a character, or NUL, which no name may hold
-_KINDS = {stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFSOCK: "a socket",
-          stat.S_IFDIR: "a folder"}  # fmt: skip
+_KINDS = {stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFSOCK: "a socket"}  # fmt: skip
 
 
 class ReadingError(ValueError):
@@ -63,6 +62,8 @@ def open_regular(path: str | Path) -> BufferedReader:
         raise OSError(errno.EINVAL, f"no file can be called that ({error})", repr(str(path))) from None
     try:
         kind = stat.S_IFMT(os.fstat(descriptor).st_mode)
+        if kind == stat.S_IFDIR:
+            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         if kind != stat.S_IFREG:
             raise OSError(errno.EINVAL, f"it is {_KINDS.get(kind, 'no file')}, not a regular file", str(path))
         return os.fdopen(descriptor, "rb")
@@ -104,7 +105,7 @@ def read_named(
     """
     try:
         return read_regular(path, most)
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:
         raise error(missing, hint=hint) from None
     except OSError as why:
         raise error(f"'{path}' cannot be read: {reason(why)}", hint=hint) from None

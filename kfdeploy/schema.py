@@ -227,10 +227,7 @@ def _image(value: Any) -> str:
     return ""
 
 
-TASK = record(
-    {"name": _NAME, "classes": listing(_NAME, 1), "kind": text(100)},
-    {"file": _FILE, "evidence": _FILE, "calibration": _FILE, "weights": text(100)},
-)
+_TASK: dict[str, Check] = {"name": _NAME, "classes": listing(_NAME, 1), "kind": text(100)}
 DATA = record(
     {"source": text(), "root": text()},
     {"names": either(mapping(text()), text()), "test": number(0, 1), "ignore": listing(text())},
@@ -239,10 +236,12 @@ _ACCURACY = record({}, {"test": maybe(number(0, 1)), "validation": maybe(number(
 _TEACHER = record({}, {"accuracy": maybe(_ACCURACY), "name": text(), "source": text()})
 _OPEN_SET = record({"threshold": number()}, dict.fromkeys(("false_accept", "accepted", "auroc"), maybe(number())))
 _FORM = among("bank", "branches")
-_COMMON: dict[str, Check] = {"image": _image, "tasks": listing(TASK), "files": files, "version": text(100)}
+_COMMON: dict[str, Check] = {"image": _image, "tasks": listing(record(_TASK), 1), "files": files, "version": text(100)}
 _BLOCK = record({"task": _NAME, "file": _FILE, "classes": listing(_NAME)}, {"data": DATA, "without": listing(_NAME)})
+_MORE = {"calibration": _FILE, "weights": text(100)}
 _POOL = record(
     _COMMON | {
+        "tasks": listing(record(_TASK | {"file": _FILE, "evidence": _FILE}, _MORE), 1),
         "name": _NAME, "recipe": record({"data": DATA, "tasks": anything}), "classes": listing(_NAME),
         "coupling": among("joint", "independent"), "temperatures": mapping(number(0)), "teacher": _TEACHER,
         "training": table, "nets": record({}, {"ckn": text(), "tsn": text(), "tap": record({"name": text()})}),

@@ -14,7 +14,7 @@ import kfdeploy
 FLOORS = {
     "kfdeploy": ("errors arrays version", "reading schema", "files", "manifest", "graph tasks", "targets", "data", "pool", "deploy",
                  "measuring training", "report", "cli", "__main__"),
-    "kfdeploy.pool": ("manifest ranges remote", "pool", "convert edit plan push"),
+    "kfdeploy.pool": ("manifest ranges remote", "held", "pool", "convert edit plan push"),
     "kfdeploy.deploy": ("artifact parity swap", "model", "assemble calibrate here predict prepare verify", "export update"),
     "kfdeploy.training": ("recipe objectives", "nets", "loop", "transfer", "learners", "experiment", "writing",
                           "factorize grow separate", "distill"),

@@ -1,6 +1,7 @@
 """Artifacts: a model exported to a target, with a manifest that says what it is. `kfdeploy.export` makes them."""
 
 import hashlib
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,28 @@ import numpy as np
 
 from kfdeploy import targets
 from kfdeploy.errors import MissingDependencyError
-from kfdeploy.manifest import ARTIFACT, GOLDEN, ArtifactManifest, DataOrigin, check_files, open_manifest, read_bytes
+from kfdeploy.graph.opened import check_cost, read_onnx
+from kfdeploy.manifest import (
+    ARTIFACT,
+    GOLDEN,
+    ArtifactManifest,
+    DataOrigin,
+    check_files,
+    open_manifest,
+    read_bytes,
+    read_file,
+)
+from kfdeploy.reading import read_arrays
+from kfdeploy.schema import hold
 from kfdeploy.targets.base import Session, Setup
 from kfdeploy.tasks.openset import threshold_of
 from kfdeploy.tasks.spec import Described
 
 _NEEDS = ("model.kind", "model.name", "target", "precision", "options.batch", "verify.engine_tolerance", "model_files")
+
+
+_SAMPLES = 256  # golden ones, at most
+_AGAIN = "copy the folder again, or export it again"
 
 
 @dataclass(frozen=True)
@@ -111,20 +128,33 @@ class Artifact(Described):
         return each[0] if len(each) == 1 else hashlib.sha256("".join(each).encode()).hexdigest()
 
     def check(self) -> None:
-        """Check every file against its hash.
+        """Check every file against its hash, and that a graph of ONNX is one that can be run.
 
         Raises:
-            PoolError: a file is missing, truncated or altered.
+            PoolError: a file is missing, truncated or altered; or the graph is more than plain computation.
         """
         check_files(self.path, self.files, self.files)
+        if self.target == "onnx":
+            name = self.manifest["model_files"][0]
+            graph = read_onnx(read_file(self.path, self.files, name), str(self.path / name), inputs=1)
+            check_cost(graph, str(self.path / name))
 
     def golden(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any]]:
         """Return golden images (G, H, W, C), and the logits (G, C) of the torch network and of its own ONNX graph.
 
         The last are what the engine is held to: they have the precision's own rounding in them.
+
+        Raises:
+            PoolError: the file cannot be read, or its arrays are not of this model's images and classes.
         """
-        with np.load(self.path / GOLDEN) as arrays:
-            return arrays["image"], arrays["logits"], arrays["expected"]
+        pixels, columns = math.prod(self.image.shape), len(self.classes)
+        names = ("image", "logits", "expected")
+        most = _SAMPLES * (pixels + 8 * columns) + 10_000
+        arrays = read_arrays(self.path / GOLDEN, names, most, _AGAIN)
+        wanted = {"image": ("uint8", ("G", *self.image.shape)), "logits": ("float32", ("G", columns)),
+                  "expected": ("float32", ("G", columns))}  # fmt: skip
+        hold(arrays, wanted, str(self.path / GOLDEN), _AGAIN)
+        return arrays["image"], arrays["logits"], arrays["expected"]
 
     @property
     def options(self) -> Any:

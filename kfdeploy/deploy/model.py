@@ -13,6 +13,7 @@ from kfdeploy.arrays import Arrays, Images
 from kfdeploy.deploy.swap import settle
 from kfdeploy.errors import PoolError
 from kfdeploy.files import METADATA_KEY, dump_json, parse_tensors, save_tensors, write_file
+from kfdeploy.graph.opened import check_cost, read_onnx
 from kfdeploy.graph.ranges import model_ranges
 from kfdeploy.graph.reference import golden_difference
 from kfdeploy.manifest import (
@@ -28,8 +29,10 @@ from kfdeploy.manifest import (
     read_file,
     stamp,
 )
+from kfdeploy.pool.held import hold_seen
 from kfdeploy.pool.pool import Pool
 from kfdeploy.pool.ranges import parse_ranges, replaced, sweep_ranges, write_ranges
+from kfdeploy.schema import hold
 from kfdeploy.tasks.evidence import Evidence, Seen
 from kfdeploy.tasks.openset import threshold_of
 from kfdeploy.tasks.spec import Described, ImageSpec, TaskSpec, class_names
@@ -145,14 +148,23 @@ class Model(Described):
         return self.manifest["golden"]
 
     def check(self) -> None:
-        """Check every file against its hash.
+        """Check every file against its hash, and that its graph is one that can be run.
 
         Raises:
-            PoolError: a file is missing, truncated or altered.
+            PoolError: a file is missing, truncated or altered; or the graph is more than plain computation.
         """
         check_files(self.path, self.files, self.files)
+        check_cost(self.load(), str(self.graph))
         if self.parts is not None:
             self.parts.check()
+
+    def load(self) -> "ModelProto":
+        """Return its graph, held to its hash and to what is plain computation.
+
+        Raises:
+            PoolError: it is missing or altered, or is none that is read.
+        """
+        return read_onnx(read_file(self.path, self.files, GRAPH), str(self.graph), inputs=1)
 
     def evidence(self) -> Evidence:
         """Return its golden samples and, but for an assembly, whose pool has them, its validation logits.
@@ -162,13 +174,23 @@ class Model(Described):
         """
         if self.parts is not None:
             return self.parts.evidence(self.tasks)
-        arrays = self._evidence()
+        arrays, kinds = self._evidence(), "float32"
+        columns = len(self.classes)
+        hold(
+            arrays,
+            {"golden.images": ("uint8", ("G", *self.image.shape)), "golden.logits": (kinds, ("G", columns)),
+             "validation.logits": (kinds, ("V", columns)), "validation.labels": ("int64", ("V",))},
+            str(self.path / _EVIDENCE), "make it again",
+        )  # fmt: skip
         seen = Seen.of(arrays, self.classes)
         golden, logits = arrays["golden.logits"], arrays["validation.logits"]
         return Evidence(arrays["golden.images"], golden, seen.labels, seen.rows, logits, seen.content)
 
     def _evidence(self) -> Arrays:
-        return parse_tensors(read_file(self.path, self.files, _EVIDENCE), f"{self.path / _EVIDENCE}")
+        origin = f"{self.path / _EVIDENCE}"
+        arrays = parse_tensors(read_file(self.path, self.files, _EVIDENCE), origin)
+        hold_seen(arrays, len(self.classes), origin)
+        return arrays
 
     def seen(self) -> Seen:
         """Return which its validation images are.
@@ -196,7 +218,7 @@ class Model(Described):
 
     def calibrate(self, images: Images) -> "Model":
         """Observe a student's or a teacher's activations and keep their ranges in its folder; return it opened anew."""
-        name = write_ranges(self.path, "model", model_ranges(self.graph, images), len(images))
+        name = write_ranges(self.path, "model", model_ranges(self.load(), images), len(images))
         files = replaced(self.path, self.files, [name])
         write_file(self.path / ASSEMBLY, dump_json(self.manifest | {"calibration": name, "files": files}))
         sweep_ranges(self.path, [name])

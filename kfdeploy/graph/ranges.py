@@ -5,7 +5,6 @@ tensor: the largest value alone would spend most levels on a few outliers.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,11 +40,8 @@ def pool_ranges(
     return found
 
 
-def model_ranges(graph: Path, images: Images) -> dict[str, Range]:
+def model_ranges(model: ModelProto, images: Images) -> dict[str, Range]:
     """Return the ranges of a student's or a teacher's tensors."""
-    import onnx
-
-    model = onnx.load(graph)
     return observe(model, [name for name in observed(model) if name != "logits"], images)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from kfdeploy.errors import PoolError
 from kfdeploy.manifest import SCHEMAS
+from kfdeploy.reading import parse_json, read_named
 
 
 def read_result(path: Path) -> dict[str, Any]:
@@ -15,14 +16,9 @@ def read_result(path: Path) -> dict[str, Any]:
     Raises:
         PoolError: it is not there, not JSON, or of another schema or kind.
     """
-    import json
-
-    try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise PoolError(f"there is no result at '{path}'", hint="kfdeploy benchmark --json <file>") from None
-    except (OSError, ValueError) as error:
-        raise PoolError(f"'{path}' cannot be read: {error}", hint="kfdeploy benchmark --json <file>") from None
+    hint = "kfdeploy benchmark --json <file>"
+    data = read_named(path, f"there is no result at '{path}'", hint)
+    result = parse_json(data, str(path), hint=hint, constants=True)
     seen = (result.get("schema"), result.get("kind")) if isinstance(result, dict) else (None, type(result).__name__)
     if seen != (_SCHEMA, "benchmark"):
         raise PoolError(

@@ -24,7 +24,8 @@ from kfdeploy.manifest import (
     stamp,
 )
 from kfdeploy.pool import manifest
-from kfdeploy.pool.manifest import COMMON, SHARED, TEMPLATE
+from kfdeploy.pool.held import hold_evidence, hold_together
+from kfdeploy.pool.manifest import COMMON, SHARED, TEMPLATE, Role
 from kfdeploy.pool.remote.locate import locate
 from kfdeploy.pool.remote.place import AGAIN, Folder, Place
 from kfdeploy.tasks.evidence import Block, Evidence, Seen
@@ -70,9 +71,6 @@ class Pool(Described):
             PoolError, StoreError: as `open`.
         """
         manifest: PoolManifest = open_manifest(place.manifest(), f"{place}/{POOL}", ("pool",), _NEEDS, hint)
-        for entry in manifest["tasks"]:
-            if "file" not in entry or "evidence" not in entry:
-                raise PoolError(f"'{place}/{POOL}' is incomplete: task '{entry['name']}' has no files", hint=hint)
         pool = cls(place, manifest)
         pool.require_image(f"{place}/{POOL}", hint)
         return pool
@@ -188,9 +186,11 @@ class Pool(Described):
         """Return the arrays of a file of the pool.
 
         Raises:
-            PoolError: it is missing, truncated or altered, or not one of the pool's.
+            PoolError: as `read`; or they are not what the manifest says.
         """
-        return parse_tensors(self.read(name), f"{self.where}/{name}")
+        arrays = parse_tensors(self.read(name), f"{self.where}/{name}")
+        hold_evidence(self._roles.get(name), arrays, self.image.shape, f"{self.where}/{name}")
+        return arrays
 
     def fetch(self, names: Sequence[str]) -> None:
         """Bring files of a pool on a server into the cache, several at a time; of a folder, nothing is needed.
@@ -229,9 +229,10 @@ class Pool(Described):
         Raises:
             PoolError: one is missing or altered.
         """
-        import onnx
+        from kfdeploy.graph.opened import read_onnx
 
-        return onnx.load_from_string(self.read(COMMON)), onnx.load_from_string(self.read(TEMPLATE))
+        common = read_onnx(self.read(COMMON), f"{self.where}/{COMMON}", inputs=1, outputs=2)
+        return common, read_onnx(self.read(TEMPLATE), f"{self.where}/{TEMPLATE}", inputs=1)
 
     def graph(
         self, tasks: Sequence[TaskSpec] | None = None, form: "Form" = "branches", threshold: float | None = None
@@ -303,6 +304,7 @@ class Pool(Described):
         self.fetch([SHARED, *own, *(block["file"] for block in self.added_images)])
         shared = self.tensors(SHARED)
         each = [self.tensors(name) for name in own]
+        hold_together(shared, each, own, self.where)
         golden = np.concatenate([arrays["golden.logits"] for arrays in each], axis=1)
         labels: list[str] = []
         rows, logits = [np.empty(0, np.int64)], [np.empty((0, golden.shape[1]), np.float32)]
@@ -342,11 +344,6 @@ class Pool(Described):
                 else:
                     found.append(mine if place[t.name] > place[task] else known)
             yield Block(task, Seen.of(images, about["classes"]), tuple(found))
-
-    def validation(self) -> tuple[tuple[str, ...], np.ndarray[Any, np.dtype[np.int64]]]:
-        """Return the class names of the validation images it was made with, and their rows; see `seen`."""
-        seen = self.seen()
-        return seen.labels, seen.rows
 
     def seen(self) -> Seen:
         """Return which validation images the pool was made with.
@@ -393,6 +390,10 @@ class Pool(Described):
     def entry(self, task: TaskSpec) -> TaskEntry:
         """Return what the manifest says of a task: its classes and the names of its files."""
         return self._entries[task.name]
+
+    @cached_property
+    def _roles(self) -> dict[str, Role]:
+        return manifest.roles(self.manifest)
 
     @cached_property
     def _entries(self) -> dict[str, TaskEntry]:

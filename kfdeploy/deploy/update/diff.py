@@ -14,6 +14,7 @@ from kfdeploy.files import check_place, sha256, write_file
 from kfdeploy.manifest import ASSEMBLY, GRAPH, PARTS, POOL
 from kfdeploy.pool.manifest import COMMON, SHARED, TEMPLATE
 from kfdeploy.pool.pool import Pool
+from kfdeploy.reading import MOST_FILE, read_named
 
 _TOLD = {
     "tasks",
@@ -143,7 +144,11 @@ def parts_of(model: Model) -> Pool:
 def missing(old: Model, new: Model) -> dict[str, bytes]:
     """Return the files of an assembly that another lacks; never the graph, which follows from them."""
     there, wanted = _files(old), _files(new)
-    return {name: (new.path / name).read_bytes() for name, hashed in wanted.items() if there.get(name) != hashed}
+    lacking = [name for name, hashed in wanted.items() if there.get(name) != hashed]
+    again = "copy it again, or assemble it again"
+    return {
+        name: read_named(new.path / name, f"'{new.path / name}' is missing", again, most=MOST_FILE) for name in lacking
+    }
 
 
 def pack(old: Model, new: Model, path: Path) -> Update:

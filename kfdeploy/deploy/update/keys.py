@@ -6,9 +6,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kfdeploy.deploy.update.file import LARGEST, Update
+from kfdeploy.deploy.update.file import Update
 from kfdeploy.errors import OutputError, UpdateError, require
 from kfdeploy.files import check_place, place_errors, write_file
+from kfdeploy.reading import LARGEST, MOST_TEXT, read_regular
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -97,7 +98,7 @@ def load_private(path: Path) -> "Ed25519PrivateKey":
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
     try:
-        key = load_pem_private_key(path.read_bytes(), None)
+        key = load_pem_private_key(read_regular(path, MOST_TEXT), None)
     except FileNotFoundError:
         raise UpdateError(f"there is no key at '{path}'", hint=_PAIR) from None
     except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
@@ -120,7 +121,7 @@ def load_public(path: Path) -> "Ed25519PublicKey":
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
     try:
-        key = load_pem_public_key(path.read_bytes())
+        key = load_pem_public_key(read_regular(path, MOST_TEXT))
     except (OSError, ValueError, UnsupportedAlgorithm) as error:
         raise UpdateError(f"'{path}' is no public key that can be used: {_why(error)}", hint=_PAIR) from None
     if not isinstance(key, Ed25519PublicKey):
