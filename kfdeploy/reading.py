@@ -38,7 +38,12 @@ _OURS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "
 # What else people's checkpoints hold, and torch reads: bytes an element.
 _THEIRS = {"BF16": 2, "F8_E5M2": 1, "F8_E4M3": 1, "F8_E8M0": 1, "C64": 8}
 _ODD = re.compile(rb"\\u(?:[dD][89a-fA-F]|0000)")  # half a character, or NUL, which no name may hold
-_KINDS = {stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFSOCK: "a socket"}  # fmt: skip
+_KINDS = {
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+}
 
 
 class ReadingError(ValueError):
@@ -364,6 +369,23 @@ def _unpacked(stream: BinaryIO, names: Collection[str], most: int) -> Arrays:
             left -= len(data)
             found[name] = _array(data, name)
         return found
+
+
+def check_archive(stream: BinaryIO) -> None:
+    """Refuse an archive, such as torch writes, that unpacks to far more than it has; what is no archive passes.
+
+    Raises:
+        ReadingError: as above.
+    """
+    import zipfile
+
+    if zipfile.is_zipfile(stream):
+        with zipfile.ZipFile(stream) as archive:
+            total = sum(entry.file_size for entry in archive.infolist())
+        size = stream.seek(0, os.SEEK_END)
+        if total > 4 * size + _PIECE:
+            raise ReadingError(f"its {size:,} bytes unpack to {total:,}")
+    stream.seek(0)
 
 
 def _array(data: bytes, name: str) -> np.ndarray[Any, Any]:

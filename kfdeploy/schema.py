@@ -104,8 +104,11 @@ def mapping(check: Check, most: int = 1_000_000) -> Check:
     return each
 
 
-def record(needed: Mapping[str, Check], optional: Mapping[str, Check] | None = None) -> Check:
-    """Return a check for a table that has some keys, and may have others; what else is in it is nobody's business."""
+def record(needed: Mapping[str, Check], optional: Mapping[str, Check] | None = None, *, only: bool = False) -> Check:
+    """Return a check for a table that has some keys, and may have others; what else is in it is nobody's business.
+
+    With `only`, nothing else may be in it.
+    """
 
     def check(value: Any) -> str:
         if type(value) is not dict:
@@ -115,6 +118,8 @@ def record(needed: Mapping[str, Check], optional: Mapping[str, Check] | None = N
                 return _under(f".{key}", "is missing")
             if why := own(value[key]):
                 return _under(f".{key}", why)
+        if only and (odd := [key for key in value if key not in needed and key not in (optional or {})]):
+            return f"has the unknown key {odd[0]!r:.80}"
         for key, own in (optional or {}).items():
             if key in value and (why := own(value[key])):
                 return _under(f".{key}", why)
@@ -227,7 +232,7 @@ def _image(value: Any) -> str:
     return ""
 
 
-_TASK: dict[str, Check] = {"name": _NAME, "classes": listing(_NAME, 1), "kind": text(100)}
+TASK: dict[str, Check] = {"name": _NAME, "classes": listing(_NAME, 1), "kind": text(100)}
 DATA = record(
     {"source": text(), "root": text()},
     {"names": either(mapping(text()), text()), "test": number(0, 1), "ignore": listing(text())},
@@ -236,12 +241,12 @@ _ACCURACY = record({}, {"test": maybe(number(0, 1)), "validation": maybe(number(
 _TEACHER = record({}, {"accuracy": maybe(_ACCURACY), "name": text(), "source": text()})
 _OPEN_SET = record({"threshold": number()}, dict.fromkeys(("false_accept", "accepted", "auroc"), maybe(number())))
 _FORM = among("bank", "branches")
-_COMMON: dict[str, Check] = {"image": _image, "tasks": listing(record(_TASK), 1), "files": files, "version": text(100)}
+_COMMON: dict[str, Check] = {"image": _image, "tasks": listing(record(TASK), 1), "files": files, "version": text(100)}
 _BLOCK = record({"task": _NAME, "file": _FILE, "classes": listing(_NAME)}, {"data": DATA, "without": listing(_NAME)})
 _MORE = {"calibration": _FILE, "weights": text(100)}
 _POOL = record(
     _COMMON | {
-        "tasks": listing(record(_TASK | {"file": _FILE, "evidence": _FILE}, _MORE), 1),
+        "tasks": listing(record(TASK | {"file": _FILE, "evidence": _FILE}, _MORE), 1),
         "name": _NAME, "recipe": record({"data": DATA, "tasks": anything}), "classes": listing(_NAME),
         "coupling": among("joint", "independent"), "temperatures": mapping(number(0)), "teacher": _TEACHER,
         "training": table, "nets": record({}, {"ckn": text(), "tsn": text(), "tap": record({"name": text()})}),

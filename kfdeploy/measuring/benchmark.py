@@ -21,6 +21,8 @@ from kfdeploy.measuring.accuracy import Right, Subject, score
 from kfdeploy.measuring.answer import answer
 from kfdeploy.measuring.intervals import difference_interval, ratio_interval
 from kfdeploy.measuring.rounds import Job, describe_machine, measure_afresh
+from kfdeploy.reading import MOST_JSON, ReadingError, json_of, read_regular
+from kfdeploy.schema import flag, listing, mapping, number, record, table, whole
 from kfdeploy.targets.base import Scenario
 from kfdeploy.targets.device.clock import QUICK, Protocol, Round, summarise
 
@@ -132,9 +134,9 @@ def _measure(
     done: dict[str, Any] = {}
     if finished is not None and finished.is_file():
         try:
-            kept = json.loads(finished.read_text(encoding="utf-8"))
-            done = kept["rounds"] if kept["about"] == about else {}
-        except (OSError, ValueError, KeyError, TypeError):
+            kept = json_of(read_regular(finished, MOST_JSON))
+            done = {} if _KEPT(kept) or kept["about"] != about else kept["rounds"]
+        except (OSError, ReadingError):
             done = {}
     rounds: dict[Key, list[Round]] = {key: [] for key in jobs}
     for number in range(protocol.rounds):
@@ -155,6 +157,15 @@ def _measure(
                     write_file(finished, json.dumps({"about": about, "rounds": done}))
             rounds[key].append(Round(**done[name]))
     return rounds
+
+
+_MS = number(0, 1e12)
+_ROUND = record(
+    {"samples": listing(_MS), "load": _MS, "first": _MS, "warm_up": _MS, "stable": flag, "stages": mapping(_MS),
+     "watch": table, "cores": listing(whole())},
+    only=True,
+)  # fmt: skip
+_KEPT = record({"about": table, "rounds": mapping(_ROUND)})
 
 
 def _open(paths: Sequence[str | Path]) -> list[Artifact]:
