@@ -38,12 +38,7 @@ _OURS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "
 # What else people's checkpoints hold, and torch reads: bytes an element.
 _THEIRS = {"BF16": 2, "F8_E5M2": 1, "F8_E4M3": 1, "F8_E8M0": 1, "C64": 8}
 _ODD = re.compile(rb"\\u(?:[dD][89a-fA-F]|0000)")  # half a character, or NUL, which no name may hold
-_KINDS = {
-    stat.S_IFIFO: "a pipe",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
-    stat.S_IFSOCK: "a socket",
-}
+_KINDS = {stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
 
 
 class ReadingError(ValueError):
@@ -70,7 +65,7 @@ def open_regular(path: str | Path) -> BufferedReader:
         if kind == stat.S_IFDIR:
             raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         if kind != stat.S_IFREG:
-            raise OSError(errno.EINVAL, f"it is {_KINDS.get(kind, 'no file')}, not a regular file", str(path))
+            raise OSError(errno.EINVAL, f"it is {_KINDS.get(kind, 'a socket')}, not a regular file", str(path))
         return os.fdopen(descriptor, "rb")
     except BaseException:
         os.close(descriptor)
@@ -145,7 +140,9 @@ def json_of(data: bytes | str, *, constants: bool = False) -> Any:
         raise ReadingError(f"it has more than {MOST_VALUES:,} values")
     try:
         value = json.loads(
-            data.decode("utf-8-sig"), object_pairs_hook=_once, parse_constant=_unknown if constants else _constant
+            data.decode("utf-8-sig"),
+            object_pairs_hook=_once,
+            parse_constant=(lambda _: None) if constants else _constant,
         )
     except RecursionError:
         raise ReadingError(f"it is nested more than {MOST_DEPTH} deep") from None
@@ -208,10 +205,6 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _constant(name: str) -> NoReturn:
     raise ReadingError(f"it has the number {name}")
-
-
-def _unknown(_: str) -> None:
-    return None
 
 
 def _check_texts(value: Any) -> None:
