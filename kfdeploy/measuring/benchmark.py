@@ -139,14 +139,14 @@ def _measure(
         except (OSError, ReadingError):
             done = {}
     rounds: dict[Key, list[Round]] = {key: [] for key in jobs}
-    for number in range(protocol.rounds):
+    for turn in range(protocol.rounds):
         # A new order each round, so that no artifact always follows the same neighbour.
-        for key in random.Random(number).sample(list(jobs), len(jobs)):
+        for key in random.Random(turn).sample(list(jobs), len(jobs)):
             if key in reasons:
                 continue
-            name = f"{number} {hashes[key[0]]} {key[1]} {key[2]} {jobs[key].batch}"
+            name = f"{turn} {hashes[key[0]]} {key[1]} {key[2]} {jobs[key].batch}"
             if name not in done:
-                report(f"round {number + 1} of {protocol.rounds}: {key[0].name}, {key[1]}, {key[2]} threads")
+                report(f"round {turn + 1} of {protocol.rounds}: {key[0].name}, {key[1]}, {key[2]} threads")
                 try:
                     done[name] = asdict(measure_afresh(jobs[key], protocol))
                 except KfdeployError as error:

@@ -17,7 +17,7 @@ from kfdeploy.data.imageset import ImageSet, stratified
 from kfdeploy.data.names import readable_names
 from kfdeploy.data.sources import has_test, load_split
 from kfdeploy.data.splits import SPLIT_SEED, spread
-from kfdeploy.errors import DataError, TeacherError
+from kfdeploy.errors import DataError, TeacherError, TrainingError
 from kfdeploy.files import dump_json, sha256, write_file
 from kfdeploy.reading import parse_json, read_named
 from kfdeploy.schema import TASK, listing, record, require

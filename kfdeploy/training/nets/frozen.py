@@ -38,9 +38,8 @@ class OnnxNet(nn.Module):
         data = read_named(path, f"there is no ONNX file at '{path}'", hint, error=TeacherError, most=MOST_FILE)
         graph = read_onnx(data, str(path), error=TeacherError, hint="export it as one file of ONNX's own operators")
         try:
-            if graph.graph.input and all(
-                side.dim_value for side in graph.graph.input[0].type.tensor_type.shape.dim[1:]
-            ):
+            given = graph.graph.input[:1]
+            if given and all(side.dim_value for side in given[0].type.tensor_type.shape.dim[1:]):
                 check_cost(graph, str(path))
         except PoolError as error:
             raise TeacherError(error.what, hint=hint) from None
