@@ -20,6 +20,7 @@ from kfdeploy.graph.known import KNOWN
 from kfdeploy.graph.precision import Prepared, write
 from kfdeploy.graph.reference import run, tolerance
 from kfdeploy.manifest import ARTIFACT, GOLDEN, describe_files, stamp, versions
+from kfdeploy.schema import MOST_BATCH
 from kfdeploy.targets.base import Setup, Target
 from kfdeploy.targets.kits import write_kit
 
@@ -56,8 +57,8 @@ def export(
         ParityError: a step differs by more than the tolerance; it names the module to blame and what would have passed.
         OutputError: the place is taken and `force` is not set, or cannot be written.
     """
-    if batch < 0:
-        raise UnsupportedError(f"the batch is {batch}", allowed=("0 (dynamic)", "1", "2", "…"))
+    if not 0 <= batch <= MOST_BATCH:
+        raise UnsupportedError(f"the batch is {batch}", allowed=("0 (dynamic)", "1", "2", "…", str(MOST_BATCH)))
     module = targets.load(target, precision)
     setting = chosen_options(module, precision=precision, batch=batch, **options)
     check_fuse(fuse, FORMS)

@@ -126,15 +126,15 @@ def _check(model: ModelProto, inputs: int | None, outputs: int | None) -> None:
         if there:
             raise ReadingError(f"it has {what}")
     if odd := [entry.domain for entry in model.opset_import if entry.domain not in DOMAINS]:
-        raise ReadingError(f"it uses operators of '{odd[0]:.80}' (allowed: ONNX's own)")
+        raise ReadingError(f"it uses operators of {odd[0]!r:.80} (allowed: ONNX's own)")
     if not 0 < len(graph.node) <= MOST_NODES:
         raise ReadingError(f"it has {len(graph.node):,} nodes (allowed: 1 … {MOST_NODES:,})")
     if len(graph.input) != (len(graph.input) if inputs is None else inputs) or len(graph.output) < (outputs or 1):
         raise ReadingError(f"it has {len(graph.input)} inputs and {len(graph.output)} outputs")
     made: set[str] = set()
     for tensor in graph.initializer:
-        _check_tensor(tensor)
         _new(tensor.name, made)
+        _check_tensor(tensor)
     for value in graph.input:
         if value.name not in made:
             _new(value.name, made)
@@ -146,7 +146,7 @@ def _check(model: ModelProto, inputs: int | None, outputs: int | None) -> None:
             if name:
                 _new(name, made)
     if lost := [value.name for value in graph.output if value.name not in made]:
-        raise ReadingError(f"nothing makes its output '{lost[0]:.80}'")
+        raise ReadingError(f"nothing makes its output {lost[0]!r:.80}")
     try:
         onnx.checker.check_model(model)
     except Exception as error:  # ValidationError, and what C++ throws through it
@@ -154,6 +154,8 @@ def _check(model: ModelProto, inputs: int | None, outputs: int | None) -> None:
 
 
 def _new(name: str, made: set[str]) -> None:
+    if type(name) is not str:  # protobuf gives bytes for what is no UTF-8
+        raise ReadingError("a name in it is no text")
     if not name or name in made:
         raise ReadingError(f"two of its tensors are called '{name:.80}'" if name else "a tensor of it has no name")
     made.add(name)
@@ -164,6 +166,9 @@ def _said(node: NodeProto) -> str:
 
 
 def _check_node(node: NodeProto) -> None:
+    names = (node.op_type, node.domain, node.name, *node.input, *node.output, *(each.name for each in node.attribute))
+    if not all(type(name) is str for name in names):  # protobuf gives bytes for what is no UTF-8
+        raise ReadingError("a name in it is no text")
     if node.domain not in DOMAINS:
         raise ReadingError(f"the node '{_said(node)}' is an operator of '{node.domain:.80}' (allowed: ONNX's own)")
     if not node.output or not node.output[0]:

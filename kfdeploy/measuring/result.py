@@ -8,6 +8,7 @@ from typing import Any
 from kfdeploy.errors import PoolError
 from kfdeploy.manifest import SCHEMAS
 from kfdeploy.reading import parse_json, read_named
+from kfdeploy.schema import listing, number
 
 
 def read_result(path: Path) -> dict[str, Any]:
@@ -129,7 +130,12 @@ def _row_fault(row: Mapping[str, Any], what: str) -> str:
         return why
     if not all(0 < value < math.inf for value in (times["p50"], times["p90"], row["throughput"])):
         return f"{what} has latencies that are not positive"
+    if why := _SAMPLES(row.get("samples_ms", [])):
+        return f"{what} has 'samples_ms' that {why.rpartition(chr(10))[2]}"
     return ""
+
+
+_SAMPLES = listing(listing(number(0), 1))
 
 
 def machines_of(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

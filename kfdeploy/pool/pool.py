@@ -304,15 +304,14 @@ class Pool(Described):
         self.fetch([SHARED, *own, *(block["file"] for block in self.added_images)])
         shared = self.tensors(SHARED)
         each = [self.tensors(name) for name in own]
-        hold_together(shared, each, own, self.where)
-        golden = np.concatenate([arrays["golden.logits"] for arrays in each], axis=1)
-        labels: list[str] = []
-        rows, logits = [np.empty(0, np.int64)], [np.empty((0, golden.shape[1]), np.float32)]
+        labels, rows = list[str](), [np.empty(0, np.int64)]
+        logits = [np.empty((0, sum(len(task.classes) for task in chosen)), np.float32)]
         for block in self.blocks(chosen, shared, each):
             if all(columns is not None for columns in block.logits):
                 labels += block.seen.labels
                 rows.append(block.seen.rows)
                 logits.append(np.concatenate([columns for columns in block.logits if columns is not None], axis=1))
+        golden = np.concatenate([arrays["golden.logits"] for arrays in each], axis=1)
         return Evidence(shared["golden.images"], golden, tuple(labels), np.concatenate(rows), np.concatenate(logits))
 
     def blocks(
@@ -327,6 +326,7 @@ class Pool(Described):
         """
         shared = shared or self.tensors(SHARED)
         each = each or [self.tensors(self.entry(t)["evidence"]) for t in tasks]
+        hold_together(shared, each, [self.entry(task)["evidence"] for task in tasks], self.where)
         yield Block(None, Seen.of(shared, self.labels), tuple(own.get("validation.logits") for own in each))
         added = self.added_images
         place = {name: i for i, name in enumerate(self._entries)} if added else {}
