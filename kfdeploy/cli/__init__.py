@@ -1,6 +1,8 @@
 """The command line: one module a verb, each of which parses, calls one function, and prints."""
 
+import codecs
 import io
+import json
 import os
 import sys
 
@@ -89,9 +91,10 @@ def _options(
 
 def main() -> None:
     """Run the command line; errors of ours, and of the system, are printed with a hint, anything else is a bug."""
+    codecs.register_error("kfdeploy.escaped", _escaped)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a letter that a terminal or a log lacks is no reason to stop
-            stream.reconfigure(errors="backslashreplace")
+            stream.reconfigure(errors="kfdeploy.escaped")
     try:
         for word in sys.argv[1:]:
             if not is_text(word):
@@ -105,12 +108,19 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
-        where = f"'{error.filename}'" if error.filename is not None else "the system says"
+        where = f"'{str(error.filename)[:200]}'" if error.filename is not None else "the system says"
         _tell(KfdeployError(f"{where}: {error.strerror or error}", hint="choose another place, or mend its rights"))
         sys.exit(1)
     except MemoryError:
         _tell(KfdeployError("there is not enough memory for this", hint="free some, or ask for less at a time"))
         sys.exit(1)
+
+
+def _escaped(error: UnicodeError) -> tuple[str, int]:
+    """Write letters that an encoding lacks as JSON has them, so that a line of JSON is still one."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return json.dumps(error.object[error.start : error.end])[1:-1], error.end
 
 
 def _tell(error: KfdeployError) -> None:

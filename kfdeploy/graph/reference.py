@@ -35,7 +35,7 @@ class Runner:
         except ImportError:
             raise MissingDependencyError("ONNX Runtime is not installed", hint="pip install onnxruntime") from None
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # what fails is raised, and told by us
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         wanted = (*(("CUDAExecutionProvider",) if accelerate else ()), CPU)
         providers = [name for name in wanted if name in onnxruntime.get_available_providers()]
