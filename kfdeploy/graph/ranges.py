@@ -11,6 +11,7 @@ import numpy as np
 from onnx import ModelProto
 
 from kfdeploy.arrays import Images, at_once
+from kfdeploy.errors import PoolError
 from kfdeploy.graph.compose import Part, compose
 from kfdeploy.graph.reference import Runner, observed
 
@@ -46,7 +47,11 @@ def model_ranges(model: ModelProto, images: Images) -> dict[str, Range]:
 
 
 def observe(model: ModelProto, names: Sequence[str], images: Images) -> dict[str, Range]:
-    """Run images (N, H, W, C) and return the range to quantise each named tensor with; 0 is always inside."""
+    """Run images (N, H, W, C) and return the range to quantise each named tensor with; 0 is always inside.
+
+    Raises:
+        PoolError: a tensor has values that are not finite.
+    """
     run = Runner(model, names)
     size = at_once(images.shape[1:], 64)
     batches = [images[i : i + size] for i in range(0, len(images), size)]
@@ -55,6 +60,8 @@ def observe(model: ModelProto, names: Sequence[str], images: Images) -> dict[str
     for batch in batches:
         for name, value in run(batch).items():
             low[name], high[name] = min(low[name], float(value.min())), max(high[name], float(value.max()))
+    if odd := [name for name in names if not np.isfinite([low[name], high[name]]).all()]:
+        raise PoolError(f"the values of '{odd[0]}' are not finite: no range holds them", hint="make the network again")
     counts = {name: np.zeros(_BINS, np.int64) for name in names}
     for batch in batches:
         for name, value in run(batch).items():
