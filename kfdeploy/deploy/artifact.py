@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from kfdeploy import targets
-from kfdeploy.errors import MissingDependencyError
+from kfdeploy.errors import MissingDependencyError, PoolError, first_line
 from kfdeploy.graph.opened import check_cost, read_onnx
 from kfdeploy.manifest import (
     ARTIFACT,
@@ -158,8 +158,19 @@ class Artifact(Described):
 
     @property
     def options(self) -> Any:
-        """The target's options that it was exported with."""
-        return targets.load(self.target, self.precision).Options(**self.manifest["options"])
+        """The target's options that it was exported with.
+
+        Raises:
+            PoolError: the target has no such options.
+        """
+        kind = targets.load(self.target, self.precision).Options
+        try:
+            return kind(**self.manifest["options"])
+        except TypeError as error:
+            raise PoolError(
+                f"'{self.path / ARTIFACT}' has options that '{self.target}' does not have: {first_line(error)}",
+                hint=_AGAIN,
+            ) from None
 
     def cannot_run(self) -> str:
         """Return why it cannot be run on this machine, else an empty string."""
