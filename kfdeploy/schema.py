@@ -263,10 +263,11 @@ _MODEL = record(
      "provenance": record({}, {"pool": record({"name": text(), "sha256": text(100)}), "open_set": _OPEN_SET}),
      "images": table, "versions": mapping(text(200)), "teacher": table},
 )  # fmt: skip
+_TEXTS = dict.fromkeys(("precision", "provider"), text(200))
 _ARTIFACT = record(
     _COMMON | {
         "model": record({"kind": text(100), "name": _NAME}, {"sha256": text(100)}), "target": text(100),
-        "precision": text(100), "options": record({"batch": whole(0, MOST_BATCH)}, dict.fromkeys(("precision", "provider"), text(200))), "data": DATA,
+        "precision": text(100), "options": record({"batch": whole(0, MOST_BATCH)}, _TEXTS), "data": DATA,
         "verify": record({"engine_tolerance": number(0)},
                          {"difference": number(0), "samples": whole(), "equal": number(0, 1), "not_run": text()}),
         "model_files": listing(_FILE, 1, 1000), "parameters": whole(),
