@@ -13,7 +13,7 @@ from kfdeploy.arrays import Arrays, Images
 from kfdeploy.deploy.swap import settle
 from kfdeploy.errors import PoolError
 from kfdeploy.files import METADATA_KEY, dump_json, parse_tensors, save_tensors, write_file
-from kfdeploy.graph.opened import check_cost, read_onnx
+from kfdeploy.graph.opened import check_cost, check_whole, read_onnx
 from kfdeploy.graph.ranges import model_ranges
 from kfdeploy.graph.reference import golden_difference
 from kfdeploy.manifest import (
@@ -265,8 +265,6 @@ def write_model(
     Raises:
         ParityError: the graph's logits differ from the torch model's by more than the tolerance.
     """
-    import onnx
-
     from kfdeploy.graph.compose import parameter_count
 
     about = stamp(kind) | {
@@ -276,7 +274,7 @@ def write_model(
         "tasks": [task.to_json() for task in tasks],
     }
     data = serialize(model, about | fields)
-    onnx.checker.check_model(model, full_check=True)
+    check_whole(model, f"the graph of '{name}'")
     parameters = parameter_count(model)
     graph = out / GRAPH
     out.mkdir(parents=True, exist_ok=True)

@@ -198,6 +198,20 @@ def _check_tensor(tensor: TensorProto) -> None:
         raise ReadingError(f"'{tensor.name:.80}' has the shape {list(tensor.dims)}, and {seen:,} bytes or numbers")
 
 
+def check_whole(model: ModelProto, what: str) -> None:
+    """Refuse a graph, made of files that fit their manifests, that ONNX's own checker and shape inference do not pass.
+
+    Raises:
+        PoolError: as above.
+    """
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except Exception as error:  # classes of C++, which are not exported
+        raise PoolError(
+            f"{what} is no graph that can be run: {first_line(error)[:300]}", hint="make it again"
+        ) from None
+
+
 @dataclass(frozen=True)
 class Cost:
     """What a graph takes to run on one image: the most bytes that its tensors have at once, and multiplications."""
