@@ -128,7 +128,7 @@ def parse_json(
 def json_of(data: bytes | str, *, constants: bool = False) -> Any:
     """Return what JSON says: bounded in values, depth and numbers, no key twice, no half characters.
 
-    NaN and the infinities are refused, or, with `constants`, become None: a number that is not known.
+    NaN and the infinities are refused, but with `constants`: what was measured may be a number that is none.
 
     Raises:
         ReadingError: as above, or it is no JSON.
@@ -142,7 +142,7 @@ def json_of(data: bytes | str, *, constants: bool = False) -> Any:
         value = json.loads(
             data.decode("utf-8-sig"),
             object_pairs_hook=_once,
-            parse_constant=(lambda _: None) if constants else _constant,
+            parse_constant=float if constants else _constant,
         )
     except RecursionError:
         raise ReadingError(f"it is nested more than {MOST_DEPTH} deep") from None

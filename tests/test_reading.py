@@ -90,7 +90,7 @@ def test_json_that_is_meant_is_read():
     value = {"a": [1, 2.5, None, True], "é": {"b": "\\u0000 \\ud83d"}, "smile": "\N{GRINNING FACE}", "big": 2**63 - 1}
     assert json_of(json.dumps(value)) == json_of(json.dumps(value, ensure_ascii=False).encode()) == value
     assert json_of(b"\xef\xbb\xbf[1]") == [1]
-    assert json_of('{"a": NaN, "b": -Infinity}', constants=True) == {"a": None, "b": None}
+    assert str(json_of('{"a": NaN, "b": -Infinity}', constants=True)) == "{'a': nan, 'b': -inf}"
 
 
 def test_toml_has_limits():

@@ -32,7 +32,6 @@ from kfdeploy.cli import (
 )
 from kfdeploy.cli.words import WordsCommand
 from kfdeploy.errors import KfdeployError, UsageError
-from kfdeploy.reading import is_text
 from kfdeploy.training.loop.progress import is_main
 from kfdeploy.version import __version__
 
@@ -97,7 +96,7 @@ def main() -> None:
             stream.reconfigure(errors="kfdeploy.escaped")
     try:
         for word in sys.argv[1:]:
-            if not is_text(word):
+            if any("\ud800" <= letter <= "\udfff" for letter in word):
                 shown = os.fsencode(word).decode("utf-8", "backslashreplace")
                 raise UsageError(f"'{shown}' is no text in UTF-8", hint="rename the file, or type it again")
         app()
