@@ -53,6 +53,10 @@ class KitSession:
         """Do nothing: `run` returns when its outputs are there."""
 
 
+class NotTakenError(PoolError, ValueError):
+    """What was given to a model is not what it takes: a mistake of the caller's, or of the model's folder."""
+
+
 @contextmanager
 def told(folder: Path | None = None) -> Iterator[None]:
     """Turn what a kit says when it gives up, and what its runtime raises over a model in `folder`, into our errors."""
@@ -65,7 +69,8 @@ def told(folder: Path | None = None) -> Iterator[None]:
     except Exception as error:  # each runtime has classes of its own, and all of them mean that the model is none
         if folder is None:
             raise
-        raise PoolError(
+        kind = NotTakenError if isinstance(error, ValueError) else PoolError
+        raise kind(
             f"the model in '{folder}' cannot be run: {first_line(error)[:300]}",
             hint="copy it again, or export anew",
         ) from error
