@@ -219,12 +219,12 @@ class Cost:
     peak: int
     products: int
 
-    def at_once(self, most: int = 256 << 20) -> int:
+    def at_once(self, most: int = 96 << 20) -> int:
         """Return how many images fit into so many bytes."""
         return max(1, most // max(1, self.peak))
 
 
-_LEAST_PEAK, _PEAK = 96 << 20, 512  # bytes an image, and how many times the image's own as float32
+_LEAST_PEAK, _PEAK = 48 << 20, 512  # bytes an image, and how many times the image's own as float32
 _LEAST_PRODUCTS, _PRODUCTS = 10_000_000_000, 2_000_000  # of an image, and of a number of it
 
 

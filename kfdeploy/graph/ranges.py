@@ -53,7 +53,7 @@ def observe(model: ModelProto, names: Sequence[str], images: Images) -> dict[str
         PoolError: a tensor has values that are not finite.
     """
     run = Runner(model, names)
-    size = at_once(images.shape[1:], 64)
+    size = min(at_once(images.shape[1:], 64), max(1, run.at_once // 4))  # every tensor is kept
     batches = [images[i : i + size] for i in range(0, len(images), size)]
     low = dict.fromkeys(names, 0.0)
     high = dict.fromkeys(names, 0.0)
