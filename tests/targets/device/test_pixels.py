@@ -106,8 +106,9 @@ def test_what_a_decoder_trips_over_is_an_error_of_the_file(monkeypatch):
     def trip(*_):
         raise KeyError("tile")
 
-    monkeypatch.setattr(Image.Image, "load", trip)
+    whole = packed(Image.new("RGB", (8, 8)), "BMP")
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", trip)
     with pytest.raises(OSError, match="is damaged: KeyError 'tile'"):
-        decode(packed(Image.new("RGB", (8, 8)), "BMP"), 3)
+        decode(whole, 3)
     with pytest.raises(OSError, match="cannot identify"):  # it would be run by another program
         decode(io.BytesIO(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n"), 3)
