@@ -13,12 +13,12 @@ from kfdeploy.writing import NOFOLLOW, beside, followed
 
 
 @contextmanager
-def lock(out: Path, *, wait: bool = False) -> Iterator[None]:
+def lock(out: Path, *, wait: bool = False, folder: bool = True) -> Iterator[None]:
     """Hold `out` for this process alone: whoever writes there, or changes what is there, holds it meanwhile.
 
     The lock is the file `.<name>.lock` beside it, with the process's number; where that cannot be made and `out` is a
-    folder, the folder itself. It ends with its process, whatever ends that. Without `wait`, a lock that another holds
-    is an error. Where the system has no locks, nothing is held.
+    folder, the folder itself, or with `folder` unset nothing. It ends with its process, whatever ends that. Without
+    `wait`, a lock that another holds is an error. Where the system has no locks, nothing is held.
 
     Raises:
         OutputError: another process holds it, or the place cannot be written to.
@@ -31,7 +31,10 @@ def lock(out: Path, *, wait: bool = False) -> Iterator[None]:
     out = followed(out)
     place = beside(out, "lock")
     while True:
-        descriptor = _open_lock(place, out)
+        descriptor = _open_lock(place, out, folder)
+        if descriptor is None:
+            yield
+            return
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -68,12 +71,12 @@ def lock(out: Path, *, wait: bool = False) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _open_lock(place: Path, out: Path) -> int:
+def _open_lock(place: Path, out: Path, folder: bool) -> int | None:
     try:
         return os.open(place, os.O_RDWR | os.O_CREAT | NOFOLLOW, 0o666)
     except OSError as error:
         if out.is_dir() and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            return os.open(out, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+            return None if not folder else os.open(out, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
         told = "it is a link" if error.errno == errno.ELOOP else error.strerror or str(error)
         raise OutputError(
             f"'{out}' cannot be written: the lock '{place.name}' beside it cannot be held: {told}",

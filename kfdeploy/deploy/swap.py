@@ -21,7 +21,9 @@ from pathlib import Path
 
 from kfdeploy.errors import KfdeployError, PoolError, UpdateError
 from kfdeploy.files import dump_json, sha256
-from kfdeploy.manifest import ASSEMBLY, GRAPH, MODELS, check_files, inside, read_manifest, stamp, tree
+from kfdeploy.locks import lock
+from kfdeploy.manifest import ASSEMBLY, GRAPH, MODELS, check_files, read_manifest, stamp
+from kfdeploy.names import inside, tree
 from kfdeploy.writing import link, place_errors, sync_folder, write
 
 PREVIOUS = ".previous"
@@ -73,7 +75,8 @@ def exclusive(root: Path) -> Iterator[None]:
     """
     if not root.is_dir():
         read_manifest(root / ASSEMBLY, "assembly", "name an assembly")  # says that there is none
-    with _lock(root, wait=False):
+    # The first is seen by those who read, the second by those who write the whole folder anew.
+    with _lock(root, wait=False), lock(root, folder=False):
         _refuse_links(root)
         _settle(root)
         yield
@@ -151,6 +154,7 @@ def _finish(root: Path, *, keep: bool) -> None:
     if (new / _PARTS).exists():
         if (root / _PARTS).exists():
             (root / _PARTS).rename(old / _PARTS)
+            sync_folder(old)
         (new / _PARTS).rename(root / _PARTS)
     if old.exists():  # still here, so what is kept is an older one, or part of it
         if (root / PREVIOUS).exists():

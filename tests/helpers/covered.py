@@ -41,6 +41,7 @@ measuring/factors/features: measuring/factors/test_inspect
 measuring/factors/probes: measuring/factors/test_inspect
 measuring/intervals: measuring/test_rounds
 measuring/ssh: measuring/test_remote
+pool/held: attack/test_reading
 pool/manifest: pool/test_edit
 pool/ranges: deploy/test_calibrate
 pool/remote/failures: pool/remote/test_store
