@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kfdeploy.errors import PoolError
-from kfdeploy.manifest import PoolManifest
+from kfdeploy.manifest import TaskEntry
 from kfdeploy.pool.manifest import Role
 from kfdeploy.schema import hold, hold_indices
 from kfdeploy.tasks.spec import KINDS
@@ -12,13 +12,13 @@ from kfdeploy.tasks.spec import KINDS
 _AGAIN = "make the pool again"
 
 
-def check_kinds(manifest: PoolManifest, origin: str) -> None:
+def check_kinds(entries: Sequence[TaskEntry], origin: str) -> None:
     """Refuse a task of a kind that this version does not have.
 
     Raises:
         PoolError: as above.
     """
-    for entry in manifest["tasks"]:
+    for entry in entries:
         if entry["kind"] not in KINDS:
             what = f"'{origin}' has task '{entry['name']}' of kind {entry['kind']!r:.40}"
             raise PoolError(what, allowed=KINDS, hint="update kfdeploy, or make it again with this version")

@@ -62,7 +62,7 @@ class Pool(Described):
             PoolError, StoreError: as `open`.
         """
         manifest: PoolManifest = open_manifest(place.manifest(), f"{place}/{POOL}", ("pool",), _NEEDS, hint)
-        check_kinds(manifest, f"{place}/{POOL}")
+        check_kinds(manifest["tasks"], f"{place}/{POOL}")
         pool = cls(place, manifest)
         pool.require_image(f"{place}/{POOL}", hint)
         return pool

@@ -56,6 +56,7 @@ report/words: report/test_page
 targets/base: targets/test_contract
 targets/device/clock: measuring/test_rounds
 targets/onnx: targets/test_contract
+names: test_manifest
 targets/openvino: targets/test_contract
 targets/session: targets/test_contract
 tasks/evidence: tasks/test_worth
