@@ -2,9 +2,8 @@
 
 Only regular files are read: a pipe or a device in a file's place would never end. A size is never believed, but
 enforced while reading. JSON has a depth, a number of values and numbers of 64 bits; arrays have a known kind, and sizes
-that add up to the file's. What an image is read by stands in `data.images`, what a graph in `graph.opened`.
-
-Functions that say `ReadingError` are for callers with words of their own; the others raise an error of the tree.
+that add up to the file's. What an image is read by stands in `data.images`, what a graph in `graph.opened`. Functions
+that say `ReadingError` are for callers with words of their own; the others raise an error of the tree.
 """
 
 import errno
@@ -322,15 +321,17 @@ def check_tensors(path: Path) -> None:
         header_of(begin, size, (*_OURS, *_THEIRS))
 
 
-def read_arrays(path: Path, names: Collection[str], most: int, hint: str = "") -> Arrays:
-    """Return named arrays from an .npz file; unpacked they have at most `most` bytes, whatever it says of itself.
+def read_arrays(
+    path: Path, names: Collection[str], most: int, hint: str = "", *, optional: Collection[str] = ()
+) -> Arrays:
+    """Return named arrays, and those of the `optional` ones that are there, of an .npz that unpacks to `most` bytes.
 
     Raises:
         PoolError: it cannot be read, has other arrays, is larger, or one is of a kind that numbers are not.
     """
     try:
         with open_regular(path) as stream:
-            return _unpacked(stream, names, most)
+            return _unpacked(stream, names, most, optional)
     except FileNotFoundError:
         raise PoolError(f"'{path}' is missing", hint=hint) from None
     except (OSError, ValueError) as error:
@@ -339,13 +340,13 @@ def read_arrays(path: Path, names: Collection[str], most: int, hint: str = "") -
         raise PoolError(f"'{path}' is no file of arrays: {first_line(error)}", hint=hint) from None
 
 
-def _unpacked(stream: BinaryIO, names: Collection[str], most: int) -> Arrays:
+def _unpacked(stream: BinaryIO, names: Collection[str], most: int, optional: Collection[str]) -> Arrays:
     import zipfile
 
     with zipfile.ZipFile(stream) as archive:
-        members = {entry.filename: entry for entry in archive.infolist()}
-        wanted = {f"{name}.npy" for name in names}
-        if len(members) != len(archive.infolist()) or set(members) != wanted:
+        members, wanted = {each.filename: each for each in archive.infolist()}, {f"{name}.npy" for name in names}
+        spare = {f"{name}.npy" for name in optional}
+        if len(members) != len(archive.infolist()) or not wanted <= set(members) <= wanted | spare:
             raise ReadingError(f"it has {', '.join(sorted(members))[:200]!r} (allowed: {', '.join(sorted(wanted))})")
         for entry in members.values():
             if entry.flag_bits & 1 or entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
@@ -354,13 +355,12 @@ def _unpacked(stream: BinaryIO, names: Collection[str], most: int) -> Arrays:
         if total > most:
             raise ReadingError(f"it unpacks to {total:,} bytes, and at most {most:,} are read")
         found, left = {}, most
-        for name in names:
+        for name in (*names, *(name for name in optional if f"{name}.npy" in members)):
             with archive.open(members[f"{name}.npy"]) as member:
                 data = member.read(left + 1)
             if len(data) > left:
                 raise ReadingError(f"it unpacks to more than {most:,} bytes")
-            left -= len(data)
-            found[name] = _array(data, name)
+            left, found[name] = left - len(data), _array(data, name)
         return found
 
 

@@ -163,7 +163,7 @@ def make_folder(folder: Path) -> None:
     """Make a folder and those above it, each seen in the one it is in."""
     if folder.is_dir():
         return
-    if folder.exists():
+    if folder.exists() and not folder.is_dir():  # asked again: another thread may have made it meanwhile
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
     make_folder(folder.parent)
     folder.mkdir(exist_ok=True)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from kfdeploy import targets
+from kfdeploy.arrays import Arrays
 from kfdeploy.deploy import identity
 from kfdeploy.errors import MissingDependencyError, PoolError, first_line
 from kfdeploy.graph.known import KNOWN
@@ -180,8 +181,8 @@ class Artifact(Described):
     def _golden_says(self) -> dict[str, Any] | None:
         """Return what is on record of the model beside its golden samples; nothing in what 0.1.0 wrote."""
         path = self.path / GOLDEN
-        with np.load(path) as arrays:
-            text = arrays[ABOUT].tobytes().decode("utf-8", "replace") if ABOUT in arrays else None
+        arrays = self._arrays()
+        text = arrays[ABOUT].tobytes().decode("utf-8", "replace") if ABOUT in arrays else None
         return None if text is None else identity.parsed(text, path)
 
     def golden(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any]]:
@@ -192,14 +193,18 @@ class Artifact(Described):
         Raises:
             PoolError: the file cannot be read, or its arrays are not of this model's images and classes.
         """
-        pixels, columns = math.prod(self.image.shape), len(self.classes)
-        names = ("image", "logits", "expected")
-        most = _SAMPLES * (pixels + 8 * columns) + 10_000
-        arrays = read_arrays(inside(self.path, GOLDEN), names, most, _AGAIN)
+        columns, arrays = len(self.classes), self._arrays()
         wanted = {"image": ("uint8", ("G", *self.image.shape)), "logits": ("float32", ("G", columns)),
                   "expected": ("float32", ("G", columns))}  # fmt: skip
         hold(arrays, wanted, str(self.path / GOLDEN), _AGAIN)
         return arrays["image"], arrays["logits"], arrays["expected"]
+
+    def _arrays(self) -> Arrays:
+        """Return what is in `golden.npz`, bounded by what a model of these images and classes can have."""
+        pixels, columns = math.prod(self.image.shape), len(self.classes)
+        most = _SAMPLES * (pixels + 8 * columns) + 100_000 + 600 * columns
+        names = ("image", "logits", "expected")
+        return read_arrays(inside(self.path, GOLDEN), names, most, _AGAIN, optional=(ABOUT,))
 
     @property
     def options(self) -> Any:
