@@ -119,7 +119,7 @@ def prepare(asked, study, common, teacher, result):
     minutes = round(sum(float(line.split(",")[1]) for line in lines) / 60, 1)
     found = {"settings": study["teacher"], "minutes": minutes, "accuracy": about["accuracy"]}
     for split, data in (("validation", grouped.validation), ("test", grouped.test)):
-        found[split] = scored(grouped._logits(net, data), grouped.classes, data.labels, result["tasks"])
+        found[split] = scored(grouped.logits(net, data), grouped.classes, data.labels, result["tasks"])
     result["teacher"] = found
 
 

@@ -1,6 +1,5 @@
-"""Files that are either whole or absent: hashes, reproducible bytes, and outputs written beside and renamed."""
+"""Files: hashes, names, and reproducible bytes of JSON and tensors."""
 
-import errno
 import hashlib
 import json
 import os
@@ -14,12 +13,6 @@ import numpy as np
 
 from kfdeploy.errors import OutputError, PoolError
 
-# One of these is in every folder that we make, and says what it is; the name alone may be anybody's.
-OURS = {"pool.json": ("pool",), "assembly.json": ("assembly", "student", "teacher"), "manifest.json": ("artifact",),
-        "demo.json": ()}  # fmt: skip
-# What a disk or a folder can be to blame for; any other OSError inside a block is a mistake of ours.
-_PLACE = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT, errno.ENOTDIR, errno.EIO, errno.ENOENT,
-          errno.ENAMETOOLONG, errno.EISDIR, errno.ELOOP}  # fmt: skip
 CHECKPOINTS = "checkpoint-*.pt"  # what training leaves to go on from
 TIMING = "timing.csv"  # how long each epoch took: of no pool's identity, so not among the files it answers for
 METADATA_KEY = "kfdeploy"  # the one metadata key of every file of ours, holding sorted JSON

@@ -73,8 +73,8 @@ def export_fastest(
     module = targets.load(target, "fp32" if precision == "auto" else precision)
     if precision != "auto":
         model = model if isinstance(model, Model) else Model.open(model)
-        made_it = _in_form(model, module, precision, fuse, report, out=out, force=force, wait=wait, **settings)
-        return made_it, []
+        named = _in_form(model, module, precision, fuse, report, out=out, force=force, wait=wait, **settings)
+        return named, []
     if unable := module.can_run():
         what, hint = f"--precision auto measures, and {unable}", "name a precision, and measure there"
         raise UnsupportedError(what, allowed=module.GRAPHS, hint=hint)

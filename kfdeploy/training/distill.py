@@ -96,13 +96,14 @@ def _with_tasks(experiment: Experiment, pool: str | Path | None, *, needed: bool
 
     Raises:
         RecipeError: they are `needed`, and there is no pool that has them.
+        PoolError, StoreError: the pool that was named cannot be opened.
     """
     if not experiment.grouping:
         return experiment
     assert isinstance(experiment.recipe.tasks, Groups)
     from kfdeploy.pool.pool import Pool
 
-    found = Pool.open(pool) if pool is not None and Path(pool).exists() else None
+    found = None if pool is None else Pool.open(pool)
     if found is not None and found.recipe.get("tasks") == experiment.recipe.tasks.model_dump():
         return experiment.given(found.tasks)
     if needed:

@@ -283,9 +283,10 @@ class Experiment:
     @torch.no_grad()
     def accuracy(self, teacher: Teacher, data: ImageSet) -> float:
         """Return the teacher's accuracy on a set, in float32."""
-        return float((self._logits(teacher, data).argmax(1) == data.labels).mean())
+        return float((self.logits(teacher, data).argmax(1) == data.labels).mean())
 
-    def _logits(self, teacher: Teacher, data: ImageSet) -> Floats:
+    def logits(self, teacher: Teacher, data: ImageSet) -> Floats:  # → (N, C)
+        """Return what the teacher answers on a set, in float32."""
         batches = (torch.from_numpy(images).to(self.fabric.device) for images in data.batches())
         return np.concatenate([teacher(images)[0].float().cpu().numpy() for images in batches])
 
@@ -310,7 +311,7 @@ class Experiment:
             tasks = tuple(TaskSpec.from_json(entry) for entry in json.loads(noted.read_text(encoding="utf-8")))
         else:
             self.report.phase("asking the teacher which classes it confuses")
-            logits = torch.from_numpy(self._logits(teacher, self.validation))
+            logits = torch.from_numpy(self.logits(teacher, self.validation))
             confused = confusions(torch.softmax(logits, 1).numpy(), self.validation.labels)
             tasks = group_classes(confused, self.classes, self.recipe.tasks.group)
             if is_main():

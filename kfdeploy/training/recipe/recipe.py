@@ -228,7 +228,9 @@ def _set(fields: dict[str, Any], override: str) -> None:
         else:
             section = None
     if not isinstance(section, dict):
-        raise RecipeError(f"--set {key}: '{'.'.join(parents)}' is not a section of the recipe")
+        inner = ".".join(parents)
+        hint = f"--set 'tasks={{{last}={text}}}'" if inner == "tasks" else ""  # it may be a text, or a table
+        raise RecipeError(f"--set {key}: '{inner}' is not a section of the recipe", hint=hint)
     section[last] = value
 
 

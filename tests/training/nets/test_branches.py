@@ -1,5 +1,6 @@
 import pytest
 import torch
+from settled import settle
 
 from kfdeploy.pool.pool import Pool
 from kfdeploy.training.factorize import factorize
@@ -18,14 +19,7 @@ NETS = [
 
 def settled(net, tasks):
     torch.manual_seed(0)
-    made = build(net, 8 if net.family == "convnet" else 3, tasks=tasks)
-    for module in made.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.running_mean.normal_()
-            module.running_var.uniform_(0.5, 2)
-            module.weight.data.uniform_(0.5, 2)
-            module.bias.data.normal_()
-    return made.eval()
+    return settle(build(net, 8 if net.family == "convnet" else 3, tasks=tasks))
 
 
 @pytest.mark.parametrize(("net", "tasks"), NETS)

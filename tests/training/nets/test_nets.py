@@ -1,6 +1,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from settled import settle
 
 from kfdeploy.errors import RecipeError
 from kfdeploy.tasks.spec import ImageSpec
@@ -25,17 +26,6 @@ BANKED = [net for net in NETS if not (isinstance(net, CifarResNet) and net.short
 
 def ids(net):
     return f"{net.family}-{describe(net)}"
-
-
-def settle(net):
-    """Give every normalisation statistics and weights of its own, so that nothing is the identity."""
-    for module in net.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.running_mean.normal_()
-            module.running_var.uniform_(0.5, 2)
-            module.weight.data.uniform_(0.5, 2)
-            module.bias.data.normal_()
-    return net.eval()
 
 
 @pytest.mark.parametrize("config", [*NETS, Timm(family="timm", model="resnet18")], ids=ids)

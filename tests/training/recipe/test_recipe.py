@@ -93,6 +93,9 @@ def test_settings_change_any_key():
         load_recipe("digits", ["epochs"])
     with pytest.raises(RecipeError, match="--set name.x: 'name' is not a section"):
         load_recipe("digits", ["name.x=1"])
+    with pytest.raises(RecipeError, match=r"--set tasks\.group: 'tasks' is not a section") as caught:
+        load_recipe("digits", ["tasks.group=3"])
+    assert caught.value.hint == "--set 'tasks={group=3}'"
 
 
 def test_a_recipe_that_is_not_there_or_not_toml(tmp_path):
