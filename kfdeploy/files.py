@@ -12,6 +12,15 @@ from urllib.parse import quote
 import numpy as np
 
 from kfdeploy.errors import OutputError, PoolError
+from kfdeploy.reading import (
+    ReadingError,
+    header_of,
+    json_of,
+    open_regular,
+    read_regular,
+    reason,
+    tensors_of,
+)  # fmt: skip
 
 CHECKPOINTS = "checkpoint-*.pt"  # what training leaves to go on from
 TIMING = "timing.csv"  # how long each epoch took: of no pool's identity, so not among the files it answers for
@@ -20,7 +29,7 @@ METADATA_KEY = "kfdeploy"  # the one metadata key of every file of ours, holding
 
 def sha256(path: Path) -> str:
     """Return the hexadecimal SHA-256 of a file."""
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
@@ -74,14 +83,10 @@ def load_tensors(path: Path) -> dict[str, np.ndarray[Any, Any]]:
     Raises:
         PoolError: the file is not safetensors.
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
     try:
-        arrays: dict[str, np.ndarray[Any, Any]] = load_file(path)
-    except (SafetensorError, OSError) as error:
+        return tensors_of(read_regular(path))
+    except (ReadingError, OSError) as error:
         raise _unreadable(str(path), error) from None
-    return arrays
 
 
 def parse_tensors(data: bytes, origin: str) -> dict[str, np.ndarray[Any, Any]]:
@@ -90,22 +95,23 @@ def parse_tensors(data: bytes, origin: str) -> dict[str, np.ndarray[Any, Any]]:
     Raises:
         PoolError: they are not safetensors.
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
     try:
-        arrays: dict[str, np.ndarray[Any, Any]] = load(data)
-    except SafetensorError as error:
+        return tensors_of(data)
+    except ReadingError as error:
         raise _unreadable(origin, error) from None
-    return arrays
 
 
 def about_of(data: bytes) -> dict[str, Any]:
-    """Return what the bytes of a safetensors file of ours say of themselves."""
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    found: dict[str, Any] = json.loads(header.get("__metadata__", {}).get(METADATA_KEY, "{}"))
+    """Return what the bytes of a safetensors file of ours say of themselves.
+
+    Raises:
+        ReadingError: they are not safetensors, or say nothing.
+    """
+    found = json_of(header_of(data, len(data)).about.get(METADATA_KEY, "{}"))
+    if not isinstance(found, dict):
+        raise ReadingError(f"what it says of itself is a {type(found).__name__}")
     return found
 
 
-def _unreadable(origin: str, error: Exception) -> PoolError:
-    return PoolError(f"'{origin}' is not a readable safetensors file: {error}", hint="make it again")
+def _unreadable(origin: str, error: OSError | ValueError) -> PoolError:
+    return PoolError(f"'{origin}' is not a readable safetensors file: {reason(error)}", hint="make it again")

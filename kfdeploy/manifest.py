@@ -1,15 +1,17 @@
 """Manifests: what a folder of ours says of itself, typed, opened in one way, and its files held to it."""
 
 import hashlib
-import json
-import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 from kfdeploy.errors import PoolError
 from kfdeploy.files import sha256
+from kfdeploy.names import check_inside, check_name, inside
+from kfdeploy.reading import MOST_FILE, parse_json, read_named, read_regular, reason
+from kfdeploy.schema import SHAPES, require
 
 POOL = "pool.json"
 ASSEMBLY = "assembly.json"  # of students and teachers too
@@ -193,6 +195,7 @@ def open_manifest(data: bytes, place: str, kinds: Sequence[str], needs: Sequence
         check_name(manifest["model"]["name"] if "artifact" in kinds else manifest["name"], f"the name in '{place}'")
     except (KeyError, TypeError, AttributeError) as error:
         raise PoolError(f"'{place}' is incomplete: {error}", hint=hint) from None
+    require(manifest, SHAPES[manifest["kind"]], place, hint)
     return manifest
 
 
@@ -212,12 +215,7 @@ def read_bytes(path: Path, kind: str, hint: str) -> bytes:
     Raises:
         PoolError: it is missing, or cannot be read.
     """
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise PoolError(f"there is no {kind} at '{path.parent}' ('{path.name}' is missing)", hint=hint) from None
-    except OSError as error:
-        raise PoolError(f"'{path}' cannot be read: {error}", hint=hint) from None
+    return read_named(path, f"there is no {kind} at '{path.parent}' ('{path.name}' is missing)", hint)
 
 
 def parse_manifest(data: bytes, path: str, kinds: Sequence[str], hint: str) -> dict[str, Any]:
@@ -226,10 +224,7 @@ def parse_manifest(data: bytes, path: str, kinds: Sequence[str], hint: str) -> d
     Raises:
         PoolError: they are not JSON, or of another schema or kind.
     """
-    try:
-        manifest = json.loads(data.decode())
-    except ValueError as error:
-        raise PoolError(f"'{path}' cannot be read: {error}", hint=hint) from None
+    manifest = parse_json(data, path, hint=hint, constants=kinds[0] in _MEASURED)
     schema = SCHEMAS[kinds[0]]
     if not isinstance(manifest, dict) or manifest.get("schema") != schema:
         seen = manifest.get("schema") if isinstance(manifest, dict) else type(manifest).__name__
@@ -239,102 +234,12 @@ def parse_manifest(data: bytes, path: str, kinds: Sequence[str], hint: str) -> d
         )
     if manifest.get("kind") not in kinds:
         raise PoolError(f"'{path}' describes a '{manifest.get('kind')}'", allowed=kinds, hint=hint)
-    return manifest
+    if manifest["kind"] in SHAPES and "files" not in manifest:  # else `open_manifest` looks at the names first
+        require(manifest, SHAPES[manifest["kind"]], path, hint)
+    return dict(manifest)
 
 
-_LONGEST, _PART = 1024, 255  # bytes of a name, and of one part of it: what file systems have room for
-_TEXT = re.compile(r"[^\\\x00-\x1f\x7f-\x9f\ud800-\udfff]+")  # no backslash, no control character, no half of a pair
-_DO_NOT_USE = "do not use this folder"
-
-
-def inside(root: Path, name: str) -> Path:
-    """Return `root/name`, refusing a name that leads outside `root`, and a symbolic link on the way to it.
-
-    `root` itself may be reached through one.
-
-    Raises:
-        PoolError: the name is none (see `check_inside`), or the file or a folder below `root` is a link.
-    """
-    check_inside(root, (name,))
-    path = root
-    for part in name.split("/"):
-        path = path / part
-        refuse_link(path)
-    return path
-
-
-def refuse_link(path: Path) -> None:
-    """Refuse a symbolic link inside a folder of ours: it would let a folder read, write or delete elsewhere.
-
-    Raises:
-        PoolError: as above.
-    """
-    if path.is_symlink():
-        raise PoolError(
-            f"'{path}' is a symbolic link, and inside a folder of kfdeploy none is followed",
-            hint="put the file itself there, if the folder is yours; else do not use it",
-        )
-
-
-def tree(root: Path) -> list[Path]:
-    """Return every file in a folder of ours and below, sorted; nothing is read or followed.
-
-    Raises:
-        PoolError: there is a symbolic link.
-    """
-    found: list[Path] = []
-    refuse_link(root)
-    for place, folders, names in os.walk(root):
-        for name in (*folders, *names):
-            refuse_link(Path(place, name))
-        found += [Path(place, name) for name in names]
-    return sorted(found)
-
-
-def check_inside(root: Path | str, names: Iterable[object]) -> None:
-    """Refuse names that lead outside `root`, or are no names; quick, because a pool may have ten thousand tasks.
-
-    A name is relative, with `/` between its parts, none of them empty, `.` or `..`; it has no backslash, no control
-    character and no drive letter, and is bounded in length.
-
-    Raises:
-        PoolError: as above.
-    """
-    for name in names:
-        if not isinstance(name, str) or (why := _fault(name)):
-            why = why if isinstance(name, str) else "that is no text"
-            raise PoolError(f"the manifest of '{root}' names a file {why}: {name!r:.100}", hint=_DO_NOT_USE)
-
-
-def check_name(name: object, what: str) -> str:
-    """Return a name out of a file that becomes a file's or a folder's own name: one plain part, and no path.
-
-    Raises:
-        PoolError: it is none; `what` says where it stood.
-    """
-    if not isinstance(name, str) or "/" in name or _fault(name):
-        raise PoolError(
-            f"{what} is {name!r:.100}, which cannot be the name of a folder",
-            allowed=(f"one part of a path, up to {_PART} bytes, without '/', '\\' and control characters",),
-            hint=_DO_NOT_USE,
-        )
-    return name
-
-
-def _fault(name: str) -> str:
-    """Return in what way a name leads outside its folder, or is none; else an empty string."""
-    if name[:1] == "/" or name[1:2] == ":" or "\\" in name:
-        return "outside it"
-    parts = name.split("/")
-    if ".." in parts or name == ".":
-        return "outside it"
-    if not _TEXT.fullmatch(name):
-        return "by nothing" if not name else "with a control character in its name"
-    if "" in parts or "." in parts:
-        return "with an empty part in its name"
-    if len(name) > _PART // 4 and (len(name.encode()) > _LONGEST or max(len(p.encode()) for p in parts) > _PART):
-        return f"with more than {_LONGEST} bytes in its name, or {_PART} in a part of it"
-    return ""
+_MEASURED = ("benchmark", "inspection")  # where a number may be none that is known
 
 
 def check_files(root: Path, files: Mapping[str, Mapping[str, Any]], names: Iterable[str]) -> None:
@@ -345,7 +250,8 @@ def check_files(root: Path, files: Mapping[str, Mapping[str, Any]], names: Itera
     """
     for name in names:
         path = _there(root, files, name)
-        _same(path, files[name], path.stat().st_size, lambda path=path: sha256(path))  # type: ignore[misc]
+        with _readable(path):
+            _same(path, files[name], path.stat().st_size, lambda path=path: sha256(path))  # type: ignore[misc]
 
 
 def read_file(root: Path, files: Mapping[str, Mapping[str, Any]], name: str) -> bytes:
@@ -355,7 +261,11 @@ def read_file(root: Path, files: Mapping[str, Mapping[str, Any]], name: str) -> 
         PoolError: it is missing, of another length, or of another hash; or not in the manifest.
     """
     path = _there(root, files, name)
-    data = path.read_bytes()
+    most = files[name]["bytes"]
+    with _readable(path):
+        if (size := path.stat().st_size) != most or size > MOST_FILE:  # before any of it is read
+            _same(path, files[name], size, str)
+        data = read_regular(path, min(most, MOST_FILE))
     _same(path, files[name], len(data), lambda: hashlib.sha256(data).hexdigest())
     return data
 
@@ -363,12 +273,38 @@ def read_file(root: Path, files: Mapping[str, Mapping[str, Any]], name: str) -> 
 _AGAIN = "copy the folder again, or make it again"
 
 
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Say of a file that it cannot be read.
+
+    Raises:
+        PoolError: an OSError happened inside.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise PoolError(f"'{path}' cannot be read: {reason(error)}", hint=_AGAIN) from None
+
+
+def size_of(root: object, files: Mapping[str, Mapping[str, Any]], name: str) -> int:
+    """Return how many bytes a manifest says that a file has.
+
+    Raises:
+        PoolError: it does not name the file.
+    """
+    if name not in files:
+        raise PoolError(f"'{name}' is not among the files of '{root}'", hint=_AGAIN)
+    return int(files[name]["bytes"])
+
+
 def _there(root: Path, files: Mapping[str, Mapping[str, Any]], name: str) -> Path:
     path = inside(root, name)
     about = files.get(name, {})
     if type(about.get("bytes")) is not int or not re.fullmatch("[0-9a-f]{64}", str(about.get("sha256"))):
         raise PoolError(f"'{name}' is not among the files of '{root}'", hint=_AGAIN)
-    if not path.is_file():
+    with _readable(path):
+        there = path.is_file()
+    if not there:
         raise PoolError(f"'{path}' is missing", hint=_AGAIN)
     return path
 

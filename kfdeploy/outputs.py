@@ -5,7 +5,6 @@ one step where the system can do that; where it cannot, the old one is put aside
 two renames, put back by the next that writes there. That one also sweeps what processes that died have left.
 """
 
-import json
 import os
 import re
 import shutil
@@ -17,6 +16,7 @@ from typing import Any
 
 from kfdeploy.errors import OutputError
 from kfdeploy.locks import lock
+from kfdeploy.reading import MOST_JSON, ReadingError, json_of, read_regular
 from kfdeploy.writing import TOKEN, exchange, followed, fresh, make_folder, place_errors, stem, sync_folder, sync_tree
 
 # The manifest in every folder that we make, and what it may say it is; the name alone may be anybody's.
@@ -125,10 +125,8 @@ def _strange(folder: Path, known: Collection[str]) -> str:
 def _read(place: Path) -> Any:
     """Return a small JSON file's content, or None."""
     try:
-        if not stat.S_ISREG(place.lstat().st_mode) or place.stat().st_size > 1 << 28:
-            return None
-        return json.loads(place.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return json_of(read_regular(place, MOST_JSON))
+    except (OSError, ReadingError):
         return None
 
 

@@ -5,7 +5,8 @@ import pytest
 
 from kfdeploy import files
 from kfdeploy.errors import PoolError
-from kfdeploy.manifest import check_files, describe_files, inside, read_manifest
+from kfdeploy.manifest import check_files, describe_files, read_manifest
+from kfdeploy.names import inside
 
 
 @pytest.mark.parametrize(

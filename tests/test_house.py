@@ -12,9 +12,9 @@ import kfdeploy
 
 # From the ground up; what stands on one floor does not know its neighbours.
 FLOORS = {
-    "kfdeploy": ("errors arrays version", "files", "writing", "locks", "outputs", "manifest", "graph tasks", "targets", "data", "pool", "deploy",
-                 "measuring training", "report", "cli", "__main__"),
-    "kfdeploy.pool": ("manifest ranges remote", "pool", "convert edit plan push"),
+    "kfdeploy": ("errors arrays version", "names reading schema", "files", "writing", "locks", "outputs", "manifest",
+                 "graph tasks", "targets", "data", "pool", "deploy", "measuring training", "report", "cli", "__main__"),
+    "kfdeploy.pool": ("manifest ranges remote", "held", "pool", "convert edit plan push"),
     "kfdeploy.deploy": ("identity", "artifact parity swap", "model", "assemble calibrate here predict prepare verify", "export update"),
     "kfdeploy.training": ("recipe objectives", "nets", "loop", "transfer", "learners", "experiment", "writing",
                           "factorize grow separate", "distill"),

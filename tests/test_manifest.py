@@ -5,7 +5,8 @@ import json
 import pytest
 
 from kfdeploy.errors import PoolError
-from kfdeploy.manifest import check_files, check_inside, check_name, describe_files, inside, read_file, tree
+from kfdeploy.manifest import check_files, describe_files, read_file
+from kfdeploy.names import check_inside, check_name, inside, tree
 
 GOOD = ("a", "tasks/%C3%A9lan.safetensors", "a b/ä.onnx", "..a", "a..", ".a", "x" * 255, "/".join(["x" * 200] * 5))
 

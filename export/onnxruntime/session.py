@@ -21,7 +21,7 @@ class Session:
             )
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # what fails is raised
         if provider != "CPUExecutionProvider":  # never a silent fall-back to the CPU
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         self.gpu = provider.startswith(("CUDA", "Tensorrt", "NvTensorRT"))  # whose energy then counts

@@ -1,6 +1,8 @@
 """The command line: one module a verb, each of which parses, calls one function, and prints."""
 
+import codecs
 import io
+import json
 import os
 import sys
 
@@ -87,17 +89,48 @@ def _options(
 
 
 def main() -> None:
-    """Run the command line; errors of ours are printed with their hint, anything else is a bug and shows itself."""
+    """Run the command line; errors of ours, and of the system, are printed with a hint, anything else is a bug."""
+    codecs.register_error("kfdeploy.escaped", _escaped)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a letter that a terminal or a log lacks is no reason to stop
-            stream.reconfigure(errors="replace")
+            stream.reconfigure(errors="kfdeploy.escaped")
     try:
+        for word in sys.argv[1:]:
+            if any("\ud800" <= letter <= "\udfff" for letter in word):
+                shown = os.fsencode(word).decode("utf-8", "backslashreplace")
+                raise UsageError(f"'{shown}' is no text in UTF-8", hint="rename the file, or type it again")
         app()
     except KfdeployError as error:
-        # Of several processes each has its own data, so each must speak; what is asked for is wrong in all alike.
-        if is_main() or not isinstance(error, UsageError):
-            who = "" if is_main() else f"process {int(os.environ['RANK']) + 1}: "
-            print(f"{who}error: {error}", file=sys.stderr)
-            if error.hint:
-                print(f"hint:  {error.hint}", file=sys.stderr)
+        _tell(error)
         sys.exit(error.exit_code)
+    except BrokenPipeError:  # whoever read what is printed has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        where = f"'{str(error.filename)[:200]}'" if error.filename is not None else "the system says"
+        _tell(KfdeployError(f"{where}: {error.strerror or error}", hint="choose another place, or mend its rights"))
+        sys.exit(1)
+    except MemoryError:
+        _tell(KfdeployError("there is not enough memory for this", hint="free some, or ask for less at a time"))
+        sys.exit(1)
+
+
+def _escaped(error: UnicodeError) -> tuple[str, int]:
+    """Write letters that an encoding lacks as JSON has them, so that a line of JSON is still one."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return json.dumps(error.object[error.start : error.end])[1:-1], error.end
+
+
+def _tell(error: KfdeployError) -> None:
+    # Of several processes each has its own data, so each must speak; what is asked for is wrong in all alike.
+    if is_main() or not isinstance(error, UsageError):
+        who = "" if is_main() else f"process {int(os.environ['RANK']) + 1}: "
+        print(f"{who}error: {_plain(str(error))}", file=sys.stderr)
+        if error.hint:
+            print(f"hint:  {_plain(error.hint)}", file=sys.stderr)
+
+
+def _plain(text: str) -> str:
+    """Return a message on one line, without what would steer a terminal: names come from files of other people's."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)

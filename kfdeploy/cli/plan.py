@@ -221,8 +221,6 @@ def _subset(pool: "Pool", tasks: list[str], students: "list[Model]") -> None:
 
 def _advice(pool: "Pool", tasks: "Sequence[TaskSpec]", accuracy: float, students: "list[Model]") -> str:
     """Say whether a plain student of those at hand would do, by the multiplications of the graphs."""
-    import onnx
-
     from kfdeploy.graph.cost import multiplications
     from kfdeploy.pool.plan import Candidate, plain_words
     from kfdeploy.tasks.evidence import masked
@@ -234,7 +232,7 @@ def _advice(pool: "Pool", tasks: "Sequence[TaskSpec]", accuracy: float, students
         Candidate(
             model.name,
             subset_accuracy(masked(model.evidence(), model.classes, classes), classes).value,
-            multiplications(onnx.load(model.graph)),
+            multiplications(model.load()),
         )
         for model in students
         if set(classes) <= set(model.classes)

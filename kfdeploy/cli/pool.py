@@ -21,19 +21,20 @@ POOL = typer.Argument("pool", metavar="POOL", help="The pool.", show_default=Tru
 @app.command("show")
 def show(pool: str = POOL) -> None:
     """Tell what a pool holds: its tasks, their bytes, and what they are worth together."""
+    from kfdeploy.manifest import size_of
     from kfdeploy.pool.manifest import COMMON
     from kfdeploy.pool.pool import Pool
 
     opened = Pool.open(pool)
     files, entries, nets = opened.files, opened.entries, opened.nets
-    sizes = [files[entry["file"]]["bytes"] for entry in entries]
+    sizes = [size_of(opened.where, files, entry["file"]) for entry in entries]
     half = sum("weights" in entry for entry in entries)
     say(f"pool:      {pool}  ({opened.name}, made with kfdeploy {opened.version})")
     classes = sum(len(entry["classes"]) for entry in entries)
     say(f"tasks:     {len(entries):,} with {classes:,} classes, {opened.coupling}")
     stored = {0: "float32", len(entries): "float16"}.get(half, f"{half:,} of them as float16")
     say(f"weights:   {megabytes(sum(sizes))} of tasks, {megabytes(max(sizes))} at most each, stored as {stored}")
-    ckn = megabytes(files[COMMON]["bytes"])
+    ckn = megabytes(size_of(opened.where, files, COMMON))
     say(f"networks:  {nets['ckn']} in common ({ckn}); each task's {nets['tsn']} on {nets['tap']['name']}")
     say(f"images:    {'×'.join(map(str, opened.image.shape))}")
     teacher = opened.teacher

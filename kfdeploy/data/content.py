@@ -13,6 +13,7 @@ import numpy as np
 
 from kfdeploy.arrays import Arrays, Content, Images
 from kfdeploy.errors import DataError
+from kfdeploy.reading import open_regular, reason
 
 if TYPE_CHECKING:
     from kfdeploy.data.images import File
@@ -45,12 +46,12 @@ def _digest(file: "File") -> bytes:
         if not isinstance(file, Path):
             return hashlib.sha256(file.read()).digest()[:BYTES]
         digest = hashlib.sha256()
-        with file.open("rb") as stream:
+        with open_regular(file) as stream:
             while block := stream.read(_AT_ONCE):
                 digest.update(block)
         return digest.digest()[:BYTES]
     except OSError as error:
-        raise DataError(f"'{file}' cannot be read: {error}", hint="remove the file, or save it again") from None
+        raise DataError(f"'{file}' cannot be read: {reason(error)}", hint="remove the file, or save it again") from None
 
 
 def find(wanted: Content, classes: Sequence[str], there: Content, names: Sequence[str]) -> list[int]:
@@ -103,7 +104,7 @@ class Record:
                 _unpacked(arrays["classes"]), _unpacked(arrays["names"]), arrays["sizes"], arrays["labels"],
                 arrays["validation"], arrays["content"], _unpacked(arrays["order"])[0],
             )  # fmt: skip
-        except (KeyError, ValueError, IndexError) as error:
+        except (KeyError, ValueError, IndexError, TypeError) as error:
             raise DataError(f"the record of the images is damaged: {error}") from None
 
     def about(self) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from kfdeploy.arrays import Images
-from kfdeploy.errors import DataError
+from kfdeploy.errors import DataError, first_line
+from kfdeploy.reading import open_regular
 from kfdeploy.targets.device import pixels
 from kfdeploy.tasks.spec import ImageSpec
 
@@ -46,14 +47,18 @@ def decode(path: File, channels: int, resize: int = 0) -> Any:
     Raises:
         DataError: the file is missing or does not decode.
     """
-    from PIL import Image, UnidentifiedImageError
-
     try:
-        return pixels.decode(path if isinstance(path, Path) else io.BytesIO(path.read()), channels, resize)
+        with open_regular(path) if isinstance(path, Path) else io.BytesIO(path.read()) as stream:
+            return pixels.decode(stream, channels, resize)
     except FileNotFoundError:
         raise DataError(f"there is no image at '{path}'") from None
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
-        raise DataError(f"'{path}' does not decode: {error}", hint="remove the file, or save it again") from None
+    except OSError as error:
+        why = str(error) if error.strerror is None else error.strerror
+        raise DataError(f"'{path}' does not decode: {why}", hint="remove the file, or save it again") from None
+    except Exception as error:  # Pillow's decoders raise whatever their formats' libraries and their own slips give
+        raise DataError(
+            f"'{path}' does not decode: {first_line(error)[:300]}", hint="remove the file, or save it again"
+        ) from None
 
 
 def fit(decoded: Any, image: ImageSpec, origin: str) -> Images:

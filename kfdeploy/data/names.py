@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 
 from kfdeploy.errors import DataError, nearest
+from kfdeploy.reading import read_named
 
 IMAGENET = "imagenet"
 _MOST = 10_000_000  # bytes of a list of names
@@ -33,10 +34,9 @@ def class_list(name: str) -> tuple[tuple[str, ...], ...]:
             f"there is no list of classes '{name}'", allowed=(IMAGENET, "a file with a class a line"),
             hint=nearest(name, (IMAGENET,)),
         )  # fmt: skip
+    data = read_named(path, f"there is no list of classes '{name}'", "name a file", error=DataError, most=_MOST)
     try:
-        if path.stat().st_size > _MOST:
-            raise DataError(f"'{name}' has {path.stat().st_size} bytes, and a list of classes {_MOST} at most")
-        found = _parsed(path.read_text(encoding="utf-8-sig"))
+        found = _parsed(data.decode("utf-8-sig"))
     except UnicodeDecodeError:
         raise DataError(f"'{name}' is no text in UTF-8", hint="save it as UTF-8, a class a line") from None
     if not found:

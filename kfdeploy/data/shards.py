@@ -10,11 +10,14 @@ import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from kfdeploy.errors import DataError
+from kfdeploy.errors import DataError, first_line
+from kfdeploy.reading import MOST_TEXT, open_regular, read_named
 from kfdeploy.targets.device.pixels import EXTENSIONS
 
 LAYOUT = "shards are laid out as root/{train,test}-*.tar, with members such as 000017.png and 000017.cls"
 CLASSES = "classes.txt"
+MOST_IMAGE = 1 << 30  # bytes of one
+_MOST_TEXT = 10_000  # bytes of a class's name
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,9 @@ class Member:
         Raises:
             OSError: the shard is gone, or shorter than it was.
         """
-        with self.shard.open("rb") as stream:
+        if self.size > MOST_IMAGE:
+            raise OSError(f"'{self.name}' has {self.size:,} bytes, and at most {MOST_IMAGE:,} are read of an image")
+        with open_regular(self.shard) as stream:
             stream.seek(self.offset)
             data = stream.read(self.size)
         if len(data) != self.size:
@@ -60,12 +65,14 @@ def index_shards(root: Path, split: str) -> tuple[list[Member], list[int], tuple
     texts: dict[tuple[Path, str], str] = {}
     for shard in shards:
         try:
-            with tarfile.open(shard, "r:") as tar:
+            with open_regular(shard) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
                 for member in tar:
                     _note(tar, member, shard, images, texts)
-        except (tarfile.TarError, OSError, EOFError) as error:
+        except DataError:
+            raise
+        except Exception as error:  # tarfile passes on what its numbers and texts make go wrong
             raise DataError(
-                f"the shard '{shard}' is damaged or is no tar file: {error}", hint="fetch it again"
+                f"the shard '{shard}' is damaged or is no tar file: {first_line(error)[:300]}", hint="fetch it again"
             ) from None
     for key in images.keys() ^ texts.keys():
         lost = "image" if key in texts else ".cls"
@@ -119,8 +126,10 @@ def _note(
     sample, _, extension = file.partition(".")
     key = (shard, f"{folder}/{sample}" if folder else sample)
     if extension == "cls":
-        content = tar.extractfile(member)
-        texts[key] = _text(content.read() if content else b"", shard, member.name)
+        content = tar.extractfile(member) if member.size <= _MOST_TEXT else None
+        if content is None:
+            raise DataError(f"'{member.name}' of the shard '{shard}' has {member.size:,} bytes, and a class's name few")
+        texts[key] = _text(content.read(_MOST_TEXT), shard, member.name)
     elif f".{extension.lower()}" in EXTENSIONS:
         images[key] = Member(shard, member.name, member.offset_data, member.size)
 
@@ -138,7 +147,8 @@ def _text(data: bytes, shard: Path, name: str) -> str:
 def _class_names(root: Path, seen: set[str]) -> tuple[str, ...]:
     listed = root / CLASSES
     if listed.is_file():
-        return tuple(line.strip() for line in listed.read_text(encoding="utf-8-sig").splitlines() if line.strip())
+        text = _text(read_named(listed, "", "", error=DataError, most=MOST_TEXT), root, CLASSES)
+        return tuple(line.strip() for line in text.splitlines() if line.strip())
     if numbers := [text for text in seen if text.isdigit()]:
         raise DataError(
             f"the shards in '{root}' have classes by number ({min(numbers, key=int)} …), and there is no '{listed}'",

@@ -1,6 +1,7 @@
 """Artifacts: a model exported to a target, with a manifest that says what it is. `kfdeploy.export` makes them."""
 
 import hashlib
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,12 @@ from typing import Any
 import numpy as np
 
 from kfdeploy import targets
+from kfdeploy.arrays import Arrays
 from kfdeploy.deploy import identity
-from kfdeploy.errors import MissingDependencyError, PoolError
+from kfdeploy.errors import MissingDependencyError, PoolError, first_line
+from kfdeploy.graph.bounded import check_cost
 from kfdeploy.graph.known import KNOWN
+from kfdeploy.graph.opened import read_onnx
 from kfdeploy.manifest import (
     ARTIFACT,
     GOLDEN,
@@ -18,16 +22,20 @@ from kfdeploy.manifest import (
     ArtifactManifest,
     DataOrigin,
     check_files,
-    inside,
     open_manifest,
     read_bytes,
+    read_file,
 )
+from kfdeploy.names import inside
+from kfdeploy.reading import read_arrays
+from kfdeploy.schema import hold
 from kfdeploy.targets.base import PRECISIONS, Session, Setup
 from kfdeploy.tasks.openset import threshold_of
 from kfdeploy.tasks.spec import Described
 
 _NEEDS = ("model.kind", "model.name", "target", "precision", "options.batch", "verify.engine_tolerance", "model_files")
 _AGAIN = "copy the folder again, or make it again"
+_SAMPLES = 256  # golden ones, at most
 
 
 @dataclass(frozen=True)
@@ -124,10 +132,11 @@ class Artifact(Described):
         return each[0] if len(each) == 1 else hashlib.sha256("".join(each).encode()).hexdigest()
 
     def check(self) -> None:
-        """Check every file against its hash, and what the manifest says against what the model says of itself.
+        """Check every file, what the manifest says against what the model says of itself, and that it can be run.
 
         Raises:
-            PoolError: a file is missing, truncated or altered, or the manifest does not describe the model.
+            PoolError: a file is missing, truncated or altered, the manifest does not describe the model, or its graph
+                is more than plain computation.
         """
         place, wanted = self.path / ARTIFACT, targets.FILES.get(self.target, ())
         if wanted and sorted(self.manifest["model_files"]) != sorted(wanted):
@@ -135,6 +144,10 @@ class Artifact(Described):
             raise PoolError(f"'{place}' names the model files {named!r:.80}", allowed=wanted, hint=_AGAIN)
         names = [*self.files, *(name for name in (*self.manifest["model_files"], GOLDEN) if name not in self.files)]
         check_files(self.path, self.files, names)
+        if self.target == "onnx":
+            name = self.manifest["model_files"][0]
+            graph = read_onnx(read_file(self.path, self.files, name), str(self.path / name), inputs=1)
+            check_cost(graph, str(self.path / name))
         options, batch = self.manifest["options"], self.manifest["options"]["batch"]
         if self.precision not in PRECISIONS or options.get("precision") != self.precision:
             asked = options.get("precision")
@@ -169,30 +182,46 @@ class Artifact(Described):
     def _golden_says(self) -> dict[str, Any] | None:
         """Return what is on record of the model beside its golden samples; nothing in what 0.1.0 wrote."""
         path = self.path / GOLDEN
-        with np.load(path) as arrays:
-            text = arrays[ABOUT].tobytes().decode("utf-8", "replace") if ABOUT in arrays else None
+        arrays = self._arrays()
+        text = arrays[ABOUT].tobytes().decode("utf-8", "replace") if ABOUT in arrays else None
         return None if text is None else identity.parsed(text, path)
 
     def golden(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any]]:
         """Return golden images (G, H, W, C), and the logits (G, C) of the torch network and of its own ONNX graph.
 
         The last are what the engine is held to: they have the precision's own rounding in them.
+
+        Raises:
+            PoolError: the file cannot be read, or its arrays are not of this model's images and classes.
         """
-        with np.load(inside(self.path, GOLDEN)) as arrays:
-            return arrays["image"], arrays["logits"], arrays["expected"]
+        columns, arrays = len(self.classes), self._arrays()
+        wanted = {"image": ("uint8", ("G", *self.image.shape)), "logits": ("float32", ("G", columns)),
+                  "expected": ("float32", ("G", columns))}  # fmt: skip
+        hold(arrays, wanted, str(self.path / GOLDEN), _AGAIN)
+        return arrays["image"], arrays["logits"], arrays["expected"]
+
+    def _arrays(self) -> Arrays:
+        """Return what is in `golden.npz`, bounded by what a model of these images and classes can have."""
+        pixels, columns = math.prod(self.image.shape), len(self.classes)
+        most = _SAMPLES * (pixels + 8 * columns) + 100_000 + 600 * columns
+        names = ("image", "logits", "expected")
+        return read_arrays(inside(self.path, GOLDEN), names, most, _AGAIN, optional=(ABOUT,))
 
     @property
     def options(self) -> Any:
         """The target's options that it was exported with.
 
         Raises:
-            PoolError: they are none that it has.
+            PoolError: the target has no such options.
         """
-        module = targets.load(self.target, self.precision)
+        kind = targets.load(self.target, self.precision).Options
         try:
-            return module.Options(**self.manifest["options"])
+            return kind(**self.manifest["options"])
         except TypeError as error:
-            raise PoolError(f"'{self.path / ARTIFACT}' has options that are none: {error}", hint=_AGAIN) from None
+            raise PoolError(
+                f"'{self.path / ARTIFACT}' has options that '{self.target}' does not have: {first_line(error)}",
+                hint=_AGAIN,
+            ) from None
 
     def cannot_run(self) -> str:
         """Return why it cannot be run on this machine, else an empty string."""

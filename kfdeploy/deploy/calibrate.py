@@ -14,7 +14,8 @@ from kfdeploy.deploy.model import Model
 from kfdeploy.errors import PoolError
 from kfdeploy.graph.ranges import pool_ranges
 from kfdeploy.locks import lock
-from kfdeploy.manifest import POOL, inside
+from kfdeploy.manifest import POOL
+from kfdeploy.names import inside
 from kfdeploy.pool.manifest import calibrated, range_files, write
 from kfdeploy.pool.pool import Pool
 from kfdeploy.pool.ranges import FOLDER, replaced, sweep_ranges, write_pool_ranges

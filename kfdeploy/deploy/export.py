@@ -18,8 +18,10 @@ from kfdeploy.files import dump_json, sha256
 from kfdeploy.graph.compose import Form
 from kfdeploy.graph.precision import Prepared, write
 from kfdeploy.graph.reference import run, tolerance
-from kfdeploy.manifest import ARTIFACT, GOLDEN, check_name, describe_files, stamp, versions
+from kfdeploy.manifest import ARTIFACT, GOLDEN, describe_files, stamp, versions
+from kfdeploy.names import check_name
 from kfdeploy.outputs import check_not_read, output_folder
+from kfdeploy.schema import MOST_BATCH
 from kfdeploy.targets.base import Setup, Target
 from kfdeploy.targets.kits import write_kit
 
@@ -59,8 +61,8 @@ def export(
         OutputError: the place is taken and `force` is not set, another process writes there and `wait` is not, or it
             cannot be written.
     """
-    if batch < 0:
-        raise UnsupportedError(f"the batch is {batch}", allowed=("0 (dynamic)", "1", "2", "…"))
+    if not 0 <= batch <= MOST_BATCH:
+        raise UnsupportedError(f"the batch is {batch}", allowed=("0 (dynamic)", "1", "2", "…", str(MOST_BATCH)))
     check_atol(atol)
     module = targets.load(target, precision)
     setting = chosen_options(module, precision=precision, batch=batch, **options)

@@ -15,6 +15,8 @@ from kfdeploy.deploy.artifact import described_as
 from kfdeploy.deploy.swap import require_settled
 from kfdeploy.errors import PoolError
 from kfdeploy.files import METADATA_KEY, dump_json, parse_tensors, save_tensors
+from kfdeploy.graph.bounded import check_cost
+from kfdeploy.graph.opened import check_whole, read_onnx
 from kfdeploy.graph.ranges import model_ranges
 from kfdeploy.graph.reference import golden_difference
 from kfdeploy.manifest import (
@@ -26,14 +28,16 @@ from kfdeploy.manifest import (
     ModelManifest,
     check_files,
     describe_files,
-    inside,
     open_manifest,
     read_bytes,
     read_file,
     stamp,
 )
+from kfdeploy.names import inside
+from kfdeploy.pool.held import hold_seen
 from kfdeploy.pool.pool import Pool
 from kfdeploy.pool.ranges import parse_ranges, replaced, sweep_ranges, write_ranges
+from kfdeploy.schema import hold
 from kfdeploy.tasks.evidence import Evidence, Seen
 from kfdeploy.tasks.openset import threshold_of
 from kfdeploy.tasks.spec import Described, ImageSpec, TaskSpec, class_names
@@ -150,13 +154,15 @@ class Model(Described):
         return self.manifest["golden"]
 
     def check(self) -> None:
-        """Check every file against its hash, and what the manifest says against what the model says of itself.
+        """Check every file, what the manifest says against what the model says of itself, and that it can be run.
 
         Raises:
-            PoolError: a file is missing, truncated or altered, or the manifest does not describe the model.
+            PoolError: a file is missing, truncated or altered, the manifest does not describe the model, or its graph
+                is more than plain computation.
         """
         needed = (GRAPH,) if self.kind == "assembly" else (GRAPH, _EVIDENCE)
         check_files(self.path, self.files, dict.fromkeys((*self.files, *needed)))
+        check_cost(self.load(), str(self.graph))
         if self.parts is not None:
             self.parts.check()
         self._require_identity()
@@ -177,6 +183,14 @@ class Model(Described):
         parts = {"image": self.parts.image.to_json(), "tasks": [task.to_json() for task in self.parts.tasks]}
         identity.require_same({key: said[key] for key in parts}, parts, place, PARTS)
 
+    def load(self) -> "ModelProto":
+        """Return its graph, held to its hash and to what is plain computation.
+
+        Raises:
+            PoolError: it is missing or altered, or is none that is read.
+        """
+        return read_onnx(read_file(self.path, self.files, GRAPH), str(self.graph), inputs=1)
+
     def evidence(self) -> Evidence:
         """Return its golden samples and, but for an assembly, whose pool has them, its validation logits.
 
@@ -185,13 +199,23 @@ class Model(Described):
         """
         if self.parts is not None:
             return self.parts.evidence(self.tasks)
-        arrays = self._evidence()
+        arrays, kinds = self._evidence(), "float32"
+        columns = len(self.classes)
+        hold(
+            arrays,
+            {"golden.images": ("uint8", ("G", *self.image.shape)), "golden.logits": (kinds, ("G", columns)),
+             "validation.logits": (kinds, ("V", columns)), "validation.labels": ("int64", ("V",))},
+            str(self.path / _EVIDENCE), "make it again",
+        )  # fmt: skip
         seen = Seen.of(arrays, self.classes)
         golden, logits = arrays["golden.logits"], arrays["validation.logits"]
         return Evidence(arrays["golden.images"], golden, seen.labels, seen.rows, logits, seen.content)
 
     def _evidence(self) -> Arrays:
-        return parse_tensors(read_file(self.path, self.files, _EVIDENCE), f"{self.path / _EVIDENCE}")
+        origin = f"{self.path / _EVIDENCE}"
+        arrays = parse_tensors(read_file(self.path, self.files, _EVIDENCE), origin)
+        hold_seen(arrays, len(self.classes), origin)
+        return arrays
 
     def seen(self) -> Seen:
         """Return which its validation images are.
@@ -219,7 +243,7 @@ class Model(Described):
 
     def calibrate(self, images: Images) -> "Model":
         """Observe a student's or a teacher's activations and keep their ranges in its folder; return it opened anew."""
-        name = write_ranges(self.path, "model", model_ranges(self.graph, images), len(images))
+        name = write_ranges(self.path, "model", model_ranges(self.load(), images), len(images))
         before = [self.manifest["calibration"]] if "calibration" in self.manifest else []
         files = replaced(self.path, self.files, before, [name])
         write_file(inside(self.path, ASSEMBLY), dump_json(self.manifest | {"calibration": name, "files": files}))
@@ -267,8 +291,6 @@ def write_model(
     Raises:
         ParityError: the graph's logits differ from the torch model's by more than the tolerance.
     """
-    import onnx
-
     from kfdeploy.graph.compose import parameter_count
 
     about = stamp(kind) | {
@@ -278,7 +300,7 @@ def write_model(
         "tasks": [task.to_json() for task in tasks],
     }
     data = serialize(model, about | fields)
-    onnx.checker.check_model(model, full_check=True)
+    check_whole(model, f"the graph of '{name}'")
     parameters = parameter_count(model)
     graph = out / GRAPH
     out.mkdir(parents=True, exist_ok=True)

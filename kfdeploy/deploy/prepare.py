@@ -23,9 +23,7 @@ def prepare(model: Model, wanted: Numerics, form: Form | None = None) -> Prepare
         ComposeError: an operator cannot be banked, or a scale cannot be folded into it.
         PoolError: ranges of activations are missing, or a file was altered.
     """
-    import onnx
-
-    whole = onnx.load(model.graph)
+    whole = model.load()
     if model.parts is None:
         if form is not None:
             raise UnsupportedError(

@@ -22,7 +22,8 @@ from pathlib import Path
 from kfdeploy.errors import KfdeployError, PoolError, UpdateError
 from kfdeploy.files import dump_json, sha256
 from kfdeploy.locks import lock
-from kfdeploy.manifest import ASSEMBLY, GRAPH, MODELS, check_files, inside, read_manifest, stamp, tree
+from kfdeploy.manifest import ASSEMBLY, GRAPH, MODELS, check_files, read_manifest, stamp
+from kfdeploy.names import inside, tree
 from kfdeploy.writing import link, place_errors, sync_folder, write
 
 PREVIOUS = ".previous"

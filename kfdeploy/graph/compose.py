@@ -17,10 +17,12 @@ import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from kfdeploy.arrays import Arrays
-from kfdeploy.errors import ComposeError
+from kfdeploy.errors import ComposeError, PoolError, first_line
+from kfdeploy.schema import hold
 
 OPSET = 18
 IR_VERSION = 10
+_FLOATS = "float32 float16"
 Form = Literal["bank", "branches"]
 # One value in, one out, each element by itself: what comes in banked goes out banked.
 _UNARY = {
@@ -57,7 +59,13 @@ class Part:
 
     @classmethod
     def of(cls, name: str, stored: Arrays) -> "Part":
-        """Return a task's share, in float32, from the arrays of its file; a pool may store float16."""
+        """Return a task's share, in float32, from the arrays of its file; a pool may store float16.
+
+        Raises:
+            PoolError: its head is missing, or is none.
+        """
+        heads = {"head.z": (_FLOATS, ("c", "d")), "head.u": (_FLOATS, ("c", "D")), "head.bias": (_FLOATS, ("c",))}
+        hold(stored, heads, f"the weights of '{name}'", "make them again")
         arrays = {key: v.astype(np.float32) if v.dtype == np.float16 else v for key, v in stored.items()}
         head = {key: arrays.pop(f"head.{key}") for key in ("z", "u", "bias")}
         return cls(name, arrays, head["z"], head["u"], head["bias"])
@@ -68,7 +76,19 @@ def compose(common: ModelProto, template: ModelProto, parts: Sequence[Part], for
 
     Raises:
         ComposeError: the form is `bank` and the template has an operator that cannot be banked.
+        PoolError: the graphs and the parts do not fit each other.
     """
+    try:
+        return _composed(common, template, parts, form)
+    except (KeyError, IndexError, TypeError, ValueError, onnx.checker.ValidationError) as error:
+        raise PoolError(
+            f"the graphs and the weights of {', '.join(repr(part.name) for part in parts[:3])} do not fit each other: "
+            f"{first_line(error)[:200]}",
+            hint="they are of two pools, or damaged: make them again",
+        ) from None
+
+
+def _composed(common: ModelProto, template: ModelProto, parts: Sequence[Part], form: Form) -> ModelProto:
     graph = GraphProto(name="kfdeploy")
     arrays: Arrays = {}
     _copy(common.graph, graph, arrays, "common/", {common.graph.input[0].name: "image"})

@@ -1,6 +1,7 @@
 """What a graph costs to run, before it is: multiplications, to which latency on one core is proportional."""
 
 import math
+from collections.abc import Sequence
 
 import onnx
 
@@ -12,7 +13,7 @@ def multiplications(model: onnx.ModelProto) -> int:
     fixed.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
     del fixed.graph.value_info[:]  # they may have been inferred for a batch of any size
     inferred = onnx.shape_inference.infer_shapes(fixed).graph
-    shapes = {
+    shapes: dict[str, Sequence[int]] = {
         value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
         for value in (*inferred.value_info, *inferred.output)
     }
@@ -20,6 +21,6 @@ def multiplications(model: onnx.ModelProto) -> int:
     total = 0
     for node in inferred.node:
         if node.op_type in ("Conv", "Gemm", "MatMul") and node.input[1] in weights:
-            places = math.prod(shapes[node.output[0]][2:]) if node.op_type == "Conv" else 1
+            places = math.prod(shapes.get(node.output[0], ())[2:]) if node.op_type == "Conv" else 1
             total += math.prod(weights[node.input[1]]) * places
     return total

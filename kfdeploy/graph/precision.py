@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from kfdeploy.errors import ComposeError
 from kfdeploy.graph.compose import Form, Part, compose
 from kfdeploy.graph.heads import order_sums
+from kfdeploy.graph.opened import check_whole
 from kfdeploy.graph.quantize import Kind, equalise, quantise
 from kfdeploy.graph.ranges import Ranges
 
@@ -63,9 +64,7 @@ def quantised(
 
 def write(graph: "ModelProto", path: Path) -> Path:
     """Write a graph, checked, to a file; the bytes are the same for the same graph."""
-    import onnx
-
-    onnx.checker.check_model(graph, full_check=True)
+    check_whole(graph, f"'{path.name}'")
     path.write_bytes(graph.SerializeToString(deterministic=True))
     return path
 

@@ -5,13 +5,13 @@ tensor: the largest value alone would spend most levels on a few outliers.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from onnx import ModelProto
 
 from kfdeploy.arrays import Images, at_once
+from kfdeploy.errors import PoolError
 from kfdeploy.graph.compose import Part, compose
 from kfdeploy.graph.reference import Runner, observed
 
@@ -41,24 +41,27 @@ def pool_ranges(
     return found
 
 
-def model_ranges(graph: Path, images: Images) -> dict[str, Range]:
+def model_ranges(model: ModelProto, images: Images) -> dict[str, Range]:
     """Return the ranges of a student's or a teacher's tensors."""
-    import onnx
-
-    model = onnx.load(graph)
     return observe(model, [name for name in observed(model) if name != "logits"], images)
 
 
 def observe(model: ModelProto, names: Sequence[str], images: Images) -> dict[str, Range]:
-    """Run images (N, H, W, C) and return the range to quantise each named tensor with; 0 is always inside."""
+    """Run images (N, H, W, C) and return the range to quantise each named tensor with; 0 is always inside.
+
+    Raises:
+        PoolError: a tensor has values that are not finite.
+    """
     run = Runner(model, names)
-    size = at_once(images.shape[1:], 64)
+    size = min(at_once(images.shape[1:], 64), max(1, run.at_once // 4))  # every tensor is kept
     batches = [images[i : i + size] for i in range(0, len(images), size)]
     low = dict.fromkeys(names, 0.0)
     high = dict.fromkeys(names, 0.0)
     for batch in batches:
         for name, value in run(batch).items():
             low[name], high[name] = min(low[name], float(value.min())), max(high[name], float(value.max()))
+    if odd := [name for name in names if not np.isfinite([low[name], high[name]]).all()]:
+        raise PoolError(f"the values of '{odd[0]}' are not finite: no range holds them", hint="make the network again")
     counts = {name: np.zeros(_BINS, np.int64) for name in names}
     for batch in batches:
         for name, value in run(batch).items():

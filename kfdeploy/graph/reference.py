@@ -1,5 +1,6 @@
 """Running a graph on ONNX Runtime's CPU, the reference of every other runtime, and the golden check."""
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,16 +9,22 @@ import numpy as np
 from onnx import ModelProto, TensorProto, helper
 
 from kfdeploy.arrays import Arrays
-from kfdeploy.errors import MissingDependencyError, ParityError
+from kfdeploy.errors import MissingDependencyError, ParityError, PoolError, first_line
+from kfdeploy.graph.bounded import check_cost
+from kfdeploy.graph.opened import read_onnx
+from kfdeploy.reading import MOST_FILE, read_named
 
 CPU = "CPUExecutionProvider"
+SECONDS = 600.0
+_AGAIN = "copy it again, or make it again"
 
 
 class Runner:
     """An opened graph with one input: call it with an array, and it gives the named outputs.
 
     An output may be any float tensor inside a graph in memory. `threads` 0 is as many as there are cores.
-    `accelerate` uses a CUDA device where ONNX Runtime has one.
+    `accelerate` uses a CUDA device where ONNX Runtime has one. A graph that takes more than a network does is not run,
+    and no call takes longer than `SECONDS`: `at_once` is how many images fit into the memory of a call.
     """
 
     def __init__(
@@ -29,24 +36,55 @@ class Runner:
         except ImportError:
             raise MissingDependencyError("ONNX Runtime is not installed", hint="pip install onnxruntime") from None
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # what fails is raised, and told by us
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         wanted = (*(("CUDAExecutionProvider",) if accelerate else ()), CPU)
         providers = [name for name in wanted if name in onnxruntime.get_available_providers()]
-        source = str(model) if isinstance(model, Path) else with_outputs(model, outputs).SerializeToString()
-        self._session = onnxruntime.InferenceSession(source, options, providers=providers)
+        self._name = str(model) if isinstance(model, Path) else f"the graph '{model.graph.name or 'without a name'}'"
+        if isinstance(model, Path):
+            data = read_named(model, f"'{model}' is missing", _AGAIN, most=MOST_FILE)
+            model = read_onnx(data, self._name)
+        self.at_once = check_cost(model, self._name).at_once()
+        try:
+            source = with_outputs(model, outputs).SerializeToString()
+            self._session = onnxruntime.InferenceSession(source, options, providers=providers)
+        except Exception as error:  # ONNX Runtime has a class of its own for each way to fail
+            raise self._failed(error) from None
+        self._options = onnxruntime.RunOptions
         self._input, self.outputs = self._session.get_inputs()[0].name, list(outputs)
 
     def __call__(self, array: np.ndarray[Any, Any]) -> Arrays:
-        """Return `{output: array}`."""
-        return dict(zip(self.outputs, self._session.run(self.outputs, {self._input: array}), strict=True))
+        """Return `{output: array}`.
+
+        Raises:
+            PoolError: it does not take the array, or does not end.
+        """
+        options = self._options()
+        alarm = threading.Timer(SECONDS, setattr, (options, "terminate", True))  # it stops at the next node
+        alarm.daemon = True
+        alarm.start()
+        try:
+            found = self._session.run(self.outputs, {self._input: array}, options)
+        except Exception as error:
+            raise self._failed(error) from None
+        finally:
+            alarm.cancel()
+        return dict(zip(self.outputs, found, strict=True))
+
+    def _failed(self, error: Exception) -> PoolError:
+        return PoolError(f"{self._name} cannot be run: {first_line(error)[:300]}", hint=_AGAIN)
 
 
 def run(
     model: ModelProto | Path, images: np.ndarray[Any, Any], outputs: Sequence[str] = ("logits",), *, threads: int = 0
 ) -> Arrays:
-    """Return a graph's outputs by name, run once; see `Runner` to run it several times."""
-    return Runner(model, outputs, threads=threads)(images)
+    """Return a graph's outputs by name, of as many images as memory holds at a time; see `Runner` to run it often."""
+    runner = Runner(model, outputs, threads=threads)
+    size = runner.at_once
+    if len(images) <= size:
+        return runner(images)
+    found = [runner(images[start : start + size]) for start in range(0, len(images), size)]
+    return {name: np.concatenate([each[name] for each in found]) for name in outputs}
 
 
 def tolerance(logits: np.ndarray[Any, Any]) -> float:

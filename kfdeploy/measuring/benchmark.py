@@ -20,6 +20,8 @@ from kfdeploy.measuring.accuracy import Right, Subject, score
 from kfdeploy.measuring.answer import answer
 from kfdeploy.measuring.intervals import difference_interval, ratio_interval
 from kfdeploy.measuring.rounds import Job, describe_machine, measure_afresh
+from kfdeploy.reading import MOST_JSON, ReadingError, json_of, read_regular
+from kfdeploy.schema import flag, listing, mapping, number, record, table, whole
 from kfdeploy.targets.base import Scenario
 from kfdeploy.targets.device.clock import QUICK, Protocol, Round, summarise
 from kfdeploy.writing import write_file
@@ -132,19 +134,19 @@ def _measure(
     done: dict[str, Any] = {}
     if finished is not None and finished.is_file():
         try:
-            kept = json.loads(finished.read_text(encoding="utf-8"))
-            done = kept["rounds"] if kept["about"] == about else {}
-        except (OSError, ValueError, KeyError, TypeError):
+            kept = json_of(read_regular(finished, MOST_JSON))
+            done = {} if _KEPT(kept) or kept["about"] != about else kept["rounds"]
+        except (OSError, ReadingError):
             done = {}
     rounds: dict[Key, list[Round]] = {key: [] for key in jobs}
-    for number in range(protocol.rounds):
+    for turn in range(protocol.rounds):
         # A new order each round, so that no artifact always follows the same neighbour.
-        for key in random.Random(number).sample(list(jobs), len(jobs)):
+        for key in random.Random(turn).sample(list(jobs), len(jobs)):
             if key in reasons:
                 continue
-            name = f"{number} {hashes[key[0]]} {key[1]} {key[2]} {jobs[key].batch}"
+            name = f"{turn} {hashes[key[0]]} {key[1]} {key[2]} {jobs[key].batch}"
             if name not in done:
-                report(f"round {number + 1} of {protocol.rounds}: {key[0].name}, {key[1]}, {key[2]} threads")
+                report(f"round {turn + 1} of {protocol.rounds}: {key[0].name}, {key[1]}, {key[2]} threads")
                 try:
                     done[name] = asdict(measure_afresh(jobs[key], protocol))
                 except KfdeployError as error:
@@ -155,6 +157,15 @@ def _measure(
                     write_file(finished, json.dumps({"about": about, "rounds": done}), durable=False)
             rounds[key].append(Round(**done[name]))
     return rounds
+
+
+_MS = number(0, 1e12)
+_ROUND = record(
+    {"samples": listing(_MS), "load": _MS, "first": _MS, "warm_up": _MS, "stable": flag, "stages": mapping(_MS),
+     "watch": table, "cores": listing(whole())},
+    only=True,
+)  # fmt: skip
+_KEPT = record({"about": table, "rounds": mapping(_ROUND)})
 
 
 def _open(paths: Sequence[str | Path]) -> list[Artifact]:

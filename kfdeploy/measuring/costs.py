@@ -3,12 +3,10 @@
 The model is a line, t(k) = common + k · task; its largest error over the sizes that were measured is part of it.
 """
 
-import json
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -20,6 +18,8 @@ from kfdeploy.files import dump_json
 from kfdeploy.manifest import SCHEMAS, stamp
 from kfdeploy.measuring.rounds import Job, alternating, describe_machine, measure_afresh
 from kfdeploy.pool.pool import Pool
+from kfdeploy.reading import parse_json, read_named
+from kfdeploy.schema import flag, mapping, number, record, require, text, whole
 from kfdeploy.targets.device.clock import QUICK, Protocol
 from kfdeploy.writing import write_file
 
@@ -113,15 +113,21 @@ def read_costs(path: Path, pool: Pool) -> Costs:
         PoolError: there are none, or they are of another schema or pool.
     """
     hint = f"kfdeploy benchmark --profile {path} --pool {pool.where}"
-    try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise PoolError(f"there are no costs at '{path}'", hint=hint) from None
-    except (OSError, ValueError) as error:
-        raise PoolError(f"'{path}' cannot be read: {error}", hint=hint) from None
+    found = parse_json(read_named(path, f"there are no costs at '{path}'", hint), str(path), hint=hint)
     wanted = stamp("costs")
     if not isinstance(found, dict) or {key: found.pop(key, None) for key in wanted} != wanted:
         raise PoolError(f"'{path}' holds no costs of schema {SCHEMAS['costs']}", hint=hint)
     if found.get("pool") != pool.sha256:
         raise PoolError(f"'{path}' holds the costs of another pool than '{pool.where}'", hint=hint)
-    return Costs(**found)
+    require(found, _COSTS, path, hint)
+    return Costs(**{name: found[name] for name in Costs.__dataclass_fields__})
+
+
+_MS = number(0, 1e9)
+_COSTS = record(
+    {
+        **dict.fromkeys(("pool", "machine", "target", "precision"), text()),
+        "threads": whole(1, 65536), "common_ms": number(-1e9, 1e9), "task_ms": number(-1e9, 1e9), "error": number(0),
+        "points": mapping(_MS), "students": mapping(_MS), "quick": flag,
+    }
+)  # fmt: skip

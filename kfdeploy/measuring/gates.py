@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from kfdeploy.errors import UnsupportedError, nearest
+from kfdeploy.errors import PoolError, UnsupportedError, nearest
 from kfdeploy.measuring.intervals import ratio_interval
+from kfdeploy.measuring.result import fault
 
 _OPERATORS = {"<": operator.lt, ">": operator.gt, "<=": operator.le, ">=": operator.ge}
 # Of a comparison of an assembly with a student, and of an assembly's own row.
@@ -88,7 +89,10 @@ def changes(new: dict[str, Any], old: dict[str, Any]) -> list[str]:
 
     Raises:
         UnsupportedError: the older result is of another machine, or one of them is a quick look.
+        PoolError: the older result is none.
     """
+    if why := fault(old):
+        raise PoolError(f"the baseline is no benchmark: {why}", hint="name what kfdeploy benchmark --json wrote")
     ours, theirs = new["machine"].get("cpu"), old["machine"].get("cpu")
     if ours != theirs:
         raise UnsupportedError(f"the baseline was measured on '{theirs}', and this is '{ours}'")
@@ -111,9 +115,11 @@ def changes(new: dict[str, Any], old: dict[str, Any]) -> list[str]:
 
 def _differences(row: dict[str, Any], past: dict[str, Any]) -> list[str]:
     found = []
-    count = min(len(row["samples_ms"]), len(past["samples_ms"]))
-    now, then = ([np.array(samples) for samples in side["samples_ms"][:count]] for side in (row, past))
-    ratio, (low, high) = ratio_interval(now, then)
+    count = min(len(row.get("samples_ms", ())), len(past.get("samples_ms", ())))
+    ratio, (low, high) = 1.0, (1.0, 1.0)
+    if count:
+        now, then = ([np.array(samples) for samples in side["samples_ms"][:count]] for side in (row, past))
+        ratio, (low, high) = ratio_interval(now, then)
     if (high < 1 or low > 1) and abs(ratio - 1) > 0.02:
         found.append(f"{1 / ratio:.2f}× faster" if ratio < 1 else f"{ratio:.2f}× slower")
         found[-1] += (

@@ -3,7 +3,6 @@
 The system's own ssh does the talking, with its configuration, keys and known hosts, and may never ask for anything.
 """
 
-import json
 import re
 import shlex
 import tempfile
@@ -17,10 +16,12 @@ from typing import Any, get_args
 from kfdeploy.data.folders import images_in
 from kfdeploy.deploy.artifact import Artifact
 from kfdeploy.errors import DataError, PoolError, RemoteError, UnsupportedError
-from kfdeploy.manifest import check_inside, stamp, tree
+from kfdeploy.manifest import stamp
 from kfdeploy.measuring.result import fault, upgraded
 from kfdeploy.measuring.rounds import alternating
 from kfdeploy.measuring.ssh import ADDRESS, MARK, Remote, parse_address
+from kfdeploy.names import check_inside, tree
+from kfdeploy.reading import ReadingError, json_of
 from kfdeploy.targets import TARGETS
 from kfdeploy.targets.base import Scenario
 from kfdeploy.targets.kits import write_kit
@@ -222,7 +223,7 @@ def _check_imports(
     failed: list[tuple[str, bool, str]] = []
     for line in found:
         with suppress(ValueError, TypeError):  # a package may print something of its own
-            name, gone, text = json.loads(line)
+            name, gone, text = json_of(line)
             failed.append((name, gone, str(text)))
     where, pip = device.address.label, f"type there: {shlex.quote(python)} -m pip install"
     if absent := [modules[name] for name, gone, _ in failed if gone]:
@@ -240,8 +241,8 @@ def _read(text: str, artifact: Artifact, threads: int, scenarios: Sequence[str])
     """Return what bench.py wrote, having checked that it is about this very artifact in this setting."""
     hint = "its kit may be of another version: kfdeploy export --kit --force, then again"
     try:
-        result = json.loads(text)
-    except ValueError:
+        result = json_of(text, constants=True)
+    except ReadingError:
         raise RemoteError(f"what was brought back of '{artifact.path}' is not JSON: {text[:60]!r}", hint=hint) from None
     if why := fault(result):
         raise RemoteError(f"what was brought back of '{artifact.path}' is no benchmark: {why}", hint=hint)

@@ -7,6 +7,8 @@ from typing import Any
 
 from kfdeploy.errors import PoolError
 from kfdeploy.manifest import SCHEMAS
+from kfdeploy.reading import parse_json, read_named
+from kfdeploy.schema import listing, number
 
 
 def read_result(path: Path) -> dict[str, Any]:
@@ -15,14 +17,9 @@ def read_result(path: Path) -> dict[str, Any]:
     Raises:
         PoolError: it is not there, not JSON, or of another schema or kind.
     """
-    import json
-
-    try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise PoolError(f"there is no result at '{path}'", hint="kfdeploy benchmark --json <file>") from None
-    except (OSError, ValueError) as error:
-        raise PoolError(f"'{path}' cannot be read: {error}", hint="kfdeploy benchmark --json <file>") from None
+    hint = "kfdeploy benchmark --json <file>"
+    data = read_named(path, f"there is no result at '{path}'", hint)
+    result = parse_json(data, str(path), hint=hint, constants=True)
     seen = (result.get("schema"), result.get("kind")) if isinstance(result, dict) else (None, type(result).__name__)
     if seen != (_SCHEMA, "benchmark"):
         raise PoolError(
@@ -134,6 +131,8 @@ def _row_fault(row: Mapping[str, Any], what: str) -> str:
         return why
     if not all(0 < value < math.inf for value in (times["p50"], times["p90"], row["throughput"])):
         return f"{what} has latencies that are not positive"
+    if why := _SAMPLES(row.get("samples_ms", [])):
+        return f"{what} has 'samples_ms' that {why.rpartition(chr(10))[2]}"
     return ""
 
 
@@ -142,6 +141,9 @@ def _not_finite(entry: Mapping[str, Any], what: str) -> str:
         if not math.isfinite(entry[name]):
             return f"{what} has {entry[name]} as '{name}'"
     return ""
+
+
+_SAMPLES = listing(listing(number(0), 1))
 
 
 def machines_of(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -13,7 +13,7 @@ from kfdeploy.files import about_of, parse_tensors, save_tensors
 from kfdeploy.graph.compose import Part, compose
 from kfdeploy.graph.half import LARGEST
 from kfdeploy.graph.reference import Runner, tolerance
-from kfdeploy.manifest import TRAINING, describe_files
+from kfdeploy.manifest import TRAINING, describe_files, size_of
 from kfdeploy.outputs import check_not_read, check_output, output_folder
 from kfdeploy.pool.manifest import SHARED, rounded, write
 from kfdeploy.pool.pool import Pool
@@ -202,4 +202,4 @@ def _write(
 
 
 def _weights(pool: Pool) -> int:
-    return sum(pool.files[entry["file"]]["bytes"] for entry in pool.entries)
+    return sum(size_of(pool.where, pool.files, entry["file"]) for entry in pool.entries)

@@ -13,7 +13,8 @@ from pathlib import Path
 from kfdeploy.errors import PoolError, TaskError, listed
 from kfdeploy.files import CHECKPOINTS, TIMING
 from kfdeploy.locks import lock
-from kfdeploy.manifest import ASSEMBLY, POOL, TRAINING, PoolManifest, inside
+from kfdeploy.manifest import ASSEMBLY, POOL, TRAINING, PoolManifest
+from kfdeploy.names import inside
 from kfdeploy.outputs import check_not_read, check_output, output_folder
 from kfdeploy.pool.manifest import COMMON, RECIPE, SHARED, TEMPLATE, file_names, merged, own_files, without, write
 from kfdeploy.pool.pool import Pool

@@ -5,12 +5,13 @@ Writing it is the last thing that makes a folder a pool.
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from kfdeploy.arrays import Arrays
 from kfdeploy.errors import PoolError
 from kfdeploy.files import CHECKPOINTS, TIMING, about_of, dump_json, file_name, parse_tensors
-from kfdeploy.manifest import POOL, TRAINING, BlockEntry, Files, PoolManifest, TaskEntry, describe_files, inside, stamp
+from kfdeploy.manifest import POOL, TRAINING, BlockEntry, Files, PoolManifest, TaskEntry, describe_files, stamp
+from kfdeploy.names import inside
 from kfdeploy.tasks.spec import TaskSpec
 from kfdeploy.version import __version__
 from kfdeploy.writing import write_file
@@ -96,6 +97,23 @@ def own_files(entries: Iterable[TaskEntry], blocks: Iterable[BlockEntry]) -> set
     """Return the files that tasks and their validation images have to themselves."""
     found = {str(entry[key]) for entry in entries for key in _OWN if key in entry}  # type: ignore[literal-required]
     return found | {block["file"] for block in blocks}
+
+
+class Role(NamedTuple):
+    """What a file of evidence is of: everything, a task, or a task's images."""
+
+    kind: str
+    classes: int  # of the task, or those that the labels count in
+    widths: Mapping[str, int]  # of a task's images: how many classes each task has
+
+
+def roles(manifest: PoolManifest) -> dict[str, Role]:
+    """Return what each file of evidence in a pool is of."""
+    widths = {entry["name"]: len(entry["classes"]) for entry in manifest["tasks"]}
+    found = {entry["evidence"]: Role("task", len(entry["classes"]), {}) for entry in manifest["tasks"]}
+    found |= {block["file"]: Role("block", len(block["classes"]), widths) for block in manifest.get("blocks", ())}
+    found[SHARED] = Role("shared", len(manifest["classes"]), {})
+    return found
 
 
 def part(manifest: PoolManifest, entries: Sequence[TaskEntry], files: Files) -> PoolManifest:

@@ -15,11 +15,12 @@ from kfdeploy.files import parse_tensors, save_tensors
 from kfdeploy.graph.known import add_known
 from kfdeploy.manifest import POOL, BlockEntry, DataOrigin, PoolManifest, TaskEntry, describe_files, open_manifest
 from kfdeploy.pool import manifest
-from kfdeploy.pool.manifest import COMMON, SHARED, TEMPLATE
+from kfdeploy.pool.held import check_kinds, hold_evidence, hold_together
+from kfdeploy.pool.manifest import COMMON, SHARED, TEMPLATE, Role
 from kfdeploy.pool.remote.locate import locate
 from kfdeploy.pool.remote.place import AGAIN, Folder, Place
 from kfdeploy.tasks.evidence import Block, Evidence, Seen
-from kfdeploy.tasks.spec import KINDS, Described, TaskSpec, choose_names
+from kfdeploy.tasks.spec import Described, TaskSpec, choose_names
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -61,12 +62,7 @@ class Pool(Described):
             PoolError, StoreError: as `open`.
         """
         manifest: PoolManifest = open_manifest(place.manifest(), f"{place}/{POOL}", ("pool",), _NEEDS, hint)
-        for entry in manifest["tasks"]:
-            if not {"file", "evidence", *({"calibration"} & manifest.keys())} <= entry.keys():
-                raise PoolError(f"'{place}/{POOL}' is incomplete: task '{entry['name']}' has no files", hint=hint)
-            if entry["kind"] not in KINDS:
-                what = f"'{place}/{POOL}' has task '{entry['name']}' of kind {entry['kind']!r:.40}"
-                raise PoolError(what, allowed=KINDS, hint="update kfdeploy, or make it again with this version")
+        check_kinds(manifest["tasks"], f"{place}/{POOL}")
         pool = cls(place, manifest)
         pool.require_image(f"{place}/{POOL}", hint)
         return pool
@@ -182,9 +178,11 @@ class Pool(Described):
         """Return the arrays of a file of the pool.
 
         Raises:
-            PoolError: it is missing, truncated or altered, or not one of the pool's.
+            PoolError: as `read`; or they are not what the manifest says.
         """
-        return parse_tensors(self.read(name), f"{self.where}/{name}")
+        arrays = parse_tensors(self.read(name), f"{self.where}/{name}")
+        hold_evidence(self._roles.get(name), arrays, self.image.shape, f"{self.where}/{name}")
+        return arrays
 
     def fetch(self, names: Sequence[str]) -> None:
         """Bring files of a pool on a server into the cache, several at a time; of a folder, nothing is needed.
@@ -223,9 +221,10 @@ class Pool(Described):
         Raises:
             PoolError: one is missing or altered.
         """
-        import onnx
+        from kfdeploy.graph.opened import read_onnx
 
-        return onnx.load_from_string(self.read(COMMON)), onnx.load_from_string(self.read(TEMPLATE))
+        common = read_onnx(self.read(COMMON), f"{self.where}/{COMMON}", inputs=1, outputs=2)
+        return common, read_onnx(self.read(TEMPLATE), f"{self.where}/{TEMPLATE}", inputs=1)
 
     def graph(
         self, tasks: Sequence[TaskSpec] | None = None, form: "Form" = "branches", threshold: float | None = None
@@ -285,7 +284,9 @@ class Pool(Described):
 
     def _own(self, task: TaskSpec, name: str) -> Arrays:
         """Return the arrays of a task's own file, which says itself whose it is."""
-        return manifest.own_arrays(self.read(name), task, name, self.where)
+        arrays = manifest.own_arrays(self.read(name), task, name, self.where)
+        hold_evidence(self._roles.get(name), arrays, self.image.shape, f"{self.where}/{name}")
+        return arrays
 
     def evidence(self, tasks: Sequence[TaskSpec] | None = None) -> Evidence:
         """Return the golden samples and validation logits of some tasks (default: all), as columns side by side.
@@ -301,14 +302,14 @@ class Pool(Described):
         self.fetch([SHARED, *own, *(block["file"] for block in self.added_images)])
         shared = self.tensors(SHARED)
         each = [self._own(task, name) for task, name in zip(chosen, own, strict=True)]
-        golden = np.concatenate([arrays["golden.logits"] for arrays in each], axis=1)
-        labels: list[str] = []
-        rows, logits = [np.empty(0, np.int64)], [np.empty((0, golden.shape[1]), np.float32)]
+        labels, rows = list[str](), [np.empty(0, np.int64)]
+        logits = [np.empty((0, sum(len(task.classes) for task in chosen)), np.float32)]
         for block in self.blocks(chosen, shared, each):
             if all(columns is not None for columns in block.logits):
                 labels += block.seen.labels
                 rows.append(block.seen.rows)
                 logits.append(np.concatenate([columns for columns in block.logits if columns is not None], axis=1))
+        golden = np.concatenate([arrays["golden.logits"] for arrays in each], axis=1)
         return Evidence(shared["golden.images"], golden, tuple(labels), np.concatenate(rows), np.concatenate(logits))
 
     def blocks(
@@ -323,6 +324,7 @@ class Pool(Described):
         """
         shared = shared or self.tensors(SHARED)
         each = each or [self._own(t, self.entry(t)["evidence"]) for t in tasks]
+        hold_together(shared, each, [self.entry(task)["evidence"] for task in tasks], self.where)
         yield Block(None, Seen.of(shared, self.labels), tuple(own.get("validation.logits") for own in each))
         added = self.added_images
         place = {name: i for i, name in enumerate(self._entries)} if added else {}
@@ -340,11 +342,6 @@ class Pool(Described):
                 else:
                     found.append(mine if place[t.name] > place[task] else known)
             yield Block(task, Seen.of(images, about["classes"]), tuple(found))
-
-    def validation(self) -> tuple[tuple[str, ...], np.ndarray[Any, np.dtype[np.int64]]]:
-        """Return the class names of the validation images it was made with, and their rows; see `seen`."""
-        seen = self.seen()
-        return seen.labels, seen.rows
 
     def seen(self) -> Seen:
         """Return which validation images the pool was made with.
@@ -390,6 +387,10 @@ class Pool(Described):
     def entry(self, task: TaskSpec) -> TaskEntry:
         """Return what the manifest says of a task: its classes and the names of its files."""
         return self._entries[task.name]
+
+    @cached_property
+    def _roles(self) -> dict[str, Role]:
+        return manifest.roles(self.manifest)
 
     @cached_property
     def _entries(self) -> dict[str, TaskEntry]:

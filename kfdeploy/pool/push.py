@@ -11,6 +11,8 @@ from kfdeploy.errors import OutputError, PoolError, StoreError, UnsupportedError
 from kfdeploy.manifest import POOL, TRAINING, parse_manifest
 from kfdeploy.pool.pool import Pool
 from kfdeploy.pool.remote.store import READ_ONLY, Listed, Store
+from kfdeploy.reading import MOST_JSON
+from kfdeploy.schema import files as files_fault
 
 _AT_ONCE = 8
 _AGAIN = "push again: what has arrived is not sent twice"
@@ -59,7 +61,7 @@ def push(
     listed = store.list()
     manifest, before, old = source.place.manifest(), b"", {}
     if POOL in listed:
-        before = store.read(POOL)
+        before = store.read(POOL, most=MOST_JSON)
         if before != manifest and not force:
             raise OutputError(f"another pool is at '{store.where}'", hint="replace it with --force, or push elsewhere")
         old = _files_of(before, store)
@@ -90,9 +92,10 @@ def push(
 def _files_of(manifest: bytes, store: Store) -> dict[str, dict[str, Any]]:
     """Return the files that the pool there names, none where it cannot be read: --force has been said by then."""
     try:
-        return dict(parse_manifest(manifest, store.at(POOL), ("pool",), "")["files"])
-    except (PoolError, KeyError, TypeError, ValueError):
+        found = parse_manifest(manifest, store.at(POOL), ("pool",), "").get("files")
+    except PoolError:
         return {}
+    return {} if found is None or files_fault(found) else dict(found)
 
 
 def _same(source: Pool, name: str, there: Listed | None, old: dict[str, dict[str, Any]]) -> bool:
@@ -115,5 +118,5 @@ def _check(store: Store, manifest: bytes, sizes: dict[str, int]) -> None:
         if name not in listed or listed[name].size != size:
             seen = f"{listed[name].size} bytes" if name in listed else "absent"
             raise StoreError(f"'{store.at(name)}' did not arrive: it is {seen}, and has {size} bytes here", hint=_AGAIN)
-    if store.read(POOL) != manifest:
+    if store.read(POOL, most=MOST_JSON) != manifest:
         raise StoreError(f"'{store.at(POOL)}' is not what was sent: is another push running?", hint=_AGAIN)

@@ -9,7 +9,8 @@ from pathlib import Path
 from kfdeploy.errors import PoolError
 from kfdeploy.files import dump_json, file_name
 from kfdeploy.graph.ranges import Range
-from kfdeploy.manifest import Files, describe_files, inside, parse_manifest, stamp
+from kfdeploy.manifest import Files, describe_files, parse_manifest, stamp
+from kfdeploy.names import inside
 from kfdeploy.writing import write_file
 
 FOLDER = "calibration"

@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol, get_args
 import numpy as np
 
 from kfdeploy.arrays import Arrays
+from kfdeploy.graph.opened import check_whole
 from kfdeploy.graph.precision import Numerics
 
 Precision = Literal["fp32", "fp16", "int8"]
@@ -92,7 +93,7 @@ def fix_batch(source: Path, out: Path, batch: int) -> None:
         first = value.type.tensor_type.shape.dim[0]
         first.Clear()
         first.dim_value = batch
-    onnx.checker.check_model(model, full_check=True)
+    check_whole(model, f"'{source.name}' with the batch {batch}")
     out.write_bytes(model.SerializeToString(deterministic=True))
 
 

@@ -15,6 +15,7 @@ import hashlib
 import importlib.util
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -28,10 +29,11 @@ from typing import Any
 
 import numpy as np
 
-from kfdeploy.errors import MissingDependencyError, UnsupportedError
+from kfdeploy.errors import MissingDependencyError, OutputError, UnsupportedError
 from kfdeploy.graph.precision import Numerics
 from kfdeploy.targets.base import Precision, Session, Setup, fix_batch
 from kfdeploy.targets.session import KitSession
+from kfdeploy.writing import place_errors
 
 NAME = "mnn"
 PACKAGE = TITLE = "MNN"
@@ -44,6 +46,7 @@ FLAGS: Mapping[Precision, tuple[str, ...]] = {
     "fp16": ("--fp16",),
     "int8": ("--weightQuantBits", "8", "--hqq"),
 }
+_ROOM = 32 << 20  # bytes free in the temporary folder, besides the model's own
 _CONVERTER = "import sys, _tools; _tools.mnnconvert(sys.argv)"
 _CHATTER = re.compile(r"The device supports|bizCode|Start to |ONNX Model |(in|out)putTensors|Converted ", re.IGNORECASE)
 
@@ -78,9 +81,10 @@ def convert(onnx_path: Path, out: Path, options: Options) -> list[str]:
     Raises:
         UnsupportedError: MNN cannot convert the graph, or a weight is beyond float16.
         MissingDependencyError: MNN is not installed.
+        OutputError: the temporary folder has no room; MNN itself would crash.
     """
     mnn = _mnn()
-    with tempfile.TemporaryDirectory() as place:
+    with _temporary(4 * onnx_path.stat().st_size + _ROOM) as place:
         source, made = Path(place) / "model.onnx", Path(place) / MODEL
         source.write_bytes(onnx_path.read_bytes())
         if options.batch:
@@ -90,13 +94,36 @@ def convert(onnx_path: Path, out: Path, options: Options) -> list[str]:
         flags = ("-f", "ONNX", "--modelFile", str(source), "--MNNModel", str(made), "--bizCode", "kfdeploy")
         command = [sys.executable, "-P", "-c", _CONVERTER, *flags, *FLAGS[options.precision]]
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
-        if not made.is_file():  # its exit status is 0 whatever happened
+        if done.returncode < 0 or not made.is_file():  # else its exit status is 0 whatever happened
             raise UnsupportedError(
                 f"MNN cannot convert this graph: {_reason(done).replace(place, '')}",
                 hint="kfdeploy export --target onnx",
             )
         (out / MODEL).write_bytes(_name_by_content(made.read_bytes(), mnn.get_model_uuid(str(made))))
     return [MODEL]
+
+
+@contextmanager
+def _temporary(size: int) -> Iterator[str]:
+    """Give a temporary folder with room for so many bytes.
+
+    Raises:
+        OutputError: there is no such folder.
+    """
+    hint = "free some space there, or name another with TMPDIR"
+    try:
+        place = tempfile.mkdtemp()
+    except OSError as error:
+        raise OutputError(f"there is no temporary folder: {error.strerror or error}", hint=hint) from None
+    try:
+        if (free := shutil.disk_usage(place).free) < size:
+            raise OutputError(
+                f"the temporary folder '{tempfile.gettempdir()}' has {free:,} bytes, and MNN needs {size:,}", hint=hint
+            )
+        with place_errors(Path(place), hint):
+            yield place
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def open(folder: Path, options: Options, setup: Setup) -> Session:

@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from kfdeploy.arrays import Arrays
-from kfdeploy.errors import DeviceError, KfdeployError, PoolError
+from kfdeploy.errors import DeviceError, KfdeployError, PoolError, first_line
 from kfdeploy.targets.base import Setup
 from kfdeploy.targets.kits import kits
 
@@ -28,7 +28,7 @@ class KitSession:
 
     def __enter__(self) -> "KitSession":
         manifest = {"options": asdict(self.options), "precision": self.options.precision}
-        with told():
+        with told(self.folder):
             self.inner = _module(self.kit).Session(self.folder, manifest, self.setup.threads, self.setup.scenario)
         self.gpu, self._outputs = self.inner.gpu, self.inner.outputs
         return self
@@ -45,23 +45,35 @@ class KitSession:
             DeviceError: the kit gave up.
             PoolError: it cannot read the model's file.
         """
-        try:
+        with told(self.folder):
             found: Arrays = self._outputs(inputs["image"])
-        except SystemExit as stopped:
-            raise _ours(stopped) from None
         return found
 
     def synchronize(self) -> None:
         """Do nothing: `run` returns when its outputs are there."""
 
 
+class NotTakenError(PoolError, ValueError):
+    """What was given to a model is not what it takes: a mistake of the caller's, or of the model's folder."""
+
+
 @contextmanager
-def told() -> Iterator[None]:
-    """Turn what a kit says when it gives up into an error of ours."""
+def told(folder: Path | None = None) -> Iterator[None]:
+    """Turn what a kit says when it gives up, and what its runtime raises over a model in `folder`, into our errors."""
     try:
         yield
     except SystemExit as stopped:
         raise _ours(stopped) from None
+    except (KfdeployError, ImportError, AssertionError):
+        raise
+    except Exception as error:  # each runtime has classes of its own, and all of them mean that the model is none
+        if folder is None:
+            raise
+        kind = NotTakenError if isinstance(error, ValueError) else PoolError
+        raise kind(
+            f"the model in '{folder}' cannot be run: {first_line(error)[:300]}",
+            hint="copy it again, or export anew",
+        ) from error
 
 
 def _ours(stopped: SystemExit) -> KfdeployError:

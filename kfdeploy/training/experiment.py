@@ -1,7 +1,6 @@
 """What every training starts from: data and their split, the teacher (measured), and a folder to resume in."""
 
 import copy
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -18,8 +17,10 @@ from kfdeploy.data.imageset import ImageSet, stratified
 from kfdeploy.data.names import readable_names
 from kfdeploy.data.sources import has_test, load_split
 from kfdeploy.data.splits import SPLIT_SEED, spread
-from kfdeploy.errors import DataError, TeacherError
+from kfdeploy.errors import DataError, TeacherError, TrainingError
 from kfdeploy.files import dump_json, sha256
+from kfdeploy.reading import parse_json, read_named
+from kfdeploy.schema import TASK, listing, record, require
 from kfdeploy.tasks.grouping import confusions, group_classes
 from kfdeploy.tasks.spec import TaskSpec, class_names
 from kfdeploy.tasks.spec import columns as names_columns
@@ -308,7 +309,7 @@ class Experiment:
             return self, teacher
         assert isinstance(self.recipe.tasks, Groups)
         if noted.is_file():
-            tasks = tuple(TaskSpec.from_json(entry) for entry in json.loads(noted.read_text(encoding="utf-8")))
+            tasks = _noted_tasks(noted)
         else:
             self.report.phase("asking the teacher which classes it confuses")
             logits = torch.from_numpy(self.logits(teacher, self.validation))
@@ -337,3 +338,16 @@ class Experiment:
             "terms": fitted.log[-1] if fitted.log else {},
             "seed": self.recipe.seed,
         }
+
+
+def _noted_tasks(path: Path) -> tuple[TaskSpec, ...]:
+    """Return the tasks that were put on record when a run was begun.
+
+    Raises:
+        TrainingError: they cannot be read.
+    """
+    hint = "start afresh with --force"
+    data = read_named(path, f"'{path}' is missing", hint, error=TrainingError)
+    found = parse_json(data, str(path), error=TrainingError, hint=hint)
+    require(found, listing(record(TASK), 1), path, hint)
+    return tuple(TaskSpec.from_json(entry) for entry in found)

@@ -307,3 +307,31 @@ def test_the_demo_types_what_it_prints(here, monkeypatch):
     demo.command(context, out=Path("demo"), force=False)
     assert [" ".join(words) for words in typed] == list(demo.LINES)
     assert {words[1] for words in typed} <= verbs
+
+
+def test_what_the_system_refuses_is_told_in_a_line(run, here):
+    for words in (
+        ("verify", "x" * 5000),
+        ("pool", "show", "x" * 300),
+        ("apply", "x" * 5000, "y"),
+        ("verify", "/dev/zero/x"),
+    ):
+        code, _, err = run(*words)
+        assert code in (1, 2)
+        assert err.startswith("error: ")
+        assert "Traceback" not in err
+    code, _, err = run("verify", "caf\udce9")
+    assert (code, err.splitlines()[0]) == (2, r"error: 'caf\xe9' is no text in UTF-8")
+
+
+def test_a_name_does_not_steer_the_terminal(run, here):
+    code, _, err = run("verify", "\x1b[2J\nerror: all is well")
+    assert code == 1
+    assert "\x1b" not in err
+    assert len(err.splitlines()) <= 2
+
+
+def test_letters_that_a_terminal_lacks_are_written_as_json_has_them():
+    from kfdeploy.cli import _escaped
+
+    assert _escaped(UnicodeEncodeError("ascii", "aé\N{GRINNING FACE}", 1, 3, "")) == (r"\u00e9\ud83d\ude00", 3)

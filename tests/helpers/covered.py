@@ -41,6 +41,7 @@ measuring/factors/features: measuring/factors/test_inspect
 measuring/factors/probes: measuring/factors/test_inspect
 measuring/intervals: measuring/test_rounds
 measuring/ssh: measuring/test_remote
+pool/held: attack/test_reading
 pool/manifest: pool/test_edit
 pool/ranges: deploy/test_calibrate
 pool/remote/failures: pool/remote/test_store
@@ -55,6 +56,7 @@ report/words: report/test_page
 targets/base: targets/test_contract
 targets/device/clock: measuring/test_rounds
 targets/onnx: targets/test_contract
+names: test_manifest
 targets/openvino: targets/test_contract
 targets/session: targets/test_contract
 tasks/evidence: tasks/test_worth

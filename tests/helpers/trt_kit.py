@@ -10,6 +10,7 @@ from pathlib import Path
 
 import trt_fakes
 
+from kfdeploy.manifest import describe_files
 from kfdeploy.targets import tensorrt as target
 
 HERE = Path(__file__).parent
@@ -29,7 +30,11 @@ def artifact(folder, assembly, **options):
     made = target.Options(**options)
     assert target.convert(assembly.graph, folder, made) == ["model.onnx"]
     shutil.copytree(KIT, folder, dirs_exist_ok=True)
-    manifest = {"schema": 1, "kind": "artifact", "options": asdict(made)}
+    manifest = {key: assembly.manifest[key] for key in ("image", "tasks", "version", "data", "parameters")} | {
+        "schema": 1, "kind": "artifact", "options": asdict(made), "model": {"kind": "assembly", "name": assembly.name},
+        "target": "trt", "precision": made.precision, "verify": {"engine_tolerance": 0.1},
+        "model_files": ["model.onnx"], "files": describe_files(folder, [folder / "model.onnx"]),
+    }  # fmt: skip
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return made
 

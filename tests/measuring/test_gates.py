@@ -9,18 +9,22 @@ from kfdeploy.measuring.answer import answer
 from kfdeploy.measuring.gates import changes, check, parse
 from kfdeploy.measuring.result import fault, read_result
 
-BASE = {"kind": "assembly", "name": "x", "target": "onnx", "precision": "fp32", "threads": 1, "batch": 1,
-        "scenario": "single-stream"}  # fmt: skip
+BASE = {"kind": "assembly", "name": "x", "tasks": ["a"], "target": "onnx", "precision": "fp32", "threads": 1, "batch": 1,
+        "scenario": "single-stream", "parameters": 9, "sha256": "0"}  # fmt: skip
+MACHINE = {"cpu": "C", "cores": 2, "os": "O", "python": "3", "versions": {}}
 
 
 def result():
     draw = np.random.default_rng(0)
-    samples = [list(draw.normal(1, 0.01, 200)) for _ in range(5)]
-    row = BASE | {"latency_ms": {"p50": 1.0, "p90": 1.1}, "accuracy": 0.8, "images": 100, "bytes": 1000, "load_ms": 5,
+    samples = [draw.normal(1, 0.01, 200).tolist() for _ in range(5)]
+    row = BASE | {"latency_ms": {"p50": 1.0, "p90": 1.1}, "accuracy": 0.8, "images": 100, "bytes": 1000, "load_ms": 5, "throughput": 1000.0,
                   "first_ms": 2, "peak_mib": None, "samples_ms": samples}  # fmt: skip
     pair = {"a": "x", "b": "s", "b_kind": "student", "target": "onnx", "precision": "fp32", "threads": 1,
-            "scenario": "single-stream", "p50_ratio": 1.2, "accuracy_difference": -0.02}  # fmt: skip
-    return {"schema": 1, "kind": "benchmark", "quick": False, "machine": {"cpu": "C"}, "rows": [row],
+            "scenario": "single-stream", "p50_ratio": 1.2, "interval": [1.1, 1.3], "accuracy_difference": -0.02,
+            "accuracy_interval": [-0.03, -0.01]}  # fmt: skip
+    return {"schema": 1, "kind": "benchmark", "quick": False, "rows": [row],
+            "machine": MACHINE,
+            "protocol": {"rounds": 5},
             "comparisons": [pair, pair | {"b": "teacher", "b_kind": "teacher", "p50_ratio": 9.0}]}  # fmt: skip
 
 
@@ -79,13 +83,13 @@ def test_what_changed_beyond_the_noise():
     assert found[1].endswith("+1.00 points of accuracy on 100 images")
     assert found[2].endswith("900 bytes, before 1,000")
     extra = copy.deepcopy(old)
-    extra["rows"].append(BASE | {"name": "y", "reason": "no GPU"})
+    extra["rows"].append(BASE | {"name": "y", "reason": "no GPU", "images": 1, "bytes": 1, "accuracy": None})
     assert changes(extra, old) == ["y, onnx fp32, single-stream, threads 1: not in the baseline"]
     assert changes(old, extra) == ["y, onnx fp32, single-stream: no longer measured"]
 
 
 def test_what_cannot_be_compared_is_refused_by_name(tmp_path):
-    other = result() | {"machine": {"cpu": "D"}}
+    other = result() | {"machine": MACHINE | {"cpu": "D"}}
     with pytest.raises(UnsupportedError, match="the baseline was measured on 'D', and this is 'C'"):
         changes(result(), other)
     with pytest.raises(UnsupportedError, match="a quick look is not compared with a whole benchmark"):

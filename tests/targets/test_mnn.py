@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from places import EXPORT
 
-from kfdeploy.errors import MissingDependencyError, PoolError, UnsupportedError
+from kfdeploy.errors import MissingDependencyError, OutputError, PoolError, UnsupportedError
 from kfdeploy.targets import mnn
 from kfdeploy.targets.base import Setup
 
@@ -205,3 +205,14 @@ def graph(folder, kind):
     made = helper.make_graph(nodes, "graph", [image], [result])
     onnx.save(helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), folder / "odd.onnx")
     return folder / "odd.onnx"
+
+
+def test_a_temporary_folder_without_room_is_refused(monkeypatch, assembly, tmp_path):
+    """MNN itself would crash there."""
+    monkeypatch.setattr(mnn, "_ROOM", 1 << 60)
+    with pytest.raises(OutputError, match="the temporary folder .* and MNN needs") as caught:
+        mnn.convert(assembly.graph, tmp_path, mnn.Options())
+    assert "TMPDIR" in caught.value.hint
+    monkeypatch.setattr("tempfile.mkdtemp", lambda: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(OutputError, match="there is no temporary folder: No space left"):
+        mnn.convert(assembly.graph, tmp_path, mnn.Options())

@@ -5,9 +5,9 @@ ONNX Runtime, no torch. The device composes the graph from its parts itself; the
 """
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from kfdeploy.deploy.assemble import recompose
 from kfdeploy.deploy.model import Model
@@ -17,8 +17,10 @@ from kfdeploy.deploy.update.trust import DeviceState, state_folder
 from kfdeploy.errors import KfdeployError, UpdateError
 from kfdeploy.files import sha256
 from kfdeploy.graph.reference import golden_difference
-from kfdeploy.manifest import ASSEMBLY, GRAPH, PARTS, POOL, inside, tree
+from kfdeploy.manifest import ASSEMBLY, GRAPH, PARTS, POOL, open_manifest
+from kfdeploy.names import inside, tree
 from kfdeploy.pool.pool import Pool
+from kfdeploy.reading import read_named
 from kfdeploy.writing import link, write
 
 _PARTS = f"{PARTS}/{POOL}"
@@ -159,7 +161,8 @@ def _stage(update: Update, root: Path, work: Path) -> tuple[float, float]:
     texts = {}
     for name in (ASSEMBLY, _PARTS):
         data = update.file(name)
-        texts[name] = inside(root, name).read_bytes() if data is None else data
+        missing = f"'{root / name}' is missing"
+        texts[name] = read_named(inside(root, name), missing, "copy the assembly again") if data is None else data
         if hashlib.sha256(texts[name]).hexdigest() != wanted[name]:
             raise UpdateError(f"'{update.path}' does not hold the '{name}' that it promises", hint=AGAIN)
         write(work / name, texts[name])
@@ -175,7 +178,7 @@ def _stage(update: Update, root: Path, work: Path) -> tuple[float, float]:
             elif inside(root, name).is_file():
                 link(inside(root, name), inside(work, name))
         parts.check()
-        composed = recompose(parts, json.loads(texts[ASSEMBLY]))
+        composed = recompose(parts, _about(texts[ASSEMBLY], work / ASSEMBLY))
         if hashlib.sha256(composed).hexdigest() != wanted[GRAPH]:
             raise UpdateError(
                 f"this device composes another graph than '{update.path}' promises: its kfdeploy or onnx is of "
@@ -193,6 +196,12 @@ def _stage(update: Update, root: Path, work: Path) -> tuple[float, float]:
         if isinstance(error, UpdateError):
             raise
         raise type(error)(f"'{update.path}' was refused: {error.what}", allowed=error.allowed, hint=AGAIN) from error
+
+
+def _about(data: bytes, place: Path) -> dict[str, Any]:
+    """Return what the new assembly says of itself, held to what an assembly says."""
+    found: dict[str, Any] = open_manifest(data, str(place), ("assembly",), ("name", "fuse"), AGAIN)
+    return found
 
 
 def _hash(path: Path) -> str:

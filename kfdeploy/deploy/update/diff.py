@@ -11,10 +11,12 @@ from kfdeploy.deploy.model import Model
 from kfdeploy.deploy.update.file import Update
 from kfdeploy.errors import PoolError, UnsupportedError, UpdateError
 from kfdeploy.files import sha256
-from kfdeploy.manifest import ASSEMBLY, GRAPH, PARTS, POOL, inside
+from kfdeploy.manifest import ASSEMBLY, GRAPH, PARTS, POOL
+from kfdeploy.names import inside
 from kfdeploy.outputs import check_place
 from kfdeploy.pool.manifest import COMMON, SHARED, TEMPLATE
 from kfdeploy.pool.pool import Pool
+from kfdeploy.reading import MOST_FILE, read_named
 from kfdeploy.writing import write_file
 
 _TOLD = {
@@ -145,8 +147,12 @@ def parts_of(model: Model) -> Pool:
 def missing(old: Model, new: Model) -> dict[str, bytes]:
     """Return the files of an assembly that another lacks; never the graph, which follows from them."""
     there, wanted = _files(old), _files(new)
-    names = [name for name, hashed in wanted.items() if there.get(name) != hashed]
-    return {name: inside(new.path, name).read_bytes() for name in names}
+    lacking = [name for name, hashed in wanted.items() if there.get(name) != hashed]
+    again = "copy it again, or assemble it again"
+    return {
+        name: read_named(inside(new.path, name), f"'{new.path / name}' is missing", again, most=MOST_FILE)
+        for name in lacking
+    }
 
 
 def pack(old: Model, new: Model, path: Path) -> Update:

@@ -16,10 +16,10 @@ from typing import Any
 from kfdeploy.errors import UpdateError
 from kfdeploy.files import METADATA_KEY
 from kfdeploy.manifest import SCHEMAS, stamp
+from kfdeploy.reading import MOST_FILE, ReadingError, header_of, json_of, read_named
 
 MAKE = "kfdeploy diff OLD NEW --out update.kfu"
 AGAIN = "copy the update again, or make it again: " + MAKE
-LARGEST = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -61,18 +61,13 @@ class Update:
             UpdateError: there is none, it is cut short, it is something else, or its schema is unknown.
         """
         path = Path(path)
+        data = read_named(path, f"there is no update at '{path}'", MAKE, error=UpdateError, most=MOST_FILE)
+        text, payloads = _open(path, data)
         try:
-            data = path.read_bytes()
-        except FileNotFoundError:
-            raise UpdateError(f"there is no update at '{path}'", hint=MAKE) from None
-        except OSError as error:
-            raise UpdateError(f"'{path}' cannot be read: {error.strerror or error}", hint="name an update") from None
-        header, payloads = _open(path, data)
-        try:
-            about = json.loads(header["__metadata__"][METADATA_KEY])
+            about = json_of(text)
             manifest = about["manifest"]
             schema, kind = manifest["schema"], manifest["kind"]
-        except (KeyError, TypeError, ValueError, RecursionError):
+        except (KeyError, TypeError, ReadingError):
             raise UpdateError(f"'{path}' is not an update", hint=MAKE) from None
         if schema != SCHEMAS["update"]:
             raise UpdateError(
@@ -140,9 +135,15 @@ class Update:
         """Check every payload against its hash, before any is unpacked.
 
         Raises:
-            UpdateError: one is missing, altered, or not in the manifest.
+            UpdateError: one is missing, altered, or not in the manifest; or they unpack to far more than was shipped.
         """
         entries = self.manifest["files"]
+        shipped, unpacked = (sum(entry[key] for entry in entries.values()) for key in ("bytes", "unpacked"))
+        if unpacked > (most := min(MOST_FILE, _SPARE + _RATIO * shipped)):
+            raise UpdateError(
+                f"'{self.path}' would unpack its {shipped:,} bytes to {unpacked:,}, and at most {most:,} are unpacked",
+                hint="do not use this update",
+            )
         if odd := sorted(set(entries) ^ set(self.payloads)):
             raise UpdateError(f"'{self.path}' was altered: '{odd[0]}' is not where its manifest says", hint=AGAIN)
         for name, entry in entries.items():
@@ -164,7 +165,7 @@ class Update:
             return None
         data, size = self.payloads[name], self.manifest["files"][name]["unpacked"]
         if size != len(data):
-            try:  # no more than was promised: a small file can unpack to a full memory
+            try:  # no more than was promised, which `check` has bounded: a small file can unpack to a full memory
                 data = zlib.decompressobj().decompress(data, size + 1)
             except zlib.error as error:
                 raise UpdateError(f"'{name}' in '{self.path}' does not unpack: {error}", hint=AGAIN) from None
@@ -187,33 +188,29 @@ class Update:
         for name, entry in files.items():
             if not isinstance(entry, dict) or not all(type(entry.get(key)) is int for key in ("bytes", "unpacked")):
                 return f"it does not say how long '{name}' is"
-            if not isinstance(entry.get("sha256"), str) or entry["unpacked"] < 0:
+            if not isinstance(entry.get("sha256"), str) or min(entry["unpacked"], entry["bytes"]) < 0:
                 return f"it does not say what '{name}' is"
         counter = self.manifest.get("counter")
         return "" if counter is None or type(counter) is int else "its counter is not a number"
 
 
+_SPARE, _RATIO = 16 << 20, 24  # what is shipped unpacks to so many times its bytes at most: zeros would to a thousand
 NEW = ("assembly.json", "model.onnx", "parts/pool.json")  # what the hashes of a new assembly are of
 
 
-def _open(path: Path, data: bytes) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """Return the header and the payloads of a safetensors file.
+def _open(path: Path, data: bytes) -> tuple[str, dict[str, bytes]]:
+    """Return what a safetensors file says of itself, and its payloads as they are.
 
     Raises:
         UpdateError: it is cut short, or something else.
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
-    length = int.from_bytes(data[:8], "little")
     try:
-        arrays = load(data)
-        header: dict[str, Any] = json.loads(data[8 : 8 + length])
-    except (SafetensorError, ValueError) as error:
-        if data[8:9] in (b"", b"{") and (len(data) < 8 + length or "ncomplete" in str(error)):
+        header = header_of(data, len(data), ("U8",))
+    except ReadingError as error:
+        if error.short:
             what = f"'{path}' was cut short: {len(data)} bytes are there"
             raise UpdateError(what, hint=AGAIN) from None
         raise UpdateError(f"'{path}' is not an update: {error}", hint=MAKE) from None
-    except KeyError as error:  # a number format numpy does not have
-        raise UpdateError(f"'{path}' is not an update: {error}", hint=MAKE) from None
-    return header, {name: array.tobytes() for name, array in arrays.items()}
+    whole = memoryview(data)[header.data :]
+    payloads = {name: bytes(whole[entry.start : entry.end]) for name, entry in header.entries.items()}
+    return header.about.get(METADATA_KEY, ""), payloads

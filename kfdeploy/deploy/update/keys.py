@@ -5,9 +5,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kfdeploy.deploy.update.file import LARGEST, Update
+from kfdeploy.deploy.update.file import Update
 from kfdeploy.errors import OutputError, UpdateError, require
 from kfdeploy.outputs import check_place
+from kfdeploy.reading import LARGEST, MOST_TEXT, read_regular
 from kfdeploy.writing import place_errors, replacing, write_file
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def load_private(path: Path) -> "Ed25519PrivateKey":
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
     try:
-        key = load_pem_private_key(path.read_bytes(), None)
+        key = load_pem_private_key(read_regular(path, MOST_TEXT), None)
     except FileNotFoundError:
         raise UpdateError(f"there is no key at '{path}'", hint=_PAIR) from None
     except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
@@ -126,7 +127,7 @@ def load_public(path: Path) -> "Ed25519PublicKey":
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
     try:
-        key = load_pem_public_key(path.read_bytes())
+        key = load_pem_public_key(read_regular(path, MOST_TEXT))
     except (OSError, ValueError, UnsupportedAlgorithm) as error:
         raise UpdateError(f"'{path}' is no public key that can be used: {_why(error)}", hint=_PAIR) from None
     if not isinstance(key, Ed25519PublicKey):

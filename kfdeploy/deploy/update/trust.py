@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kfdeploy.deploy.model import Model
-from kfdeploy.deploy.update.file import LARGEST, Update
+from kfdeploy.deploy.update.file import Update
 from kfdeploy.errors import UpdateError
 from kfdeploy.files import dump_json, file_name
 from kfdeploy.manifest import read_manifest, stamp
+from kfdeploy.reading import LARGEST
 from kfdeploy.writing import place_errors, replacing
 
 if TYPE_CHECKING:
@@ -26,13 +27,22 @@ if TYPE_CHECKING:
 
 
 def state_folder(state: str | Path | None = None) -> Path:
-    """Return the device's state folder; it need not exist."""
+    """Return the device's state folder; it need not exist.
+
+    Raises:
+        UpdateError: nobody says where the user's folder is.
+    """
     if state is not None:
         return Path(state)
     if given := os.environ.get("KFDEPLOY_STATE"):
         return Path(given)
     home = os.environ.get("XDG_STATE_HOME")
-    return (Path(home) if home else Path.home() / ".local" / "state") / "kfdeploy"
+    try:
+        return (Path(home) if home else Path.home() / ".local" / "state") / "kfdeploy"
+    except RuntimeError as error:
+        raise UpdateError(
+            f"there is no place for what this device remembers: {error}", hint="name it with --state, or KFDEPLOY_STATE"
+        ) from None
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,9 @@
 """The files of pools on servers, kept here by their hash: each is fetched once, whatever pool it is in."""
 
+import errno
 import os
 import re
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,8 +11,10 @@ from typing import Any
 
 from kfdeploy.errors import OutputError, PoolError
 from kfdeploy.files import sha256
-from kfdeploy.manifest import POOL, TRAINING, inside
+from kfdeploy.manifest import POOL, TRAINING
+from kfdeploy.names import inside
 from kfdeploy.pool.remote.store import Store
+from kfdeploy.reading import MOST_FILE, MOST_JSON, read_regular, reason
 
 PIECE = 8 << 20  # bytes asked for at once, and so the most that is lost when a connection breaks
 AT_ONCE = 8  # requests in flight: small files cost a round trip each
@@ -24,7 +28,10 @@ def cache_folder() -> Path:
         OutputError: nobody says where the user's folder is.
     """
     if chosen := os.environ.get("KFDEPLOY_CACHE"):
-        return Path(chosen).expanduser()
+        try:
+            return Path(chosen).expanduser()
+        except RuntimeError as error:
+            raise OutputError(f"'{chosen}' is no place for the cache: {error}", hint=_HINT) from None
     base = Path(os.environ.get("XDG_CACHE_HOME", ""))
     try:
         return (base if base.is_absolute() else Path.home() / ".cache") / "kfdeploy"
@@ -56,12 +63,16 @@ class Mirror:
     def manifest(self) -> bytes:
         """Return `pool.json`, fetched afresh when the pool is opened."""
         if self._text is None:
-            self._text = self.store.read(POOL)
+            self._text = self.store.read(POOL, most=MOST_JSON)
         return self._text
 
     def read(self, name: str, files: Mapping[str, Mapping[str, Any]]) -> bytes:
         """Return a file, fetched if it must be, its hash checked; see `file`."""
-        return self.file(name, files).read_bytes()
+        blob = self.file(name, files)
+        try:
+            return read_regular(blob)
+        except OSError as error:
+            raise OutputError(f"'{blob}' cannot be read: {reason(error)}", hint=_HINT) from None
 
     def check(self, names: Sequence[str] | None, files: Mapping[str, Mapping[str, Any]]) -> None:
         """Fetch files, by which they are checked; None: all that deploying needs."""
@@ -84,6 +95,11 @@ class Mirror:
         # The hash becomes a file name here, and whoever runs the server has written it.
         if not isinstance(size, int) or size < 0 or not re.fullmatch("[0-9a-f]{64}", str(digest)):
             raise PoolError(f"'{name}' is not among the files of '{self}'", hint="push the pool again")
+        if size > MOST_FILE:
+            raise PoolError(
+                f"'{self.store.at(name)}' is said to have {size:,} bytes, and at most {MOST_FILE:,} are fetched",
+                hint="do not use this pool",
+            )
         digest = str(digest)
         blob = inside(self.cache, f"sha256/{digest[:2]}/{digest}")
         if not _whole(blob, size, digest):  # looked at without a lock: a cache that is only read needs no writing
@@ -132,6 +148,8 @@ class Mirror:
 
     def _continue(self, name: str, partial: Path, size: int) -> None:
         have = partial.stat().st_size if partial.exists() else 0
+        if size - have > (free := shutil.disk_usage(partial.parent).free):
+            raise OSError(errno.ENOSPC, f"'{name}' has {size - have:,} bytes to come, and {free:,} are free")
         if not size:
             partial.touch()
         while have < size:

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from kfdeploy.manifest import POOL, TRAINING, check_files, inside, read_bytes, read_file
+from kfdeploy.manifest import POOL, TRAINING, check_files, read_bytes, read_file
+from kfdeploy.names import inside
 
 AGAIN = "kfdeploy factorize"  # where there is none in a folder
 

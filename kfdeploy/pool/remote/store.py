@@ -8,14 +8,16 @@ from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from kfdeploy.errors import MissingDependencyError, PoolError, StoreError, UnsupportedError, first_line, nearest
-from kfdeploy.manifest import check_inside, inside
+from kfdeploy.names import check_inside, inside
 from kfdeploy.pool.remote.failures import Asked, explain, may_pass
 from kfdeploy.pool.remote.locate import locate, shown
+from kfdeploy.reading import MOST_FILE
 
 T = TypeVar("T")
 CONNECT_SECONDS, READ_SECONDS = 3.0, 10.0  # a server that is there answers sooner
 WAITS = (0.2, 0.6)  # seconds before the second and the third attempt
 READ_ONLY = ("http", "https")
+_PIECE, _PATIENCE, _SLOWEST = 1 << 16, 30.0, 2000.0  # bytes, seconds, and bytes a second that are waited for
 _COMMON = ("s3", "gs", "hf", "https", "http", "file", "memory")
 _KEYED = ("s3", "s3a", "gs", "gcs", "hf", "az", "abfs", "memory")  # have no folders that would have to be made first
 _PACKAGES = {
@@ -51,16 +53,35 @@ class Store:
         self.fs, root = _file_system(self.protocol, self.url, self.where)
         self.root = root.rstrip("/")
 
-    def read(self, name: str, start: int = 0, end: int | None = None) -> bytes:
+    def read(self, name: str, start: int = 0, end: int | None = None, *, most: int = MOST_FILE) -> bytes:
         """Return a file's bytes from `start` to `end`, or all of them where the server knows no ranges.
 
         Raises:
-            StoreError: the server cannot be reached, refuses, or breaks off.
-            PoolError: there is no such file, or it ends before `start`.
+            StoreError: the server cannot be reached, refuses, or breaks off, or never comes to an end.
+            PoolError: there is no such file, it ends before `start`, or has more than `most` bytes.
         """
-        # `start` is always given: s3fs asks for the size first where no range is.
-        data: bytes = self._ask(name, "reading", self.fs.cat_file, self._address(name), start=start, end=end)
+        if self.protocol in READ_ONLY:  # whatever is asked for, it may send more, and for ever
+            data: bytes = self._ask(name, "reading", self._stream, self._address(name), start, end, most)
+        else:  # `start` is always given: s3fs asks for the size first where no range is
+            last = start + most + 1 if end is None else end
+            data = self._ask(name, "reading", self.fs.cat_file, self._address(name), start=start, end=last)
+        if len(data) > most:
+            raise PoolError(
+                f"'{self.at(name)}' has more than the {most:,} bytes that are read of it", hint="do not use this pool"
+            )
         return data
+
+    def _stream(self, address: str, start: int, end: int | None, most: int) -> bytes:
+        """Return what an HTTP server sends, of `most` bytes one more at most, and not for ever."""
+        wanted = {} if end is None else {"headers": {"Range": f"bytes={start}-{end - 1}"}}
+        pieces, have, began = [], 0, time.monotonic()
+        with self.fs.open(address, block_size=0, size=1, **wanted) as stream:
+            while have <= most and (piece := stream.read(_PIECE)):
+                pieces.append(piece)
+                have += len(piece)
+                if (seconds := time.monotonic() - began) > _PATIENCE + have / _SLOWEST:
+                    raise TimeoutError(f"{have} bytes came in {seconds:.0f} seconds")
+        return b"".join(pieces)[: most + 1]
 
     def there(self, name: str) -> bool:
         """Return whether there is such a file.

@@ -7,7 +7,11 @@ import numpy as np
 # What is looked for in a folder, as far as the Pillow that is installed reads it.
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".heic", ".heif")
 MOST = 128_000_000  # pixels of a file: more is refused before anything is decoded
-_WIDE = 1 << 26  # pixels of a resized image: of a larger one only what the crop needs is made
+_WIDE = 1 << 24  # pixels of a resized image: of a larger one only what the crop needs is made
+# Bytes of a decoded image that any file may have, and how many times its own bytes a larger one may have: a file of
+# some hundred bytes can say that it is a picture of gigabytes, and no camera packs that well.
+_SURE, _RATIO = 32 << 20, 400
+_OTHERS = ("MPO", "PPM", "DIB")  # formats that are read besides those of `EXTENSIONS`
 
 
 def is_hidden(name: str) -> bool:
@@ -31,8 +35,17 @@ def decode(source: Any, channels: int, resize: int = 0) -> Any:
 
     Raises:
         OSError, SyntaxError: it does not decode.
-        ValueError: it has too many pixels.
+        ValueError: it has too many pixels, or more than a file of its size holds.
     """
+    try:
+        return _decoded(source, channels, resize)
+    except (OSError, SyntaxError, ValueError):
+        raise
+    except Exception as error:  # what a format's reader trips over in a damaged file: struct, KeyError, MemoryError …
+        raise OSError(f"is damaged: {type(error).__name__} {error}") from None
+
+
+def _decoded(source: Any, channels: int, resize: int) -> Any:
     import warnings
 
     from PIL import Image, ImageOps
@@ -40,18 +53,38 @@ def decode(source: Any, channels: int, resize: int = 0) -> Any:
     # Pillow warns at two thirds of what is refused below, and of what a camera wrote beside the picture.
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
     warnings.filterwarnings("ignore", message="Corrupt EXIF data")
-    with Image.open(source) as opened:
+    known = Image.registered_extensions()
+    formats = [name for name in (*(known.get(each, "") for each in EXTENSIONS), *_OTHERS) if name in Image.OPEN]
+    size = _bytes_of(source)
+    with Image.open(source, formats=list(dict.fromkeys(formats))) as opened:
         if resize and min(opened.size) > 2 * resize:
             scale = 2 * resize / min(opened.size)
             opened.draft(None, (round(opened.width * scale), round(opened.height * scale)))
         if opened.width * opened.height > MOST:
             raise ValueError(f"is {opened.width}×{opened.height} pixels, and at most {MOST:,} are read")
-        decoded = opened.copy()
-    try:
-        decoded = ImageOps.exif_transpose(decoded)
-    except Exception:  # what a camera wrote beside the picture may be anything; the picture is whole
-        return to_channels(decoded, channels)
-    return to_channels(decoded, channels)
+        # Four bytes a pixel, and eight for where a row is.
+        if opened.height * (4 * opened.width + 8) > max(_SURE, min(4 * MOST, _RATIO * size)):
+            raise ValueError(
+                f"is {opened.width}×{opened.height} pixels, and a file of {size:,} bytes holds no such picture"
+            )
+        opened.load()
+        try:
+            ImageOps.exif_transpose(opened, in_place=True)
+        except Exception:  # what a camera wrote beside the picture may be anything; the picture is whole
+            return to_channels(opened, channels)
+        return to_channels(opened, channels)
+
+
+def _bytes_of(source: Any) -> int:
+    """Return how many bytes a file has, a path or a stream."""
+    if not hasattr(source, "seek"):
+        from pathlib import Path
+
+        return Path(source).stat().st_size
+    at = source.tell()
+    size = int(source.seek(0, 2))
+    source.seek(at)
+    return size
 
 
 def to_channels(decoded: Any, channels: int) -> Any:
@@ -59,9 +92,11 @@ def to_channels(decoded: Any, channels: int) -> Any:
     from PIL import Image
 
     if decoded.mode.startswith(("I", "F")):  # 16 bits a pixel: Pillow's own conversion clips instead of scaling
-        wide = np.asarray(decoded, dtype=np.float64)
+        wide = np.array(decoded, dtype=np.float64)
         top = 255.0 if decoded.mode == "F" and wide.max(initial=0) <= 255 else 65535.0
-        decoded = Image.fromarray(np.clip(wide * (255.0 / top) + 0.5, 0, 255).astype(np.uint8))
+        wide *= 255.0 / top
+        wide += 0.5
+        decoded = Image.fromarray(np.clip(wide, 0, 255, out=wide).astype(np.uint8))
     if decoded.mode in ("P", "PA", "LA", "RGBA") or "transparency" in decoded.info:
         decoded = decoded.convert("RGBA")
         decoded = Image.alpha_composite(Image.new("RGBA", decoded.size, "white"), decoded)

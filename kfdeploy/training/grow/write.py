@@ -11,7 +11,8 @@ from kfdeploy.arrays import Arrays, at_once
 from kfdeploy.data.imageset import ImageSet
 from kfdeploy.files import file_name, save_tensors
 from kfdeploy.graph.compose import Part
-from kfdeploy.manifest import POOL, BlockEntry, Files, TaskEntry, describe_files, stamp, tree
+from kfdeploy.manifest import POOL, BlockEntry, Files, TaskEntry, describe_files, stamp
+from kfdeploy.names import tree
 from kfdeploy.pool.manifest import SHARED, grown, write
 from kfdeploy.pool.pool import Pool
 from kfdeploy.tasks.kinds.classes import label_columns

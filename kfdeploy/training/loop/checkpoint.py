@@ -8,6 +8,7 @@ import torch
 
 from kfdeploy.errors import TrainingError, first_line
 from kfdeploy.files import CHECKPOINTS
+from kfdeploy.reading import ReadingError, check_archive, open_regular
 from kfdeploy.training.loop.progress import Progress
 from kfdeploy.writing import replacing
 
@@ -46,7 +47,11 @@ def load(folder: Path, same: Mapping[str, Any], report: Progress) -> Mapping[str
     found = sorted(folder.glob(CHECKPOINTS), reverse=True)
     for path in found:
         try:
-            state: Mapping[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+            with open_regular(path) as stream:
+                check_archive(stream)
+                state: Mapping[str, Any] = torch.load(stream, map_location="cpu", weights_only=True)
+            if not isinstance(state, dict) or not isinstance(state.get("same", {}), dict):
+                raise ReadingError("it is no checkpoint")
         except Exception as error:  # a truncated archive, a foreign pickle: all mean the same to the user
             report.note(f"the checkpoint '{path}' cannot be read and is skipped: {first_line(error)}")
             continue
@@ -56,11 +61,11 @@ def load(folder: Path, same: Mapping[str, Any], report: Progress) -> Mapping[str
                 hint=_AFRESH,
             )
         for name, value in same.items():
-            if state["same"].get(name) != value:
+            if state.get("same", {}).get(name) != value:
                 raise TrainingError(
-                    f"the checkpoint '{path}' was made with {name} {state['same'].get(name)}, and this run has "
+                    f"the checkpoint '{path}' was made with {name} {state.get('same', {}).get(name)}, and this run has "
                     f"{value}: its sums would be rounded otherwise",
-                    hint=f"go back to {name} {state['same'].get(name)}, or {_AFRESH}",
+                    hint=f"go back to {name} {state.get('same', {}).get(name)}, or {_AFRESH}",
                 )
         return state
     if found:

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor
 from kfdeploy.errors import KfdeployError
 from kfdeploy.files import load_tensors, save_tensors
 from kfdeploy.manifest import stamp
+from kfdeploy.schema import hold
 from kfdeploy.training.loop.learner import Taught
 from kfdeploy.training.loop.processes import rank
 from kfdeploy.training.recipe.sections import Augment
@@ -120,6 +121,8 @@ class Replay:
         for path in sorted(self.folder.glob(f"epoch-{epoch:04}-*.safetensors")):
             try:
                 arrays = load_tensors(path)
+                tables: dict[str, Any] = {f"table.{i}": ("float32", ("rows", None)) for i in range(len(arrays) - 1)}
+                hold(arrays, {"have": ("int64", ("rows",))} | tables, str(path))
             except KfdeployError:  # a damaged file is worth what a missing one is: it is asked anew and replaced
                 continue
             found = [torch.from_numpy(arrays[f"table.{i}"]) for i in range(len(arrays) - 1)]

@@ -1,6 +1,5 @@
 """A folder to train in, from which an interrupted run goes on."""
 
-import json
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from kfdeploy.locks import lock
 from kfdeploy.manifest import stamp
 from kfdeploy.outputs import check_output, commit, partial
 from kfdeploy.outputs import sweep as sweep_beside
+from kfdeploy.reading import MOST_TEXT, parse_json, read_named
 from kfdeploy.training.loop.processes import world
 from kfdeploy.training.loop.progress import is_main
 from kfdeploy.training.recipe.recipe import Recipe, changed_keys, completed
@@ -77,7 +77,7 @@ def _begin(work: Path, recipe: Recipe, data: Record, log: str, *, force: bool, r
     noted = work / _NOTED
     begun = any(work.rglob(CHECKPOINTS))
     if begun and resume and noted.is_file():
-        same_recipe(json.loads(noted.read_text(encoding="utf-8")), recipe, f"'{work}' was begun with another recipe")
+        same_recipe(_noted(noted), recipe, f"'{work}' was begun with another recipe")
         same_data(work / log / DATA, data, f"'{work}'")
     elif begun and not force:
         raise OutputError(f"'{work}' holds an unfinished run", hint="go on with --resume, or start afresh with --force")
@@ -93,6 +93,20 @@ def sweep(out: Path) -> None:
     """Remove from a finished folder what only an unfinished one needs; a run may have been killed before it did."""
     for spent in (out / _NOTED, *out.rglob(CHECKPOINTS)):
         spent.unlink(missing_ok=True)
+
+
+def _noted(path: Path) -> dict[str, Any]:
+    """Return the recipe that a run was begun with.
+
+    Raises:
+        TrainingError: it cannot be read.
+    """
+    hint = "start afresh with --force"
+    data = read_named(path, f"'{path}' is missing", hint, error=TrainingError, most=MOST_TEXT)
+    found = parse_json(data, str(path), error=TrainingError, hint=hint)
+    if not isinstance(found, dict):
+        raise TrainingError(f"'{path}' holds no recipe", hint=hint)
+    return found
 
 
 def same_data(path: Path, data: Record, what: str) -> None:

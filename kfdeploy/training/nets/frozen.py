@@ -8,7 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from kfdeploy.arrays import Images
-from kfdeploy.errors import TeacherError, first_line
+from kfdeploy.errors import PoolError, TeacherError, first_line
+from kfdeploy.graph.bounded import check_cost
+from kfdeploy.graph.opened import read_onnx
+from kfdeploy.reading import MOST_FILE, read_named
 from kfdeploy.tasks.spec import ImageSpec
 from kfdeploy.training.nets.classifier import Normalise
 
@@ -32,14 +35,24 @@ class OnnxNet(nn.Module):
         super().__init__()
         import onnxruntime
 
-        if not path.is_file():
-            raise TeacherError(f"there is no ONNX file at '{path}'", hint="set teacher.source = 'onnx:<path>'")
+        hint = "set teacher.source = 'onnx:<path>'"
+        data = read_named(path, f"there is no ONNX file at '{path}'", hint, error=TeacherError, most=MOST_FILE)
+        own = "export it with ONNX's own operators, its weights inside it or beside it"
+        graph = read_onnx(data, str(path), error=TeacherError, hint=own, beside=path.parent)
+        outside = any(tensor.external_data for tensor in graph.graph.initializer)
+        try:
+            given = graph.graph.input[:1]
+            if given and all(side.dim_value for side in given[0].type.tensor_type.shape.dim[1:]):
+                check_cost(graph, str(path))
+        except PoolError as error:
+            raise TeacherError(error.what, hint=hint) from None
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # torch computes between two calls
         options.log_severity_level = 3
         try:
-            self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            source = path if outside else graph.SerializeToString()  # the weights beside it are found by its path
+            self.session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime has many errors of its own for a file that it cannot run
             raise TeacherError(f"ONNX Runtime cannot run '{path}': {first_line(error)}") from None
         self.path, self.normalise = path, Normalise(image)

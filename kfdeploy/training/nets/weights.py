@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from kfdeploy.errors import RecipeError, TeacherError, first_line
+from kfdeploy.reading import check_archive, check_tensors, open_regular
 from kfdeploy.training.nets.build import build, describe
 from kfdeploy.training.nets.layers import Backbone
 from kfdeploy.training.recipe import nets
@@ -32,9 +33,12 @@ def read_weights(path: Path, what: str = "teacher", key: str = "teacher.source =
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
+            check_tensors(path)
             state = load_file(path)
         elif path.suffix in _KINDS:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            with open_regular(path) as stream:
+                check_archive(stream)
+                state = torch.load(stream, map_location="cpu", weights_only=True)
         else:
             raise TeacherError(f"'{path}' is of an unknown kind '{path.suffix}'", allowed=_KINDS)
     except TeacherError:

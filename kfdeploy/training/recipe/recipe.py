@@ -1,7 +1,6 @@
 """The typed recipe: everything an experiment is, in one TOML file, whole and without inheritance."""
 
 import copy
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from kfdeploy.errors import RecipeError, nearest
+from kfdeploy.reading import MOST_TEXT, ReadingError, read_named, toml_of
 from kfdeploy.tasks.spec import TaskSpec
 from kfdeploy.training.recipe.base import Section
 from kfdeploy.training.recipe.nets import CifarResNet, Net, Timm
@@ -175,10 +175,12 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         RecipeError: no such recipe, not TOML, an unknown key, or a wrong type.
     """
     path = find_recipe(str(name))
+    hint = "kfdeploy recipes show digits"
+    data = read_named(path, f"there is no recipe at '{path}'", hint, error=RecipeError, most=MOST_TEXT)
     try:
-        fields = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RecipeError(f"'{path}' is not TOML: {error}", hint="kfdeploy recipes show digits") from None
+        fields = toml_of(data)
+    except ReadingError as error:
+        raise RecipeError(f"'{path}' is not TOML: {error}", hint=hint) from None
     recipe = parse_recipe(apply_settings(fields, overrides), str(path))
     # A relative path in a recipe is meant from the recipe's folder if it leads somewhere there, else from here.
     return _anchor(recipe, path.parent)
@@ -215,8 +217,8 @@ def _set(fields: dict[str, Any], override: str) -> None:
             f"--set takes key=value, not '{override}'", hint="kfdeploy factorize digits --set train.epochs=5"
         )
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        value = toml_of(f"value = {text}".encode())["value"]
+    except (ReadingError, KeyError):
         value = text  # a bare word is a string
     *parents, last = key.strip().split(".")
     section: Any = fields

@@ -3,6 +3,7 @@ import json
 import os
 import shutil
 import time
+from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
@@ -306,3 +307,15 @@ def test_where_the_state_is(tmp_path, monkeypatch):
     monkeypatch.delenv("XDG_STATE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert state_folder() == tmp_path / ".local" / "state" / "kfdeploy"
+
+
+def test_without_a_home_a_place_must_be_named(monkeypatch):
+    def nobody():
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("KFDEPLOY_STATE", "XDG_STATE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", nobody)
+    with pytest.raises(UpdateError, match="no place for what this device remembers") as caught:
+        state_folder()
+    assert "--state" in caught.value.hint

@@ -1,5 +1,6 @@
 """Pools on servers: what travels, and what is said when it does not."""
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -10,7 +11,14 @@ from servers import fails, forget
 
 from kfdeploy.cli import main
 from kfdeploy.deploy.assemble import assemble
-from kfdeploy.errors import KfdeployError, MissingDependencyError, PoolError, StoreError, UnsupportedError
+from kfdeploy.errors import (
+    KfdeployError,
+    MissingDependencyError,
+    OutputError,
+    PoolError,
+    StoreError,
+    UnsupportedError,
+)
 from kfdeploy.files import load_tensors, sha256
 from kfdeploy.pool.pool import Pool
 from kfdeploy.pool.push import push
@@ -201,7 +209,12 @@ def test_a_manifest_cannot_name_a_file_of_this_machine(web, pool, cache):
     for about in ({"bytes": 4, "sha256": "../../../secret"}, {"bytes": -1, "sha256": "0" * 64}):
         manifest["files"]["task.onnx"] = about
         (pool / "pool.json").write_text(json.dumps(manifest))
-        fails(PoolError, Pool.open(web.url).read, "task.onnx", match=r"'task\.onnx' is not among the files of 'http:")
+        fails(
+            PoolError, Pool.open, web.url, match=r"'files' does not (say how many bytes|have the hash of) 'task\.onnx'"
+        )
+    del manifest["files"]["task.onnx"]
+    (pool / "pool.json").write_text(json.dumps(manifest))
+    fails(PoolError, Pool.open(web.url).read, "task.onnx", match=r"'task\.onnx' is not among the files of 'http:")
     fails(PoolError, Pool.open(web.url).read, "other", match="'other' is not among the files")
     manifest["files"]["task.onnx"] = {"sha256": "0" * 64}
     (pool / "pool.json").write_text(json.dumps(manifest))
@@ -274,3 +287,39 @@ def test_what_writes_to_a_pool_refuses_a_url(toy, memory, tmp_path, here, run):
     assert "is a URL, and outputs are folders" in run("factorize", "digits", "--out", "s3://b/pool", code=1)
     fails(UnsupportedError, lambda: Pool.open("memory://pool").path, match="is on a server, and this needs its folder")
     assert not list(here.iterdir())
+
+
+def test_a_manifest_without_an_end_is_given_up(cache):
+    """A server may send for ever, fast or slowly, whatever it was asked for."""
+    import threading
+    from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+    class Endless(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                while True:
+                    self.wfile.write(b" " * (1 << 20))
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Endless)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        url = f"http://127.0.0.1:{server.server_address[1]}/pool"
+        fails(PoolError, Pool.open, url, match="has more than the 24,000,000 bytes that are read of it")
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_a_file_of_terabytes_does_not_fill_the_cache(web, pool, cache):
+    manifest = json.loads((pool / "pool.json").read_text())
+    for size, why in ((35 << 40, "at most 2,147,483,647 are fetched"), (2**31 - 1, None)):
+        manifest["files"]["task.onnx"]["bytes"] = size
+        (pool / "pool.json").write_text(json.dumps(manifest))
+        with pytest.raises((PoolError, OutputError), match=why):
+            Pool.open(web.url).read("task.onnx")
+    assert not blobs(cache)

@@ -3,6 +3,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from mutants import png
 from PIL import Image
 
 from kfdeploy.targets.device.pixels import MOST, decode, fit, is_hidden, readable
@@ -92,3 +93,22 @@ def test_stages_are_timed_on_the_users_photo_else_on_the_shipped_one(tmp_path):
     assert shipped["decode"]().size == (640, 427)
     assert shipped["preprocess"]().shape == (224, 224, 3)
     assert stages(golden, (8, 8), 3, 0, "bilinear")["decode"]().size == (8, 8)  # it does not resize
+
+
+def test_a_small_file_is_no_picture_of_gigabytes():
+    for width, height in ((1, 2**26), (2**26, 1), (5000, 5000)):
+        with pytest.raises(ValueError, match="holds no such picture"):
+            decode(io.BytesIO(png(width, height, 8, 2, b"")), 3)
+    assert decode(packed(Image.new("RGB", (2000, 2000))), 3).size == (2000, 2000)
+
+
+def test_what_a_decoder_trips_over_is_an_error_of_the_file(monkeypatch):
+    def trip(*_):
+        raise KeyError("tile")
+
+    whole = packed(Image.new("RGB", (8, 8)), "BMP")
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", trip)
+    with pytest.raises(OSError, match="is damaged: KeyError 'tile'"):
+        decode(whole, 3)
+    with pytest.raises(OSError, match="cannot identify"):  # it would be run by another program
+        decode(io.BytesIO(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n"), 3)

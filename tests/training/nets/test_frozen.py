@@ -1,6 +1,7 @@
 """A teacher in an ONNX file: every layout and kind of numbers, and what is no teacher."""
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch import nn
@@ -66,7 +67,7 @@ def test_what_is_no_teacher_is_refused(tmp_path):
     with pytest.raises(TeacherError, match="there is no ONNX file at"):
         OnnxNet(tmp_path / "none.onnx", IMAGE)
     (tmp_path / "junk.onnx").write_bytes(b"junk")
-    with pytest.raises(TeacherError, match="ONNX Runtime cannot run") as caught:
+    with pytest.raises(TeacherError, match="is no graph that is read") as caught:
         OnnxNet(tmp_path / "junk.onnx", IMAGE)
     assert "\n" not in str(caught.value)
     path = write(Net(), tmp_path / "t.onnx")
@@ -75,3 +76,46 @@ def test_what_is_no_teacher_is_refused(tmp_path):
     assert "logits" in str(caught.value)
     with pytest.raises(TeacherError, match="takes images of the shape .*, and the recipe's are 8×8"):
         OnnxNet(path, ImageSpec((8, 8), 3, (0.5,) * 3, (0.25,) * 3))
+
+
+@pytest.fixture
+def beside(tmp_path):
+    """A network whose weights are in a file beside it, as torch writes it by default."""
+    write(Net(), tmp_path / "t.onnx")
+    graph = onnx.load(tmp_path / "t.onnx")
+    onnx.save(graph, tmp_path / "t.onnx", save_as_external_data=True, location="t.onnx.data", size_threshold=0)
+    return tmp_path / "t.onnx"
+
+
+def test_weights_beside_it(beside, images):
+    teacher = OnnxNet(beside, IMAGE)
+    assert torch.allclose(teacher(torch.from_numpy(images))[0], expected(images), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("location", "../t.onnx.data", "names a file outside it"),
+        ("location", "/dev/zero", "names a file outside it"),
+        ("location", "sub/t.onnx.data", "are in another folder: 'sub/t.onnx.data'"),
+        ("location", "gone", "the file 'gone' with its weights cannot be read"),
+        ("location", "pipe", "the file 'pipe' with its weights cannot be read: .*regular"),
+        ("offset", "-4", "which are not those named in"),
+        ("offset", "1000000", "which are not those named in"),
+        ("length", "2", "which are not those named in"),
+        ("length", "x", "cannot be read: invalid literal"),
+    ],
+)
+def test_weights_somewhere_else_are_refused(key, value, message, beside):
+    import os
+
+    os.mkfifo(beside.with_name("pipe"))
+    graph = onnx.load(beside, load_external_data=False)
+    tensor = max(graph.graph.initializer, key=lambda each: len(each.external_data))
+    kept = {entry.key: entry.value for entry in tensor.external_data} | {key: value}
+    del tensor.external_data[:]
+    for name, text in kept.items():
+        tensor.external_data.add(key=name, value=text)
+    beside.write_bytes(graph.SerializeToString())
+    with pytest.raises(TeacherError, match=message):
+        OnnxNet(beside, IMAGE)
