@@ -108,6 +108,8 @@ def prepare(asked, study, common, teacher, result):
     from kfdeploy.training.writing.classifier import save_state
 
     begin = [*common, *study["teacher"], f'teacher.net.weights="{asked.weights}"']
+    if not study["teacher"]:  # a published one, as it is
+        begin = [*common, f'teacher.source="file:{asked.weights}"']
     if teacher.is_file():
         begin = [*common, f'teacher.source="file:{teacher}"']
     experiment = Experiment(load_recipe(study["recipe"], begin), TrainingProgress())
@@ -116,8 +118,10 @@ def prepare(asked, study, common, teacher, result):
         save_state(teacher, net.net)
     grouped, net = experiment.grouped(net, teacher.parent / "tasks.json")
     result["tasks"] = {task.name: list(task.classes) for task in grouped.tasks}
-    lines = (teacher.parent / "teacher" / "timing.csv").read_text(encoding="utf-8").splitlines()[1:]
-    minutes = round(sum(float(line.split(",")[1]) for line in lines) / 60, 1)
+    timing, minutes = teacher.parent / "teacher" / "timing.csv", None
+    if timing.is_file():
+        lines = timing.read_text(encoding="utf-8").splitlines()[1:]
+        minutes = round(sum(float(line.split(",")[1]) for line in lines) / 60, 1)
     found = {"settings": study["teacher"], "minutes": minutes, "accuracy": about["accuracy"]}
     for split, data in (("validation", grouped.validation), ("test", grouped.test)):
         found[split] = scored(grouped.logits(net, data), grouped.classes, data.labels, result["tasks"])
@@ -151,7 +155,8 @@ def scored(logits, classes, labels, tasks, *, bits=False):
             found[size].append(round(100 * float(hit.mean()), 2))
             right += [hit] if count < 3 else []
     found["all"] = round(100 * float((logits.argmax(1) == labels).mean()), 2)
-    found["mean"] = {size: round(float(np.mean(found[size])), 2) for size in SIZES} | {"all": found["all"]}
+    means = {size: round(float(np.mean(found[size])), 2) if found[size] else None for size in SIZES}
+    found["mean"] = means | {"all": found["all"]}  # of two tasks there are no three
     if bits:
         packed = zlib.compress(np.packbits(np.concatenate(right)).tobytes(), 9)
         found["right"] = base64.b64encode(packed).decode()
