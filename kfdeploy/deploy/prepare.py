@@ -4,9 +4,11 @@ from typing import TYPE_CHECKING
 
 from kfdeploy.deploy.model import Model
 from kfdeploy.errors import UnsupportedError
-from kfdeploy.graph.compose import Form
+from kfdeploy.graph.columns import cut_columns
+from kfdeploy.graph.compose import IR_VERSION, Form
 from kfdeploy.graph.half import to_float16
 from kfdeploy.graph.known import add_known
+from kfdeploy.graph.portable import lower
 from kfdeploy.graph.precision import Numerics, Prepared, quantised
 from kfdeploy.graph.quantize import Kind, quantise
 from kfdeploy.pool.pool import Pool
@@ -26,18 +28,22 @@ def prepare(model: Model, wanted: Numerics, form: Form | None = None) -> Prepare
     import onnx
 
     whole = onnx.load(model.graph)
+    older = whole.ir_version != IR_VERSION  # written by 0.1.0: composed anew, or written lower
     if model.parts is None:
         if form is not None:
             raise UnsupportedError(
                 f"'{model.path}' is a {model.kind}: it is neither a bank nor branches", hint="leave --fuse out"
             )
+        cut_columns(whole)
+        lower(whole)
+        whole.ir_version = IR_VERSION
         if wanted in ("uint8", "int8"):
             return Prepared(quantise(whole, model.ranges(), wanted), whole, None)
         return Prepared(whole if wanted == "float32" else to_float16(whole), whole, None)
     made = form or model.form or "branches"
     if wanted in ("uint8", "int8"):
         return _quantised(model, model.parts, whole, wanted, made, fixed=form is not None)
-    if made != model.form:
+    if made != model.form or older:
         again = model.parts.graph(model.tasks, made, model.threshold)
         again.metadata_props.extend(whole.metadata_props)
         whole = again

@@ -109,7 +109,11 @@ def quantise(model: ModelProto, ranges: Ranges, kind: Kind) -> ModelProto:
     graph = out.graph
     arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     producer = {name: node for node in graph.node for name in node.output}
-    chosen = [node for node in graph.node if node.op_type == "Conv" and not _pooled(node.input[0], producer)]
+    chosen = [
+        node
+        for node in graph.node
+        if node.op_type == "Conv" and not node.output[0].startswith("head/") and not _pooled(node.input[0], producer)
+    ]
     if not chosen:
         raise UnsupportedError("the model has no convolution that could be quantised", hint="export it as fp32")
     points = _points(graph, chosen)
