@@ -36,9 +36,12 @@ class Runner:
         source = str(model) if isinstance(model, Path) else with_outputs(model, outputs).SerializeToString()
         self._session = onnxruntime.InferenceSession(source, options, providers=providers)
         self._input, self.outputs = self._session.get_inputs()[0].name, list(outputs)
+        self._floats = self._session.get_inputs()[0].type == "tensor(float)"  # of images a graph may want floats
 
     def __call__(self, array: np.ndarray[Any, Any]) -> Arrays:
         """Return `{output: array}`."""
+        if self._floats:
+            array = array.astype(np.float32, copy=False)
         return dict(zip(self.outputs, self._session.run(self.outputs, {self._input: array}), strict=True))
 
 
