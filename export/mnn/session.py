@@ -33,6 +33,7 @@ class Session:
             )
         self.image = self.net.getSessionInput(self.session, "image")
         self.shape = tuple(self.image.getShape())
+        self.floats = manifest.get("options", {}).get("input") == "float32"
         self.batch = manifest.get("options", {}).get("batch", 0)
 
     def run(self, images):
@@ -46,9 +47,8 @@ class Session:
         if images.shape != self.shape:
             self.resize(images.shape)
         mnn = self.mnn
-        host = mnn.Tensor(
-            self.shape, mnn.Halide_Type_Uint8, np.ascontiguousarray(images), mnn.Tensor_DimensionType_Caffe
-        )
+        kind, form = (mnn.Halide_Type_Float, np.float32) if self.floats else (mnn.Halide_Type_Uint8, np.uint8)
+        host = mnn.Tensor(self.shape, kind, np.ascontiguousarray(images, form), mnn.Tensor_DimensionType_Caffe)
         self.image.copyFrom(host)
         self.net.runSession(self.session)
         # A copy: MNN's own memory would be overwritten by the next call.

@@ -29,12 +29,17 @@ class Session:
             self.session = onnxruntime.InferenceSession(str(folder / "model.onnx"), options, providers=[provider])
         except Exception as error:  # ONNX Runtime has a class of its own for each way to fail
             sys.exit(f"error: 'model.onnx' cannot run on '{provider}' alone: {str(error).splitlines()[0]}")
+        self.floats = self.session.get_inputs()[0].type == "tensor(float)"  # exported with --input float32
         self.names = [output.name for output in self.session.get_outputs()]
 
     def run(self, images):
         """Return logits (N, C)."""
-        return self.session.run(["logits"], {"image": images})[0]
+        return self.session.run(["logits"], {"image": self.taken(images)})[0]
 
     def outputs(self, images):
         """Return every output by its name."""
-        return dict(zip(self.names, self.session.run(self.names, {"image": images}), strict=True))
+        return dict(zip(self.names, self.session.run(self.names, {"image": self.taken(images)}), strict=True))
+
+    def taken(self, images):
+        """Return images as the model takes them."""
+        return images.astype("float32", copy=False) if self.floats else images

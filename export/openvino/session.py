@@ -26,6 +26,7 @@ class Session:
             },
         )
         self.gpu = False
+        self.floats = compiled.input(0).element_type == openvino.Type.f32  # exported with --input float32
         self.request = compiled.create_infer_request()
         # A tensor may have several names: these are ours.
         self.names = [next(iter(output.names & {"logits", "known"}), "logits") for output in compiled.outputs]
@@ -34,9 +35,13 @@ class Session:
     def run(self, images):
         """Return logits (N, C)."""
         # Shared outputs would be overwritten by the next call.
-        return self.request.infer({"image": images}, share_inputs=True, share_outputs=False)[self.logits]
+        return self.request.infer(self.taken(images), share_inputs=True, share_outputs=False)[self.logits]
 
     def outputs(self, images):
         """Return every output by its name."""
-        found = self.request.infer({"image": images}, share_inputs=True, share_outputs=False)
+        found = self.request.infer(self.taken(images), share_inputs=True, share_outputs=False)
         return {name: found[i] for i, name in enumerate(self.names)}
+
+    def taken(self, images):
+        """Return the model's input: images as it takes them."""
+        return {"image": images.astype("float32", copy=False) if self.floats else images}

@@ -53,16 +53,17 @@ class Session:
         modes = {name: self.engine.get_tensor_mode(name) for name in names}
         self.names = [name for name in names if modes[name] == trt.TensorIOMode.OUTPUT]
         (self.input,) = (name for name in names if modes[name] == trt.TensorIOMode.INPUT)
+        self.kind = np.float32 if manifest["options"].get("input") == "float32" else np.uint8
         for name in names:
             kind, wanted = self.engine.get_tensor_dtype(name), trt.DataType.FLOAT
-            if name == self.input:
+            if name == self.input and self.kind == np.uint8:
                 wanted = trt.DataType.UINT8
             if kind != wanted:
                 refuse(f"tensor '{name}' of model.engine is {kind.name}, not {wanted.name}", BUILD)
         self.image = tuple(self.engine.get_tensor_shape(self.input))[1:]  # (H, W, C)
         self.shapes = self.resize(self.largest)  # once for the most images that there can be
         self.count = self.largest
-        self.addresses = {self.input: self.memory.allocate(self.largest * int(np.prod(self.image)))}
+        self.addresses = {self.input: self.memory.allocate(self.bytes())}
         self.addresses |= {name: self.memory.allocate(4 * int(np.prod(shape))) for name, shape in self.shapes.items()}
         for name, address in self.addresses.items():
             if not self.context.set_tensor_address(name, address):
@@ -87,7 +88,7 @@ class Session:
         if len(images) != self.count:
             self.shapes = self.resize(len(images))
             self.count = len(images)
-        images = np.ascontiguousarray(images)
+        images = np.ascontiguousarray(images, self.kind)
         found = {name: np.empty(shape, np.float32) for name, shape in self.shapes.items()}
         self.memory.upload(images, self.addresses[self.input])
         if not self.context.execute_async_v3(int(self.memory.stream)):
@@ -96,6 +97,10 @@ class Session:
             self.memory.download(self.addresses[name], array)
         self.memory.wait()
         return found
+
+    def bytes(self):
+        """Return the size of the most images that there can be, as the engine takes them."""
+        return self.largest * int(np.prod(self.image)) * np.dtype(self.kind).itemsize
 
     def resize(self, count):
         """Set the number of images and return the shapes of the outputs."""
@@ -171,6 +176,6 @@ def read_record(folder, options, version):
         refuse("model.engine was built from another model.onnx", BUILD)
     if record["tensorrt"] != version:
         refuse(f"model.engine was built by TensorRT {record['tensorrt']}, and this is {version}", BUILD)
-    if record["options"] != options:
+    if {"input": "uint8", **record["options"]} != {"input": "uint8", **options}:
         refuse(f"model.engine was built with {record['options']}, and {options} is asked for", BUILD)
     return record

@@ -26,6 +26,12 @@ def command(
     ),
     batch: int = typer.Option(0, min=0, help="A fixed batch; 0 keeps it dynamic."),
     provider: str | None = typer.Option(None, help="An execution provider of ONNX Runtime, by its name."),
+    input_: str | None = typer.Option(
+        None, "--input", metavar="uint8|float32", help="float32: no cast in the graph, for runtimes without bytes."
+    ),
+    int8_head: str | None = typer.Option(
+        None, metavar="exact|conv", help="conv: int8 heads that OpenCV runs; exact has the same bits in every subset."
+    ),
     kit: bool = typer.Option(False, "--kit", help="Put the device kit beside the model."),
     atol: float | None = typer.Option(None, min=0, help="Largest difference allowed in every step."),
     out: Path = typer.Option(Path("artifacts"), help="Where the artifacts go, a folder each."),
@@ -44,7 +50,8 @@ def command(
     from kfdeploy.tasks.spec import split_words
 
     names = list(dict.fromkeys(split_words(target)))
-    options: dict[str, Any] = {"batch": batch} | ({} if provider is None else {"provider": provider})
+    asked = {"provider": provider, "input": input_, "int8_head": int8_head}
+    options: dict[str, Any] = {"batch": batch} | {key: value for key, value in asked.items() if value is not None}
     auto = precision == "auto"
     check_fuse(fuse)
     for name in names:  # arguments are checked before files

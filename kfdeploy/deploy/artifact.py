@@ -90,6 +90,11 @@ class Artifact(Described):
         return self.manifest["data"]
 
     @property
+    def input(self) -> str:
+        """What it takes an image's bytes as: `uint8`, or `float32`."""
+        return str(self.manifest["options"].get("input", "uint8"))
+
+    @property
     def executed(self) -> dict[str, Any]:
         """What the runtime said it executes: `{"device", "convolutions": {precision: n}, "nodes": {type: n}}`."""
         return self.manifest["executed"]
@@ -159,7 +164,7 @@ class Artifact(Described):
         if type(batch) is not int or batch < 0:
             raise PoolError(f"'{place}' has the batch {batch!r:.20}", allowed=("0 (dynamic)", "1", "2", "…"))
         said = {key: self.manifest.get(key) for key in ("inputs", "outputs")}
-        identity.require_same(said, faces(self, batch), place, "image and tasks")
+        identity.require_same(said, faces(self, batch, self.input), place, "image and tasks")
         self._require_identity(place)
 
     def _require_identity(self, place: Path) -> None:
@@ -173,7 +178,7 @@ class Artifact(Described):
         if path.suffix == ".onnx":
             graph = identity.load_graph(path)
             identity.require_same(said, identity.told_by_onnx(graph, path), place, name)
-            identity.require_shape(graph, path, self.image.shape, len(self.classes), self.threshold)
+            identity.require_shape(graph, path, self.image.shape, len(self.classes), self.threshold, self.input)
             if (seen := identity.precision_of(graph)) != self.precision:
                 raise PoolError(f"'{path}' computes in {seen}, and its manifest says {self.precision}", hint=_AGAIN)
         elif path.suffix == ".xml":
@@ -253,11 +258,11 @@ def described_as(model: Any, open_set: Any) -> dict[str, Any]:
     }
 
 
-def faces(model: Any, batch: int) -> dict[str, Any]:
+def faces(model: Any, batch: int, takes: str = "uint8") -> dict[str, Any]:
     """Return what goes into a model and what comes out, by name: the kind of number, and the shape."""
     count = batch or "N"
     return {
-        "inputs": {"image": ["uint8", count, *model.image.shape]},
+        "inputs": {"image": [takes, count, *model.image.shape]},
         "outputs": {"logits": ["float32", count, len(model.classes)]}
         | ({} if model.threshold is None else {KNOWN: ["float32", count]}),
     }

@@ -1,5 +1,6 @@
 """Assembling: a pool and some tasks become one ONNX graph. Numpy and onnx only; no torch, and no tracing."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,15 @@ def assemble(
     return Model.open(out)
 
 
-def recompose(parts: Pool, about: Mapping[str, Any]) -> bytes:
-    """Return the bytes of `model.onnx` that follow from an assembly's parts and what its `assembly.json` says."""
+def recompose(parts: Pool, about: Mapping[str, Any], wanted: str) -> bytes | None:
+    """Return the bytes of `model.onnx` that follow from an assembly's parts and what its `assembly.json` says.
+
+    They have the hash `wanted`, as this version of kfdeploy composes a graph, or as 0.1.0 did; else there are none.
+    """
     tasks = parts.choose([entry["name"] for entry in about["tasks"]])
-    return serialize(parts.graph(tasks, about["fuse"], threshold_of(about.get("open_set"))), about)
+    for first in (False, True):
+        graph = parts.graph(tasks, about["fuse"], threshold_of(about.get("open_set")), first=first)
+        data = serialize(graph, about)
+        if hashlib.sha256(data).hexdigest() == wanted:
+            return data
+    return None

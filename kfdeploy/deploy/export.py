@@ -12,7 +12,7 @@ from kfdeploy import targets
 from kfdeploy.deploy.artifact import ABOUT, Artifact, described_as, faces
 from kfdeploy.deploy.model import Model
 from kfdeploy.deploy.parity import Verdict, allowed_in, blame, check_atol, compare, judge, require
-from kfdeploy.deploy.prepare import prepare
+from kfdeploy.deploy.prepare import prepare_for
 from kfdeploy.errors import OutputError, UnsupportedError, nearest
 from kfdeploy.files import dump_json, sha256
 from kfdeploy.graph.compose import Form
@@ -49,8 +49,8 @@ def export(
 
     `batch` 0 keeps the batch dynamic. `fuse` composes an assembly anew, as a `bank` or as `branches`; `measured` are
     the milliseconds of both that it was chosen by (`kfdeploy.measuring.fastest` measures them). `kit` puts the target's
-    device kit beside the model. `options` are the target's own (`provider` of `onnx`). `atol` replaces the tolerance of
-    every step.
+    device kit beside the model. `options` are the target's own (`input`, `int8_head`; `provider` of `onnx`). `atol`
+    replaces the tolerance of every step.
 
     Raises:
         UnsupportedError: the target, the precision or an option is not there.
@@ -73,7 +73,7 @@ def export(
     check_not_read(folder, model.path)
     with output_folder(folder, force=force, wait=wait) as work:
         form: Form | None = "bank" if fuse == "bank" else "branches" if fuse == "branches" else None
-        prepared = prepare(model, module.GRAPHS[setting.precision], form)
+        prepared = prepare_for(model, module, setting, form)
         _write(work, model, module, setting, prepared, atol, dict(measured or {}), kit=kit)
     return Artifact.open(folder)
 
@@ -215,7 +215,7 @@ def _manifest(
         "fuse": {"form": prepared.form, "p50_ms": measured} if prepared.form else None,
         "image": model.image.to_json(),
         "tasks": [task.to_json() for task in model.tasks],
-        **faces(model, setting.batch),
+        **faces(model, setting.batch, setting.input),
         "open_set": model.open_set,
         "parameters": model.parameters,
         "model_files": files,

@@ -111,10 +111,12 @@ def require_shape(
     image: Sequence[int],
     classes: int,
     threshold: float | None,
+    takes: str = "uint8",
 ) -> None:
     """Refuse a graph that takes other images than its manifest says, or gives other outputs.
 
-    `image` is its height, width and channels; with a `threshold` it has the output `known`.
+    `image` is its height, width and channels, `takes` the kind of its numbers; with a `threshold` it has the output
+    `known`.
 
     Raises:
         PoolError: it says what differs, with both values.
@@ -124,6 +126,9 @@ def require_shape(
     wanted = ["logits"] if threshold is None else ["logits", KNOWN]
     if list(inputs) != ["image"] or [*inputs["image"][1:]] != [*image]:
         raise PoolError(f"'{path}' takes {inputs}, and its manifest says images of {[*image]}", hint=_AGAIN)
+    kind = "float32" if graph.graph.input[0].type.tensor_type.elem_type == 1 else "uint8"
+    if kind != takes:
+        raise PoolError(f"'{path}' takes images as {kind}, and its manifest says {takes}", hint=_AGAIN)
     if sorted(outputs) != sorted(wanted):
         raise PoolError(f"'{path}' gives {', '.join(outputs)}, and its manifest says {', '.join(wanted)}", hint=_AGAIN)
     sides = outputs["logits"]

@@ -18,10 +18,12 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_h
 
 from kfdeploy.arrays import Arrays
 from kfdeploy.errors import ComposeError, PoolError, first_line
+from kfdeploy.graph.portable import lower
 from kfdeploy.schema import hold
 
-OPSET = 18
-IR_VERSION = 10
+OPSET = 18  # of what is exported; what is composed is written at 17 where that says it
+IR_VERSION = 8
+FIRST_IR_VERSION = 10  # of what 0.1.0 wrote
 _FLOATS = "float32 float16"
 Form = Literal["bank", "branches"]
 # One value in, one out, each element by itself: what comes in banked goes out banked.
@@ -71,15 +73,19 @@ class Part:
         return cls(name, arrays, head["z"], head["u"], head["bias"])
 
 
-def compose(common: ModelProto, template: ModelProto, parts: Sequence[Part], form: Form) -> ModelProto:
+def compose(
+    common: ModelProto, template: ModelProto, parts: Sequence[Part], form: Form, *, first: bool = False
+) -> ModelProto:
     """Return `image → logits` (N, C) for the parts in their order.
+
+    With `first` it is the graph that 0.1.0 made of them, to the byte: a device may have it.
 
     Raises:
         ComposeError: the form is `bank` and the template has an operator that cannot be banked.
         PoolError: the graphs and the parts do not fit each other.
     """
     try:
-        return _composed(common, template, parts, form)
+        return _composed(common, template, parts, form, first=first)
     except (KeyError, IndexError, TypeError, ValueError, onnx.checker.ValidationError) as error:
         raise PoolError(
             f"the graphs and the weights of {', '.join(repr(part.name) for part in parts[:3])} do not fit each other: "
@@ -88,71 +94,88 @@ def compose(common: ModelProto, template: ModelProto, parts: Sequence[Part], for
         ) from None
 
 
-def _composed(common: ModelProto, template: ModelProto, parts: Sequence[Part], form: Form) -> ModelProto:
+def _composed(
+    common: ModelProto, template: ModelProto, parts: Sequence[Part], form: Form, *, first: bool
+) -> ModelProto:
     graph = GraphProto(name="kfdeploy")
     arrays: Arrays = {}
     _copy(common.graph, graph, arrays, "common/", {common.graph.input[0].name: "image"})
-    tap = f"common/{common.graph.output[1].name}"
+    z, tap = (f"common/{output.name}" for output in common.graph.output)
     graph.input.append(common.graph.input[0])
     graph.input[0].name = "image"
 
     sizes = [len(part.head_bias) for part in parts]
+    # A grouped convolution gives each task as many outputs: shorter heads are padded, and picked from behind it.
+    widest = max(sizes) if form == "bank" else 0
+    padded, rows = min(sizes) < widest, widest if first else 0
+    arrays["head.z"] = np.concatenate([_rows(part.head_z, rows) for part in parts])[:, :, None, None]
+    arrays["head.bias"] = np.concatenate([_rows(part.head_bias, rows) for part in parts])
     if form == "bank":
-        u = _bank(template.graph, graph, arrays, parts, tap)
-        # A grouped convolution gives each task as many outputs: shorter heads are padded, and picked from below.
-        widest = max(sizes)
+        u, from_tasks = _bank(template.graph, graph, arrays, parts, tap), "head/u"
         arrays["head.u"] = np.concatenate([_rows(part.head_u, widest) for part in parts])[:, :, None, None]
-        arrays["head.z"] = np.concatenate([_rows(part.head_z, widest) for part in parts])[:, :, None, None]
-        arrays["head.bias"] = np.concatenate([_rows(part.head_bias, widest) for part in parts])
-        _node(graph, "Conv", [u, "head.u"], "head/u", group=len(parts), kernel_shape=[1, 1])
-        from_tasks = "head/u"
-        if min(sizes) < widest:
-            arrays["head.columns"] = np.concatenate(
-                [np.arange(n, dtype=np.int64) + j * widest for j, n in enumerate(sizes)]
-            )
+        _node(graph, "Conv", [u, "head.u"], from_tasks, group=len(parts), kernel_shape=[1, 1])
+        if padded and not first:
+            # By a convolution with zeros and ones, which is exact: several runtimes cannot pick columns.
+            arrays["head.picks"] = np.eye(len(parts) * widest, dtype=np.float32)[_columns(sizes)][:, :, None, None]
+            _node(graph, "Conv", [from_tasks, "head.picks"], "head/u/picked", kernel_shape=[1, 1])
+            from_tasks = "head/u/picked"
     else:
-        arrays["head.z"] = np.concatenate([part.head_z for part in parts])[:, :, None, None]
-        arrays["head.bias"] = np.concatenate([part.head_bias for part in parts])
-        outputs = []
-        for j, part in enumerate(parts):
-            # Numbered, because two percent-encoded or odd names must not meet in one graph.
-            prefix = f"task{j}/"
-            own = part.weights
-            _copy(template.graph, graph, arrays, prefix, {template.graph.input[0].name: tap}, own)
-            arrays[f"{prefix}head.u"] = part.head_u[:, :, None, None]
-            u = f"{prefix}{template.graph.output[0].name}"
-            _node(graph, "Conv", [u, f"{prefix}head.u"], f"{prefix}head/u", kernel_shape=[1, 1])
-            outputs.append(f"{prefix}head/u")
-        from_tasks = outputs[0]
-        if len(outputs) > 1:
-            from_tasks = "head/u"
-            _node(graph, "Concat", outputs, from_tasks, axis=1)
-    z = f"common/{common.graph.output[0].name}"
+        from_tasks = _branches(template.graph, graph, arrays, parts, tap)
     _node(graph, "Conv", [z, "head.z", "head.bias"], "head/z", kernel_shape=[1, 1])
-    _node(graph, "Add", ["head/z", from_tasks], "head/sum")
-    if "head.columns" in arrays:
-        _node(graph, "Flatten", ["head/sum"], "head/all", axis=1)
-        _node(graph, "Gather", ["head/all", "head.columns"], "logits", axis=1)
+    if form == "branches" and len(parts) > 1 and not first:
+        # Flat before they are added: OpenCV 4 is silently wrong where a sum follows joined convolutions.
+        _node(graph, "Flatten", ["head/z"], "head/z/row", axis=1)
+        _node(graph, "Flatten", [from_tasks], "head/u/row", axis=1)
+        _node(graph, "Add", ["head/z/row", "head/u/row"], "logits")
     else:
-        _node(graph, "Flatten", ["head/sum"], "logits", axis=1)
+        _node(graph, "Add", ["head/z", from_tasks], "head/sum")
+        _node(graph, "Flatten", ["head/sum"], "head/all" if padded and first else "logits", axis=1)
+    if padded and first:
+        arrays["head.columns"] = np.array(_columns(sizes), np.int64)
+        _node(graph, "Gather", ["head/all", "head.columns"], "logits", axis=1)
     graph.output.append(helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", sum(sizes)]))
     graph.initializer.extend(
         numpy_helper.from_array(np.ascontiguousarray(arrays[name]), name) for name in sorted(arrays)
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="kfdeploy")
-    model.ir_version = IR_VERSION
+    model.ir_version = FIRST_IR_VERSION if first else IR_VERSION
+    if not first:
+        lower(model)
     onnx.checker.check_model(model)
     return model
 
 
+def _columns(sizes: Sequence[int]) -> list[int]:
+    """Return where the outputs of heads lie, each of which is padded to the widest."""
+    return [j * max(sizes) + i for j, n in enumerate(sizes) for i in range(n)]
+
+
+def _branches(source: GraphProto, graph: GraphProto, arrays: Arrays, parts: Sequence[Part], tap: str) -> str:
+    """Append K templates side by side, each with its head, and return the name of their outputs (N, C, 1, 1)."""
+    outputs = []
+    for j, part in enumerate(parts):
+        # Numbered, because two percent-encoded or odd names must not meet in one graph.
+        prefix = f"task{j}/"
+        _copy(source, graph, arrays, prefix, {source.input[0].name: tap}, part.weights)
+        arrays[f"{prefix}head.u"] = part.head_u[:, :, None, None]
+        outputs.append(f"{prefix}head/u")
+        u = f"{prefix}{source.output[0].name}"
+        _node(graph, "Conv", [u, f"{prefix}head.u"], outputs[-1], kernel_shape=[1, 1])
+    if len(outputs) == 1:
+        return outputs[0]
+    _node(graph, "Concat", outputs, "head/u", axis=1)
+    return "head/u"
+
+
 def parameter_count(model: ModelProto) -> int:
     """Return the number of trained numbers in a model: its floating-point initializers of one dimension or more."""
-    return sum(int(np.prod(t.dims)) for t in model.graph.initializer if t.data_type == TensorProto.FLOAT and t.dims)
+    floats = [t for t in model.graph.initializer if t.data_type == TensorProto.FLOAT and t.name != "head.picks"]
+    return sum(int(np.prod(t.dims)) for t in floats if t.dims)
 
 
 def _rows(array: np.ndarray[Any, Any], count: int) -> np.ndarray[Any, Any]:
-    """Pad the first axis with zeros."""
-    return np.pad(array, [(0, count - len(array)), *[(0, 0)] * (array.ndim - 1)])
+    """Pad the first axis with zeros to `count`, where it is shorter."""
+    return np.pad(array, [(0, max(0, count - len(array))), *[(0, 0)] * (array.ndim - 1)])
 
 
 def _node(graph: GraphProto, op: str, inputs: Sequence[str], output: str, **attributes: Any) -> None:

@@ -1,7 +1,7 @@
 """Float16 graphs: every float tensor inside becomes float16, input and output stay what they are."""
 
 import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from kfdeploy.errors import UnsupportedError
 
@@ -19,6 +19,7 @@ def to_float16(model: ModelProto) -> ModelProto:
     out = ModelProto()
     out.CopyFrom(model)
     graph = out.graph
+    _split_gemm(graph)
     for tensor in graph.initializer:
         if tensor.data_type == TensorProto.FLOAT:
             array = numpy_helper.to_array(tensor)
@@ -47,3 +48,35 @@ def to_float16(model: ModelProto) -> ModelProto:
     graph.node.extend(casts)
     del graph.value_info[:]
     return out
+
+
+def _split_gemm(graph: GraphProto) -> None:
+    """Write each Gemm as a MatMul and an Add, in place: tract computes it in float32 alone."""
+    arrays = {tensor.name: tensor for tensor in graph.initializer}
+    nodes: list[NodeProto] = []
+    for node in graph.node:
+        given = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        plain = given.get("alpha", 1.0) == given.get("beta", 1.0) == 1.0 and not given.get("transA", 0)
+        if node.op_type != "Gemm" or not plain or node.input[1] not in arrays:
+            nodes.append(node)
+            continue
+        weight, out = node.input[1], node.output[0]
+        if given.get("transB", 0):
+            turned = f"{weight}.turned"
+            if turned not in arrays:
+                array = np.ascontiguousarray(numpy_helper.to_array(arrays[weight]).T)
+                arrays[turned] = numpy_helper.from_array(array, turned)
+            weight = turned
+        added = len(node.input) > 2 and node.input[2]
+        product = f"{out}/product" if added else out
+        nodes.append(helper.make_node("MatMul", [node.input[0], weight], [product], name=product))
+        if added:
+            nodes.append(helper.make_node("Add", [product, node.input[2]], [out], name=out))
+    copies = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    used = {name for node in copies for name in node.input}
+    tensors = [arrays[name] for name in arrays if name in used]
+    del graph.node[:]
+    graph.node.extend(copies)
+    kept = [TensorProto.FromString(tensor.SerializeToString()) for tensor in tensors]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)

@@ -16,7 +16,7 @@ THRESHOLD = "known.threshold"
 def add_known(model: "ModelProto", threshold: float) -> "ModelProto":
     """Add the output `known` (N,) to a graph, in place: the score less the threshold, so that 0 or more is accepted.
 
-    Written as max, exp, sum and log, which every runtime has.
+    Written as max, exp, sum and log, which every runtime has. (OpenVINO does not heed the axes of ReduceLogSumExp.)
     """
     from onnx import TensorProto, helper, numpy_helper
 
@@ -28,7 +28,10 @@ def add_known(model: "ModelProto", threshold: float) -> "ModelProto":
         graph.node.append(helper.make_node(op, list(inputs), [output], name=output, **attributes))
         return output
 
-    top = add("ReduceMax", ["logits", "known.axis"], "known/top", keepdims=1)  # (N, 1)
+    if model.opset_import[0].version < 18:
+        top = add("ReduceMax", ["logits"], "known/top", axes=[1], keepdims=1)  # (N, 1)
+    else:
+        top = add("ReduceMax", ["logits", "known.axis"], "known/top", keepdims=1)
     shares = add("Exp", [add("Sub", ["logits", top], "known/below")], "known/shares")
     mass = add("Log", [add("ReduceSum", [shares, "known.axis"], "known/mass", keepdims=1)], "known/log")
     score = add("Squeeze", [add("Add", [top, mass], "known/score"), "known.axis"], "known/flat")

@@ -35,11 +35,13 @@ def quantised(
     form: Form,
     *,
     fixed: bool = False,
+    exact: bool = True,
 ) -> Prepared:
     """Compose and quantise, each module with its own ranges: `shared` the CKN's, `each` the tasks'.
 
     In a bank, and in branches where it can be, a task's ranges are folded into its weights, so that both forms have the
     same integers. Where they cannot, branches keep a scale each; with `fixed` a bank is then refused.
+    With `exact` the heads of a uint8 graph sum up in one order, so that a task's logits are the same bits everywhere.
 
     Raises:
         ComposeError: an operator cannot be banked, or a scale cannot be folded into it, and the form is fixed.
@@ -52,7 +54,7 @@ def quantised(
             raise
         form = "branches"
     graph = compose(common, template, parts, form)
-    if kind == "uint8":  # TensorRT has its own order of sums whatever the graph says
+    if kind == "uint8" and exact:  # TensorRT has its own order of sums whatever the graph says
         order_sums(graph, parts)
     found = {f"common/{name}": values for name, values in shared.items()}
     if form == "bank":

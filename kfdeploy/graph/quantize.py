@@ -109,10 +109,16 @@ def quantise(model: ModelProto, ranges: Ranges, kind: Kind) -> ModelProto:
     graph = out.graph
     arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     producer = {name: node for node in graph.node for name in node.output}
-    chosen = [node for node in graph.node if node.op_type == "Conv" and not _pooled(node.input[0], producer)]
+    chosen = [
+        node
+        for node in graph.node
+        if node.op_type == "Conv" and not node.output[0].startswith("head/") and not _pooled(node.input[0], producer)
+    ]
     if not chosen:
         raise UnsupportedError("the model has no convolution that could be quantised", hint="export it as fp32")
     points = _points(graph, chosen)
+    if kind == "int8":
+        _leave_sums_fused(graph, chosen, points)
     scales = {name: scale_of(_range_of(points[name], ranges, producer), kind) for name in points}
 
     new: list[NodeProto] = []
@@ -186,6 +192,21 @@ def _points(graph: GraphProto, chosen: Sequence[NodeProto]) -> dict[str, str]:
         elif node.op_type == "Add" and all(source in points for source in node.input):
             points.setdefault(settled(name), settled(name))
     return points
+
+
+def _leave_sums_fused(graph: GraphProto, chosen: Sequence[NodeProto], points: dict[str, str]) -> None:
+    """Take out of `points`, in place, what a convolution gives to a residual sum alone.
+
+    TensorRT computes a convolution, the sum behind it and the rectifier behind that in one go, where nothing is rounded
+    between them and the other side of the sum is quantised. Of two convolutions the later one is left so.
+    """
+    outputs = [node.output[0] for node in chosen]  # in topological order
+    read = [name for node in graph.node for name in node.input] + [value.name for value in graph.output]
+    for node in graph.node:
+        if node.op_type == "Add" and all(name in points for name in node.input):
+            own = [name for name in outputs if name in node.input and read.count(name) == 1]
+            if own:
+                del points[own[-1]]
 
 
 def scale_of(values: Range, kind: Kind) -> tuple[Any, Any]:

@@ -52,6 +52,7 @@ class Runner:
             raise self._failed(error) from None
         self._options = onnxruntime.RunOptions
         self._input, self.outputs = self._session.get_inputs()[0].name, list(outputs)
+        self._floats = self._session.get_inputs()[0].type == "tensor(float)"  # of images a graph may want floats
 
     def __call__(self, array: np.ndarray[Any, Any]) -> Arrays:
         """Return `{output: array}`.
@@ -59,6 +60,8 @@ class Runner:
         Raises:
             PoolError: it does not take the array, or does not end.
         """
+        if self._floats:
+            array = array.astype(np.float32, copy=False)
         options = self._options()
         alarm = threading.Timer(SECONDS, setattr, (options, "terminate", True))  # it stops at the next node
         alarm.daemon = True

@@ -15,7 +15,7 @@ from kfdeploy.data.splits import spread, validation_set
 from kfdeploy.deploy.artifact import Artifact
 from kfdeploy.deploy.export import FUSE, check_fuse, chosen_options, convert, export, move, place_in
 from kfdeploy.deploy.model import Model
-from kfdeploy.deploy.prepare import prepare
+from kfdeploy.deploy.prepare import prepare_for
 from kfdeploy.errors import ComposeError, KfdeployError, UnsupportedError
 from kfdeploy.graph.compose import Form
 from kfdeploy.measuring.accuracy import correct
@@ -115,7 +115,7 @@ def faster_form(model: Model, module: Target, setting: Any, report: Report) -> t
         sessions = {}
         for form in forms:
             try:
-                prepared = prepare(model, module.GRAPHS[setting.precision], form)
+                prepared = prepare_for(model, module, setting, form)
             except ComposeError as error:
                 report(f"{form}: {error}")
                 continue

@@ -227,11 +227,12 @@ class Pool(Described):
         return common, read_onnx(self.read(TEMPLATE), f"{self.where}/{TEMPLATE}", inputs=1)
 
     def graph(
-        self, tasks: Sequence[TaskSpec] | None = None, form: "Form" = "branches", threshold: float | None = None
-    ) -> "ModelProto":
+        self, tasks: Sequence[TaskSpec] | None = None, form: "Form" = "branches", threshold: float | None = None,
+        *, first: bool = False,
+    ) -> "ModelProto":  # fmt: skip
         """Return the graph of some tasks (default: all): what `assemble` writes, and a device makes of an update.
 
-        With a `threshold` it has the output `known` of `kfdeploy.graph.known`.
+        With a `threshold` it has the output `known` of `kfdeploy.graph.known`; with `first` it is as 0.1.0 wrote it.
 
         Raises:
             PoolError: a file of the pool is missing, truncated or altered.
@@ -240,7 +241,7 @@ class Pool(Described):
         from kfdeploy.graph.compose import compose
 
         parts = [self.part(task) for task in (self.tasks if tasks is None else tasks)]
-        graph = compose(*self.graphs(), parts, form)
+        graph = compose(*self.graphs(), parts, form, first=first)
         return graph if threshold is None else add_known(graph, threshold)
 
     def fused(

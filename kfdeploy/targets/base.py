@@ -8,12 +8,15 @@ from typing import Any, Literal, Protocol, get_args
 import numpy as np
 
 from kfdeploy.arrays import Arrays
+from kfdeploy.errors import UnsupportedError, nearest
 from kfdeploy.graph.opened import check_whole
 from kfdeploy.graph.precision import Numerics
 
 Precision = Literal["fp32", "fp16", "int8"]
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 Scenario = Literal["single-stream", "offline"]
+Input = Literal["uint8", "float32"]  # what an exported graph takes an image's bytes as
+Int8Head = Literal["exact", "conv"]  # sums in one order, the same bits in every subset; or a plain convolution
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,22 @@ class Target(Protocol):
     def executed(self, folder: Path, options: Any) -> dict[str, Any]:
         """Return what the runtime says it executes: `{"device", "convolutions": {name: n}, "nodes": {type: n}}`."""
         ...
+
+
+def check_choices(options: Any) -> None:
+    """Refuse an `input` or an `int8_head` that there is not, and an `int8_head` where nothing is int8.
+
+    Raises:
+        UnsupportedError: as above.
+    """
+    for name, allowed in (("input", get_args(Input)), ("int8_head", get_args(Int8Head))):
+        value = getattr(options, name, allowed[0])
+        if value not in allowed:
+            raise UnsupportedError(f"{name} is {value!r:.40}", allowed=allowed, hint=nearest(str(value), allowed))
+    if getattr(options, "int8_head", "exact") != "exact" and options.precision != "int8":
+        raise UnsupportedError(
+            f"int8_head is '{options.int8_head}', and the precision is {options.precision}", allowed=("int8",)
+        )
 
 
 def fix_batch(source: Path, out: Path, batch: int) -> None:

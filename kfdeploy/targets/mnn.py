@@ -31,7 +31,7 @@ import numpy as np
 
 from kfdeploy.errors import MissingDependencyError, OutputError, UnsupportedError
 from kfdeploy.graph.precision import Numerics
-from kfdeploy.targets.base import Precision, Session, Setup, fix_batch
+from kfdeploy.targets.base import Input, Precision, Session, Setup, check_choices, fix_batch
 from kfdeploy.targets.session import KitSession
 from kfdeploy.writing import place_errors
 
@@ -53,12 +53,14 @@ _CHATTER = re.compile(r"The device supports|bizCode|Start to |ONNX Model |(in|ou
 
 @dataclass(frozen=True)
 class Options:
-    """`batch` 0 keeps the batch dynamic."""
+    """`batch` 0 keeps the batch dynamic; `input` is as `targets.base` has it."""
 
     precision: Precision = "fp32"
     batch: int = 0
+    input: Input = "uint8"
 
     def __post_init__(self) -> None:
+        check_choices(self)
         if self.precision not in GRAPHS:
             raise UnsupportedError(f"target '{NAME}' has no precision '{self.precision}'", allowed=GRAPHS)
         if self.batch < 0:

@@ -14,7 +14,7 @@ import onnxruntime
 
 from kfdeploy.errors import DeviceError, nearest
 from kfdeploy.graph.precision import Numerics
-from kfdeploy.targets.base import Precision, Session, Setup, fix_batch
+from kfdeploy.targets.base import Input, Int8Head, Precision, Session, Setup, check_choices, fix_batch
 from kfdeploy.targets.session import KitSession
 
 NAME = "onnx"
@@ -28,11 +28,19 @@ GRAPHS: Mapping[Precision, Numerics] = {"fp32": "float32", "fp16": "float16", "i
 
 @dataclass(frozen=True)
 class Options:
-    """`batch` 0 keeps the batch dynamic; `provider` is one of ONNX Runtime's execution providers."""
+    """`batch` 0 keeps the batch dynamic; `provider` is one of ONNX Runtime's execution providers.
+
+    `input` and `int8_head` are as `targets.base` has them.
+    """
 
     precision: Precision = "fp32"
     batch: int = 0
     provider: str = CPU
+    input: Input = "uint8"
+    int8_head: Int8Head = "exact"
+
+    def __post_init__(self) -> None:
+        check_choices(self)
 
 
 def missing() -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from kfdeploy.errors import UnsupportedError
 from kfdeploy.graph.precision import Numerics
-from kfdeploy.targets.base import Precision, Session, Setup
+from kfdeploy.targets.base import Input, Int8Head, Precision, Session, Setup, check_choices
 from kfdeploy.targets.session import KitSession
 from kfdeploy.writing import require_writable
 
@@ -26,10 +26,15 @@ GRAPHS: Mapping[Precision, Numerics] = {"fp32": "float32", "fp16": "float32", "i
 
 @dataclass(frozen=True)
 class Options:
-    """`batch` 0 keeps the batch dynamic."""
+    """`batch` 0 keeps the batch dynamic; `input` and `int8_head` are as `targets.base` has them."""
 
     precision: Precision = "fp32"
     batch: int = 0
+    input: Input = "uint8"
+    int8_head: Int8Head = "exact"
+
+    def __post_init__(self) -> None:
+        check_choices(self)
 
 
 def missing() -> str:

@@ -18,7 +18,7 @@ from typing import Any
 
 from kfdeploy.errors import DeviceError, MissingDependencyError, UnsupportedError, nearest
 from kfdeploy.graph.precision import Numerics
-from kfdeploy.targets.base import Precision, Session, Setup, fix_batch
+from kfdeploy.targets.base import Input, Precision, Session, Setup, check_choices, fix_batch
 from kfdeploy.targets.session import KitSession
 from kfdeploy.targets.tensorrt_parser import supported
 
@@ -38,7 +38,7 @@ class Options:
     """`batch` 0 keeps it dynamic: the engine then takes `min_batch` to `max_batch`, and is tuned for `opt_batch`.
 
     `workspace_mb` is the most memory, in MiB, that TensorRT may use for one layer; `optimization_level` is 0 (the
-    fastest build) to 5 (the slowest).
+    fastest build) to 5 (the slowest); `input` is as `targets.base` has it.
     """
 
     precision: Precision = "fp32"
@@ -48,8 +48,10 @@ class Options:
     max_batch: int = PROFILE[2]
     workspace_mb: int = 1024
     optimization_level: int = 3
+    input: Input = "uint8"
 
     def __post_init__(self) -> None:
+        check_choices(self)
         if self.precision not in GRAPHS:
             raise UnsupportedError(
                 f"target '{NAME}' has no precision '{self.precision}'",
@@ -134,7 +136,7 @@ def build(folder: Path, options: Options) -> None:
     from kfdeploy.manifest import read_manifest
 
     exported = read_manifest(folder / "manifest.json", "artifact", "kfdeploy export")["options"]
-    if exported != asdict(options):
+    if asdict(Options(**exported)) != asdict(options):
         raise UnsupportedError(f"'{folder}' was exported with {exported}, not with {asdict(options)}")
     _require_device()
     command = [sys.executable, str(folder / "build.py")]

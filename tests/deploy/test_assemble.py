@@ -1,3 +1,4 @@
+import hashlib
 import itertools
 import json
 import shutil
@@ -8,10 +9,12 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from hashes import RECORD
 from pools import again
 from runtimes import session
 
-from kfdeploy.deploy.assemble import assemble
+from kfdeploy.deploy.assemble import assemble, recompose
+from kfdeploy.deploy.export import export
 from kfdeploy.deploy.model import Model
 from kfdeploy.errors import ComposeError, OutputError, ParityError, PoolError, TaskError
 from kfdeploy.files import load_tensors, sha256
@@ -179,3 +182,37 @@ def test_models_that_are_not_whole_are_refused(assembly, tmp_path):
         Model.open(tmp_path / "a")
     with pytest.raises(PoolError, match="there is no assembly at"):
         Model.open(tmp_path / "b")
+
+
+# The graphs that 0.1.0 made of its record, without their metadata.
+FIRST = [
+    ("bank", ["sea horse", "pets"], None, "62feb68f437fdd54d74048d685eaf7bf65e0dffaf5081f3e78b99f8e848d04b7"),
+    ("branches", ["sea horse", "pets"], None, "112b68bded5ae236d77e2c4673c75dbfe1862f02982afaf6e8c59f273b972e45"),
+    ("bank", ["pets", "élan"], 0.25, "9d65f92e7fff06fc043b9f88bdd823a638dac58bfa0f9147941639a7193a55b9"),
+    ("bank", ["sea horse", "élan"], None, "a0a8269bc6a292f739e38b7f4a374591d0a90923c843f455a45a783b56186aa1"),
+]
+
+
+@pytest.mark.parametrize(("form", "tasks", "threshold", "wanted"), FIRST)
+def test_what_0_1_0_composed_is_composed_to_the_byte(form, tasks, threshold, wanted):
+    pool = Pool.open(RECORD / "pool")
+    graph = pool.graph(pool.choose(tasks), form, threshold, first=True)
+    assert hashlib.sha256(graph.SerializeToString(deterministic=True)).hexdigest() == wanted
+
+
+def test_a_graph_is_composed_again_as_either_version_made_it(toy, assembly, tmp_path):
+    old = Model.open(RECORD / "assembly")
+    for model in (old, assembly):
+        assert recompose(model.parts, model.manifest, sha256(model.graph)) == model.graph.read_bytes()
+    assert recompose(old.parts, old.manifest, "0" * 64) is None
+
+
+def test_an_old_assembly_is_exported_in_todays_form(tmp_path):
+    made = export(RECORD / "assembly", out=tmp_path)
+    graph, old = onnx.load(made.path / "model.onnx"), onnx.load(RECORD / "assembly" / "model.onnx")
+    assert (old.ir_version, old.opset_import[0].version) == (10, 18)
+    assert (graph.ir_version, graph.opset_import[0].version) == (8, 17)
+    assert {entry.key: entry.value for entry in graph.metadata_props} == {e.key: e.value for e in old.metadata_props}
+    teacher = export(RECORD / "pool" / "train" / "teacher", out=tmp_path)  # it picked its columns behind its last layer
+    operators = [node.op_type for node in onnx.load(teacher.path / "model.onnx").graph.node]
+    assert not {"Gather", "ReduceMean"} & set(operators)

@@ -68,7 +68,7 @@ def test_a_graph_is_clean(exported):
     assert "metadata_props" not in text
     assert all(line.endswith('""') for line in text.splitlines() if "doc_string" in line)
     assert "site-packages" not in text
-    assert graph.model.ir_version == 10
+    assert graph.model.ir_version == 8
     assert [(entry.domain, entry.version) for entry in graph.model.opset_import] == [("", 18)]
     assert not {"Identity", "Constant", "CastLike", "Expand"} & {node.op_type for node in graph.model.graph.node}
     assert graph.model.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "N"

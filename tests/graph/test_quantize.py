@@ -144,6 +144,19 @@ def test_convolutions_stand_between_pairs_and_heads_stay_in_float(assembly, kind
     assert 0 < np.abs(one - other).max() <= 0.2 * max(1, np.abs(one).max())
 
 
+def test_for_tensorrt_a_convolution_is_not_rounded_before_its_residual_sum(assembly):
+    """It fuses convolution, sum and rectifier where the sum's other side alone is quantised; ONNX Runtime wants both."""
+    for kind, direct in (("uint8", 0), ("int8", 1)):
+        graph = prepare(assembly, kind).graph.graph
+        producer = {name: node for node in graph.node for name in node.output}
+        sums = [n for n in graph.node if n.op_type == "Add" and n.output[0].startswith("common/")]
+        sums = [n for n in sums if all(name in producer for name in n.input)]  # not that with a constant
+        assert len(sums) == 3
+        for node in sums:
+            kinds = [producer[name].op_type for name in node.input]
+            assert sorted(kinds) == sorted(["Conv"] * direct + ["DequantizeLinear"] * (2 - direct))
+
+
 def test_the_module_to_blame_is_found(assembly):
     prepared = prepare(assembly, "uint8")
     images = assembly.evidence().images

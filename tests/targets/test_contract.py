@@ -3,13 +3,16 @@
 import errno
 
 import numpy as np
+import onnx
 import pytest
 
 from kfdeploy import targets, writing
-from kfdeploy.deploy.export import convert
+from kfdeploy.deploy.artifact import Artifact
+from kfdeploy.deploy.export import convert, export
 from kfdeploy.deploy.parity import allowed_in
 from kfdeploy.deploy.prepare import prepare
-from kfdeploy.errors import MissingDependencyError, OutputError, UnsupportedError
+from kfdeploy.deploy.verify import verify
+from kfdeploy.errors import MissingDependencyError, OutputError, PoolError, UnsupportedError
 from kfdeploy.graph.reference import run
 from kfdeploy.targets.base import Setup
 from kfdeploy.targets.kits import kits
@@ -150,3 +153,56 @@ def test_a_missing_runtime_says_what_to_type(monkeypatch):
         targets.load("openvino")
     assert caught.value.hint == "pip install it"
     assert "is not installed" in targets.state("openvino")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_images_may_be_taken_as_floats(target, precision, assembly, tmp_path):
+    """Said by `--input float32`: the model's file takes other numbers, and whoever runs it gives bytes as before."""
+    one = export(assembly, target.NAME, precision=precision, out=tmp_path / "bytes")
+    other = export(assembly, target.NAME, precision=precision, out=tmp_path / "floats", input="float32")
+    assert (one.input, other.input) == ("uint8", "float32")
+    assert one.manifest["inputs"]["image"][0] == "uint8"
+    assert other.manifest["inputs"]["image"][0] == other.manifest["options"]["input"] == "float32"
+    other.check()
+    assert verify(other.path).passed
+    images = assembly.evidence().images
+    found = []
+    for artifact in (one, other):
+        with artifact.session(Setup()) as session:
+            found.append(session.run({"image": images})["logits"])
+    assert np.abs(found[0] - found[1]).max() <= 1e-5 * max(1, np.abs(found[0]).max())
+    place = other.path / "manifest.json"
+    place.write_text(place.read_text(encoding="utf-8").replace('"float32"', '"uint8"', 1), encoding="utf-8")
+    with pytest.raises(PoolError, match="does not describe the model beside it"):
+        Artifact.open(other.path).check()
+
+
+def test_what_it_does_not_take_is_refused(target):
+    with pytest.raises(UnsupportedError, match="input is 'float16'") as caught:
+        target.Options(input="float16")
+    assert "uint8, float32" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["onnx", "openvino"])
+def test_int8_heads_may_be_plain_convolutions(name, assembly, toy, tmp_path):
+    made = export(assembly, name, precision="int8", int8_head="conv", out=tmp_path)
+    assert made.options.int8_head == "conv"
+    if name == "onnx":
+        operators = [node.op_type for node in onnx.load(made.path / "model.onnx").graph.node]
+        assert not {"Gather", "Unsqueeze", "Reshape", "ReduceSum"} & set(operators)  # OpenCV 4 runs it, at any batch
+    exact = export(assembly, name, precision="int8", out=tmp_path / "exact")
+    assert exact.options.int8_head == "exact"
+    images = assembly.evidence().images
+    found = []
+    for artifact in (made, exact):
+        with artifact.session(Setup()) as session:
+            found.append(session.run({"image": images})["logits"])
+    assert np.abs(found[0] - found[1]).max() <= 1e-5 * max(1, np.abs(found[0]).max())  # of another order of sums
+    with pytest.raises(UnsupportedError, match="int8_head is 'conv', and the precision is fp32"):
+        export(assembly, name, int8_head="conv", out=tmp_path)
+    with pytest.raises(UnsupportedError, match="its head is a plain one as it is"):
+        export(toy.students / "small", name, precision="int8", int8_head="conv", out=tmp_path)
+    with pytest.raises(UnsupportedError, match="int8_head is 'con'"):
+        export(assembly, name, precision="int8", int8_head="con", out=tmp_path)
+    with pytest.raises(UnsupportedError, match="target 'mnn' has no option 'int8_head'"):
+        export(assembly, "mnn", precision="int8", int8_head="conv", out=tmp_path)

@@ -12,6 +12,7 @@ import onnxruntime
 import pytest
 from places import EXPORT
 
+from kfdeploy.deploy.export import export
 from kfdeploy.targets.base import fix_batch
 
 SOURCE = EXPORT / "onnxruntime" / "cpp"
@@ -107,6 +108,33 @@ def test_broken_class_names_are_refused(program, assembly, tmp_path, text):
     onnx.save(model, tmp_path / "model.onnx")
     done = run(program, str(tmp_path / "model.onnx"), "none.raw", code=1)
     assert done.stderr.startswith("error: the model's metadata 'classes' is not a JSON list of names")
+
+
+def test_class_names_are_read_from_the_manifest_where_the_metadata_is_gone(program, assembly, tmp_path):
+    made = export(assembly, out=tmp_path)
+    evidence, graph = assembly.evidence(), made.path / "model.onnx"
+    evidence.images.tofile(tmp_path / "golden.raw")
+    model = onnx.load(graph)
+    del model.metadata_props[:]  # as onnx-graphsurgeon does
+    onnx.save(model, graph)
+    found = lines(run(program, str(graph), str(tmp_path / "golden.raw")))
+    assert [line["class"] for line in found] == list(np.array(assembly.classes)[evidence.golden.argmax(1)])
+    manifest = graph.with_name("manifest.json")
+    for text in ("", "{", "[]", '{"tasks": []}', '{"tasks": [{"classes": [1]}]}', '{"a": ' + "[" * 99):
+        manifest.write_text(text, encoding="utf-8")
+        done = run(program, str(graph), str(tmp_path / "golden.raw"), code=1)
+        assert done.stderr == f"error: '{manifest}' does not name the classes of its tasks\n"
+    manifest.unlink()
+    done = run(program, str(graph), "none.raw", code=1)
+    assert "has no metadata 'classes', and no 'manifest.json' lies beside it" in done.stderr
+
+
+def test_a_model_that_takes_floats_gets_them(program, assembly, tmp_path):
+    made = export(assembly, out=tmp_path, input="float32")
+    evidence = assembly.evidence()
+    evidence.images.tofile(tmp_path / "golden.raw")
+    found = lines(run(program, str(made.path / "model.onnx"), str(tmp_path / "golden.raw")))
+    assert np.abs(np.array([line["logits"] for line in found]) - evidence.golden).max() <= 1e-4
 
 
 def test_errors(program, assembly, tmp_path):

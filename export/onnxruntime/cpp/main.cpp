@@ -3,7 +3,9 @@
 //   classify model.onnx [--threads N] IMAGE...
 //
 // An IMAGE is a binary PPM (.ppm, P6) or PGM (.pgm, P5) of exactly the model's size, or, with any other name, raw uint8
-// pixels N x H x W x C. The model casts, transposes and normalises by itself: bytes go in as they are.
+// pixels N x H x W x C. The model transposes and normalises by itself: bytes go in as they are, or, where it was exported
+// with --input float32, as so many floats. The class names are in the model's metadata; where a tool has dropped that,
+// they are read from manifest.json beside it.
 
 #define ORT_API_MANUAL_INIT  // so that a library older than the headers is an error message and not a crash
 #include <onnxruntime_cxx_api.h>
@@ -33,7 +35,7 @@ struct Shape {
 
 [[noreturn]] void fail(const std::string& what) { throw std::runtime_error(what); }
 
-// ---- JSON, as much of it as a list of class names needs ----
+// ---- JSON, as much of it as class names need ----
 
 void append_utf8(std::string& out, std::uint32_t code) {
   if (code < 0x80) {
@@ -53,26 +55,72 @@ void append_utf8(std::string& out, std::uint32_t code) {
   }
 }
 
-class Names {
+class Json {
  public:
-  explicit Names(const std::string& text) : text_(text) {}
+  // `what` says what is wrong where the text is not as it should be.
+  Json(const std::string& text, const std::string& what) : text_(text), what_(what) {}
 
-  // A JSON list of strings and nothing after it.
-  std::vector<std::string> list() {
+  // A list of strings and nothing after it.
+  std::vector<std::string> names() {
     std::vector<std::string> found;
-    expect('[');
-    if (peek() == ']') {
-      ++at_;
-    } else {
-      do found.push_back(string());
-      while (next() == ',');
-      if (text_[at_ - 1] != ']') bad();
-    }
+    each(']', [&] { found.push_back(string()); });
     if (peek() != '\0') bad();
     return found;
   }
 
+  // The classes of all tasks of a manifest, in order.
+  std::vector<std::string> classes() {
+    std::vector<std::string> found;
+    fields([&](const std::string& key) {
+      if (key != "tasks") return skip();
+      each(']', [&] {
+        fields([&](const std::string& part) {
+          if (part != "classes") return skip();
+          each(']', [&] { found.push_back(string()); });
+        });
+      });
+    });
+    if (found.empty()) bad();
+    return found;
+  }
+
  private:
+  // What stands between brackets, one item after another.
+  template <class Item>
+  void each(char end, Item item) {
+    expect(end == ']' ? '[' : '{');
+    if (peek() == end) {
+      ++at_;
+      return;
+    }
+    do item();
+    while (next() == ',');
+    if (text_[at_ - 1] != end) bad();
+  }
+  template <class Field>
+  void fields(Field field) {
+    each('}', [&] {
+      const std::string key = string();
+      expect(':');
+      field(key);
+    });
+  }
+  void skip() {  // a value of any kind
+    const char first = peek();
+    if (++depth_ > 64) bad();
+    if (first == '"') {
+      string();
+    } else if (first == '{') {
+      fields([&](const std::string&) { skip(); });
+    } else if (first == '[') {
+      each(']', [&] { skip(); });
+    } else {
+      const std::size_t start = at_;
+      while (at_ < text_.size() && std::string(",]} \t\r\n").find(text_[at_]) == std::string::npos) ++at_;
+      if (at_ == start) bad();
+    }
+    --depth_;
+  }
   char peek() {  // the next character that is no space, '\0' at the end
     while (at_ < text_.size() && std::string(" \t\r\n").find(text_[at_]) != std::string::npos) ++at_;
     return at_ < text_.size() ? text_[at_] : '\0';
@@ -128,10 +176,12 @@ class Names {
     }
     return out;
   }
-  [[noreturn]] void bad() const { fail("the model's metadata 'classes' is not a JSON list of names: " + text_); }
+  [[noreturn]] void bad() const { fail(what_); }
 
   const std::string& text_;
+  const std::string what_;
   std::size_t at_ = 0;
+  int depth_ = 0;
 };
 
 std::string quoted(const std::string& text) {
@@ -198,6 +248,15 @@ Bytes read_pixels(const std::string& path, const Shape& shape) {
 
 // ---- the model ----
 
+// The class names that the manifest beside a model says.
+std::vector<std::string> names_beside(const std::string& path) {
+  const std::filesystem::path place = std::filesystem::u8path(path).parent_path() / "manifest.json";
+  std::ifstream file(place, std::ios::binary);
+  if (!file) fail("'" + path + "' has no metadata 'classes', and no 'manifest.json' lies beside it");
+  const std::string text{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+  return Json(text, "'" + place.u8string() + "' does not name the classes of its tasks").classes();
+}
+
 class Classifier {
  public:
   Classifier(const std::string& path, int threads) : env_(ORT_LOGGING_LEVEL_ERROR, "classify") {
@@ -208,14 +267,19 @@ class Classifier {
     const Ort::TypeInfo type = session_.GetInputTypeInfo(0);  // what follows is a view into it
     const auto info = type.GetTensorTypeAndShapeInfo();
     const std::vector<std::int64_t> sides = info.GetShape();
-    if (info.GetElementType() != ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8 || sides.size() != 4)
-      fail("'" + path + "' does not take uint8 images (N, H, W, C)");
+    const auto kind = info.GetElementType();
+    floats_ = kind == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+    if ((kind != ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8 && !floats_) || sides.size() != 4)
+      fail("'" + path + "' does not take uint8 or float32 images (N, H, W, C)");
     shape = {sides[0], sides[1], sides[2], sides[3]};
     Ort::AllocatorWithDefaultOptions allocator;
     const auto text = session_.GetModelMetadata().LookupCustomMetadataMapAllocated("classes", allocator);
-    if (!text) fail("'" + path + "' has no metadata 'classes'");
-    const std::string list = text.get();
-    names = Names(list).list();
+    if (!text) {
+      names = names_beside(path);
+    } else {
+      const std::string list = text.get();
+      names = Json(list, "the model's metadata 'classes' is not a JSON list of names: " + list).names();
+    }
   }
 
   // Logits of so many images, one row after another; and in `known` whether each is of these classes at all (below 0: it
@@ -224,7 +288,9 @@ class Classifier {
     const std::int64_t sides[] = {count, shape.height, shape.width, shape.channels};
     const Ort::MemoryInfo memory = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);
     const auto bytes = static_cast<std::size_t>(count) * shape.image();
-    const Ort::Value image = Ort::Value::CreateTensor<std::uint8_t>(memory, pixels, bytes, sides, 4);
+    if (floats_) numbers_.assign(pixels, pixels + bytes);
+    const Ort::Value image = floats_ ? Ort::Value::CreateTensor<float>(memory, numbers_.data(), bytes, sides, 4)
+                                     : Ort::Value::CreateTensor<std::uint8_t>(memory, pixels, bytes, sides, 4);
     const char* const inputs[] = {"image"};
     const char* const outputs[] = {"logits", "known"};
     const std::size_t several = session_.GetOutputCount();
@@ -247,6 +313,8 @@ class Classifier {
   std::vector<float> known;
 
  private:
+  bool floats_ = false;
+  std::vector<float> numbers_;
   Ort::Env env_;
   Ort::Session session_{nullptr};
 };

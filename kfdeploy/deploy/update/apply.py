@@ -178,8 +178,8 @@ def _stage(update: Update, root: Path, work: Path) -> tuple[float, float]:
             elif inside(root, name).is_file():
                 link(inside(root, name), inside(work, name))
         parts.check()
-        composed = recompose(parts, _about(texts[ASSEMBLY], work / ASSEMBLY))
-        if hashlib.sha256(composed).hexdigest() != wanted[GRAPH]:
+        composed = recompose(parts, _about(texts[ASSEMBLY], work / ASSEMBLY), wanted[GRAPH])
+        if composed is None:
             raise UpdateError(
                 f"this device composes another graph than '{update.path}' promises: its kfdeploy or onnx is of "
                 "another version, or the update is wrong",

@@ -1,6 +1,5 @@
 """What changed between two assemblies or two pools, and how many bytes bring one to the other."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -274,8 +273,7 @@ def write_update(old: str | Path, new: str | Path, out: str | Path, *, force: bo
     if found.empty:
         raise UpdateError(f"'{old}' and '{new}' are the same: there is nothing to ship", hint="nothing is to be done")
     model = open_whole(new)
-    data = recompose(parts_of(model), model.manifest)
-    if hashlib.sha256(data).hexdigest() != model.files[GRAPH]["sha256"]:
+    if recompose(parts_of(model), model.manifest, model.files[GRAPH]["sha256"]) is None:
         raise UpdateError(
             f"this version of kfdeploy composes another graph from the parts of '{new}' than lies there",
             hint="assemble it again with this version",

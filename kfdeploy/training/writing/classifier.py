@@ -44,6 +44,7 @@ def write_classifier(
     from kfdeploy.data.splits import sample
     from kfdeploy.deploy.model import Model, write_model
     from kfdeploy.graph.columns import cut_columns
+    from kfdeploy.graph.portable import lower
     from kfdeploy.training.writing.to_onnx import to_onnx
 
     net = net.cpu().float().eval()
@@ -53,6 +54,7 @@ def write_classifier(
     # Where a teacher gives more classes than were asked for, the graph has only those.
     graph = to_onnx(only_logits, torch.zeros(2, *experiment.image.shape, dtype=torch.uint8), ["image"], ["logits"])
     cut_columns(graph.model)
+    lower(graph.model)
     evidence = Evidence(
         arrays["golden.images"],
         arrays["golden.logits"],

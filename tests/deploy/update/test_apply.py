@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from hashes import RECORD
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from killed import tree
@@ -179,6 +180,19 @@ def test_an_assembly_of_another_version_is_not_shipped(pair, tmp_path, monkeypat
     with pytest.raises(UpdateError, match="composes another graph from the parts"):
         write_update(old, new, tmp_path / "u.kfu")
     assert not (tmp_path / "u.kfu").exists()
+
+
+def test_a_device_with_an_assembly_of_0_1_0_takes_old_and_new_updates(here):
+    """What 0.1.0 made goes on being composed as it did, and what is made now as it is now."""
+    shutil.copytree(RECORD, here, dirs_exist_ok=True)
+    before = sha256(Path("assembly/model.onnx"))
+    assert not apply("update.kfu", "assembly").already  # written by 0.1.0, for its own assembly
+    rollback("assembly")
+    assert sha256(Path("assembly/model.onnx")) == before
+    new = assemble("pool", ["sea horse", "pets", "élan"], "new/assembly")
+    write_update("assembly", new.path, "new.kfu")
+    assert apply("new.kfu", "assembly").model.tasks == new.tasks
+    assert sha256(Path("assembly/model.onnx")) == sha256(new.graph)
 
 
 def changed(update, **fields):
