@@ -4,7 +4,7 @@ They fail, or are silently wrong, on what opset 18 changed: a reduction whose ax
 attribute. The mean over height and width becomes a pooling, which every runtime has.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import onnx
@@ -13,6 +13,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from kfdeploy.arrays import Arrays
 
 LOWEST = 17
+Shapes = Mapping[str, Sequence[int]]
 _REDUCTIONS = {"ReduceL1", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSumSquare"}
 
 
@@ -25,12 +26,11 @@ def lower(model: ModelProto) -> None:
     arrays = {t.name: numpy_helper.to_array(t) for t in graph.initializer if t.data_type == TensorProto.INT64}
     if [(each.domain, each.version) for each in model.opset_import] != [("", LOWEST + 1)]:
         return
-    ranks: dict[str, int] = {}
+    asks = any(node.op_type == "Split" or node.op_type in _REDUCTIONS for node in graph.node)
+    shapes = _shapes(model) if asks else {}
     nodes: list[NodeProto] = []
     for node in graph.node:
-        if node.op_type in _REDUCTIONS and not ranks:
-            ranks = _ranks(model)
-        found = _lowered(node, arrays, ranks)
+        found = _lowered(node, arrays, shapes)
         if found is None:
             return
         nodes.extend(found)
@@ -44,12 +44,14 @@ def lower(model: ModelProto) -> None:
     model.opset_import[0].version = LOWEST
 
 
-def _lowered(node: NodeProto, arrays: Arrays, ranks: dict[str, int]) -> list[NodeProto] | None:
+def _lowered(node: NodeProto, arrays: Arrays, shapes: Shapes) -> list[NodeProto] | None:
     """Return the nodes that say at opset 17 what a node says at opset 18, or None where there are none."""
     if node.domain or any(a.type in (a.GRAPH, a.GRAPHS) for a in node.attribute):
         return None
     if node.op_type in _REDUCTIONS:
-        return _reduction(node, arrays, ranks)
+        return _reduction(node, arrays, len(shapes.get(node.input[0], ())))
+    if node.op_type == "Split":
+        return _split(node, shapes.get(node.input[0], ()))
     if _since(node.op_type, LOWEST) == _since(node.op_type, LOWEST + 1):
         return [node]
     rule = _RULES.get(node.op_type)
@@ -64,7 +66,7 @@ def _since(operator: str, opset: int) -> int:
         return 0
 
 
-def _reduction(node: NodeProto, arrays: Arrays, ranks: dict[str, int]) -> list[NodeProto] | None:
+def _reduction(node: NodeProto, arrays: Arrays, rank: int) -> list[NodeProto] | None:
     given = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     keep, name = given.get("keepdims", 1), node.output[0]
     if len(node.input) < 2 or not node.input[1]:
@@ -74,7 +76,6 @@ def _reduction(node: NodeProto, arrays: Arrays, ranks: dict[str, int]) -> list[N
     if node.input[1] not in arrays or not arrays[node.input[1]].size:
         return None
     axes = [int(axis) for axis in arrays[node.input[1]].ravel()]
-    rank = ranks.get(node.input[0])
     if node.op_type == "ReduceMean" and rank == 4 and sorted(axis % 4 for axis in axes) == [2, 3]:
         pooled = name if keep else f"{name}/pooled"
         pooling = helper.make_node("GlobalAveragePool", node.input[:1], [pooled], name=pooled)
@@ -86,8 +87,13 @@ def _pad(node: NodeProto) -> list[NodeProto] | None:
     return [node] if len(node.input) < 4 or not node.input[3] else None
 
 
-def _split(node: NodeProto) -> list[NodeProto] | None:
-    return [node] if len(node.input) > 1 and node.input[1] else None
+def _split(node: NodeProto, shape: Sequence[int]) -> list[NodeProto] | None:
+    if len(node.input) > 1 and node.input[1]:
+        return [node]
+    axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
+    if not -len(shape) <= axis < len(shape) or not shape[axis] or shape[axis] % len(node.output):
+        return None
+    return [helper.make_node("Split", node.input[:1], node.output, name=node.name, axis=axis)]  # in equal pieces
 
 
 def _resize(node: NodeProto) -> list[NodeProto] | None:
@@ -114,15 +120,14 @@ _RULES: dict[str, Callable[[Any], list[NodeProto] | None]] = {
     "Mish": _mish,
     "Pad": _pad,
     "Resize": _resize,
-    "Split": _split,
 }
 
 
-def _ranks(model: ModelProto) -> dict[str, int]:
-    """Return how many dimensions a graph's tensors have, where that can be told."""
+def _shapes(model: ModelProto) -> Shapes:
+    """Return the shapes of a graph's tensors, where they can be told; 0 is a side that cannot."""
     graph = onnx.shape_inference.infer_shapes(model).graph
     return {
-        value.name: len(value.type.tensor_type.shape.dim)
+        value.name: [int(side.dim_value) for side in value.type.tensor_type.shape.dim]
         for value in (*graph.input, *graph.value_info, *graph.output)
         if value.type.tensor_type.HasField("shape")
     }

@@ -96,10 +96,11 @@ def check_choices(options: Any) -> None:
     for name, allowed in (("input", get_args(Input)), ("int8_head", get_args(Int8Head))):
         value = getattr(options, name, allowed[0])
         if value not in allowed:
-            raise UnsupportedError(f"{name} is {value!r:.40}", allowed=allowed, hint=nearest(str(value), allowed))
+            option, hint = name.replace("_", "-"), nearest(str(value), allowed)
+            raise UnsupportedError(f"--{option} is {value!r:.40}", allowed=allowed, hint=hint)
     if getattr(options, "int8_head", "exact") != "exact" and options.precision != "int8":
         raise UnsupportedError(
-            f"int8_head is '{options.int8_head}', and the precision is {options.precision}", allowed=("int8",)
+            f"--int8-head is '{options.int8_head}', and the precision is {options.precision}", allowed=("int8",)
         )
 
 

@@ -63,6 +63,12 @@ def test_an_error_is_one_message_and_one_hint(run, toy, here):
     code, _, err = run("export", "--provider", "CUDAExecutionProvider", "--target", "openvino")
     assert code == 2
     assert "target 'openvino' has no option 'provider'" in err
+    code, _, err = run("export", "--input", "float23")
+    assert code == 2
+    assert "--input is 'float23' (allowed: uint8, float32)\nhint:  did you mean 'float32'?" in err
+    code, _, err = run("export", "--int8-head", "conv")
+    assert code == 2
+    assert "--int8-head is 'conv', and the precision is fp32 (allowed: int8)" in err
     code, _, err = run("export", "--fuse", "bnak")
     assert (code, "did you mean 'bank'?" in err) == (2, True)
     code, _, err = run("assemble", "--pool", toy.pool)
@@ -170,6 +176,18 @@ def test_a_provider_that_is_not_there_is_refused_and_nothing_is_left(run, assemb
     assert not list(here.glob("artifacts/*"))
     code, _, err = run("export", assembly.path, "--provider", "CPUExecutionProvider")
     assert code == 0, err
+
+
+def test_input_and_int8_head_are_on_record(run, assembly, here):
+    words = ("--precision", "int8", "--input", "float32", "--int8-head", "conv", "--kit")
+    code, _, err = run("export", assembly.path, *words)
+    assert code == 0, err
+    folder = here / "artifacts" / "assembly-onnx-int8"
+    options = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["options"]
+    assert (options["input"], options["int8_head"]) == ("float32", "conv")
+    assert run("verify", folder)[0] == 0
+    done = subprocess.run([sys.executable, "check.py"], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr  # its own kit, which gives it floats
 
 
 def test_calibrate_says_what_it_has_seen(run, pool, here):

@@ -9,6 +9,7 @@ import onnx
 import pytest
 from pools import describe
 
+from kfdeploy.deploy import identity
 from kfdeploy.deploy.artifact import Artifact
 from kfdeploy.deploy.assemble import assemble
 from kfdeploy.deploy.export import export
@@ -350,3 +351,10 @@ def test_a_task_s_files_are_not_another_s(pool):
     describe(pool)
     with pytest.raises(PoolError, match="is of task 'élan' with the classes élan, and"):
         verify(pool)
+
+
+def test_the_kind_of_number_that_an_image_is_has_to_fit(assembly):
+    graph, shape, count = identity.load_graph(assembly.graph), assembly.image.shape, len(assembly.classes)
+    identity.require_shape(graph, assembly.graph, shape, count, None)
+    with pytest.raises(PoolError, match="takes images as uint8, and its manifest says float32"):
+        identity.require_shape(graph, assembly.graph, shape, count, None, "float32")

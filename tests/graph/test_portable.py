@@ -45,6 +45,8 @@ SAID = {
         {"s": np.array([1, 1, 2, 2], np.float32)},
         ["Resize"],
     ),
+    "equal pieces": ([helper.make_node("Split", ["x"], ["z", "y"], axis=-3, num_outputs=2)], {}, ["Split"]),
+    "pieces of sizes": ([helper.make_node("Split", ["x", "s"], ["z", "y"], axis=1)], {"s": [1, 3]}, ["Split"]),
     "mish": ([node("Mish", "x")], {}, ["Softplus", "Tanh", "Mul"]),
 }
 
@@ -70,7 +72,8 @@ KEPT = {
     "axes that are computed": [helper.make_node("Identity", ["a"], ["b"]), node("ReduceMax", "x", "b")],
     "no axes, no reduction": [node("ReduceMax", "x", noop_with_empty_axes=1)],
     "padding of some axes": [node("Pad", "x", "p", "", "c")],
-    "a number of pieces": [helper.make_node("Split", ["x"], ["y", "z"], axis=1, num_outputs=2)],
+    "unequal pieces": [helper.make_node("Split", ["x"], ["y", "z", "v"], axis=1, num_outputs=3)],
+    "pieces of a side that is not known": [helper.make_node("Split", ["x"], ["y", "z"], axis=0, num_outputs=2)],
     "antialias": [node("Resize", "x", "", "s", mode="linear", antialias=1)],
     "groups": [node("GroupNormalization", "x", "g", "g", num_groups=2)],
     "another domain": [helper.make_node("Odd", ["x"], ["y"], domain="odd")],

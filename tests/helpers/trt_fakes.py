@@ -194,10 +194,10 @@ def module(version, world):
 
         def execute_async_v3(self, stream_handle):
             note("execute", stream_handle)
-            size = math.prod(self._shape)
-            data = ctypes.string_at(self._addresses["image"], size)
-            images = np.frombuffer(data, np.uint8).reshape(self._shape)
             runner = self._engine._runner
+            kind = np.dtype(np.uint8 if "uint8" in runner.get_inputs()[0].type else np.float32)
+            data = ctypes.string_at(self._addresses["image"], math.prod(self._shape) * kind.itemsize)
+            images = np.frombuffer(data, kind).reshape(self._shape)
             for value, array in zip(runner.get_outputs(), runner.run(None, {"image": images}), strict=True):
                 ctypes.memmove(self._addresses[value.name], np.ascontiguousarray(array).ctypes.data, array.nbytes)
             return True

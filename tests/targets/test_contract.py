@@ -178,7 +178,7 @@ def test_images_may_be_taken_as_floats(target, precision, assembly, tmp_path):
 
 
 def test_what_it_does_not_take_is_refused(target):
-    with pytest.raises(UnsupportedError, match="input is 'float16'") as caught:
+    with pytest.raises(UnsupportedError, match="--input is 'float16'") as caught:
         target.Options(input="float16")
     assert "uint8, float32" in str(caught.value)
 
@@ -198,11 +198,11 @@ def test_int8_heads_may_be_plain_convolutions(name, assembly, toy, tmp_path):
         with artifact.session(Setup()) as session:
             found.append(session.run({"image": images})["logits"])
     assert np.abs(found[0] - found[1]).max() <= 1e-5 * max(1, np.abs(found[0]).max())  # of another order of sums
-    with pytest.raises(UnsupportedError, match="int8_head is 'conv', and the precision is fp32"):
+    with pytest.raises(UnsupportedError, match="--int8-head is 'conv', and the precision is fp32"):
         export(assembly, name, int8_head="conv", out=tmp_path)
     with pytest.raises(UnsupportedError, match="its head is a plain one as it is"):
         export(toy.students / "small", name, precision="int8", int8_head="conv", out=tmp_path)
-    with pytest.raises(UnsupportedError, match="int8_head is 'con'"):
+    with pytest.raises(UnsupportedError, match="--int8-head is 'con'"):
         export(assembly, name, precision="int8", int8_head="con", out=tmp_path)
     with pytest.raises(UnsupportedError, match="target 'mnn' has no option 'int8_head'"):
         export(assembly, "mnn", precision="int8", int8_head="conv", out=tmp_path)

@@ -4,12 +4,14 @@ import json
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import trt_fakes
 from trt_kit import KIT, VERSIONS, artifact, build, install, session
 
+from kfdeploy.deploy.prepare import prepare_for
 from kfdeploy.targets import tensorrt as target
 
 
@@ -156,6 +158,27 @@ def test_the_session_gives_what_the_graph_gives(assembly, tmp_path, monkeypatch,
     opened.close()
     assert not world.buffers
     assert world.of("destroy") == [(7,)]
+
+
+def test_an_engine_that_takes_floats_gets_them(assembly, tmp_path, monkeypatch, world):
+    images, made = assembly.evidence().images, []
+    for kind in ("uint8", "float32"):
+        folder = tmp_path / kind
+        prepared = prepare_for(assembly, target, target.Options(input=kind))
+        folder.mkdir()
+        (folder / "source.onnx").write_bytes(prepared.graph.SerializeToString())
+        artifact(folder, SimpleNamespace(graph=folder / "source.onnx"), input=kind)
+        build(folder, monkeypatch)
+        opened = session(folder)
+        made.append(opened.run(images))
+        opened.close()
+    np.testing.assert_allclose(made[1], made[0], atol=1e-6)
+    with pytest.raises(SystemExit, match=r"model.engine was built with .* is asked for"):
+        session(tmp_path / "float32", input="uint8")
+    record = json.loads((tmp_path / "uint8" / "engine.json").read_text())
+    del record["options"]["input"]  # as builds of 0.1.0 have it
+    (tmp_path / "uint8" / "engine.json").write_text(json.dumps(record))
+    session(tmp_path / "uint8").close()
 
 
 def test_the_session_refuses_what_the_engine_does_not_take(assembly, tmp_path, monkeypatch, world):
