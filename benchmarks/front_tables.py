@@ -114,8 +114,8 @@ def subset(result):
 
 
 def levers(result):
-    rows = [row for row in result["rows"] if row["seed"] == 0 and row["kind"] == "factors" and len(row["macs"]) > 1]
-    lines = ["| factors, on validation, seed 0 | MMACs, one task | one task | two tasks | all | minutes |",
+    rows = [row for row in result["rows"] if row["seed"] == 0 and row["kind"] in ("factors", "student")]
+    lines = ["| on validation, seed 0 | MMACs, one task | one task | two tasks | all | minutes |",
              "|---|--:|--:|--:|--:|--:|"]  # fmt: skip
     for row in sorted(rows, key=lambda row: -row["validation"]["mean"]["one"]):
         mean = row["validation"]["mean"]
@@ -130,8 +130,8 @@ def circumstances(result, times):
     text = (
         f"{sum(map(len, result['tasks'].values()))} classes, {len(result['tasks'])} tasks of "
         f"{'/'.join(map(str, sorted(sizes)))} that the teacher confuses, {first['images']:,} training images, "
-        f"{first['epochs']} epochs; test accuracy in %, the mean over all tasks, pairs and threes, logits masked to "
-        f"them. Training: {result['machine']['cpu']}, {first['threads']} threads, "
+        f"{first['epochs']} epochs where a row says nothing else; test accuracy in %, the mean over all tasks, pairs "
+        f"and threes, logits masked to them. Training: {result['machine']['cpu']}, {first['threads']} threads, "
         f"{ {'32-true': 'fp32', 'bf16-mixed': 'bf16'}[first['precision']] }; minutes are of the training loop, and "
         "some rows shared the machine with other work."
     )
