@@ -8,7 +8,7 @@ import numpy as np
 from onnx import ModelProto, TensorProto, helper
 
 from kfdeploy.arrays import Arrays
-from kfdeploy.errors import MissingDependencyError, ParityError
+from kfdeploy.errors import ParityError, unloaded
 
 CPU = "CPUExecutionProvider"
 
@@ -26,8 +26,9 @@ class Runner:
     ) -> None:  # fmt: skip
         try:
             import onnxruntime
-        except ImportError:
-            raise MissingDependencyError("ONNX Runtime is not installed", hint="pip install onnxruntime") from None
+        except ImportError as error:
+            hint = "pip install onnxruntime"
+            raise unloaded(error, "onnxruntime", "ONNX Runtime is not installed", hint) from None
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1

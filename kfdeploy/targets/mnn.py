@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from kfdeploy.errors import MissingDependencyError, UnsupportedError
+from kfdeploy.errors import UnsupportedError, unloaded
 from kfdeploy.graph.precision import Numerics
 from kfdeploy.targets.base import Precision, Session, Setup, fix_batch
 from kfdeploy.targets.session import KitSession
@@ -125,13 +125,13 @@ def _mnn() -> Any:
     """Return MNN, imported without its greeting.
 
     Raises:
-        MissingDependencyError: it is not installed.
+        MissingDependencyError: it is not installed, or cannot be loaded.
     """
     with _quiet():
         try:
             import MNN
-        except ImportError:
-            raise MissingDependencyError("MNN is not installed", hint='pip install "kfdeploy[mnn]"') from None
+        except ImportError as error:
+            raise unloaded(error, "MNN", "MNN is not installed", 'pip install "kfdeploy[mnn]"') from None
     return MNN
 
 
