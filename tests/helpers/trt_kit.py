@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import shutil
 import sys
 import types
 from dataclasses import asdict
@@ -11,6 +10,7 @@ from pathlib import Path
 import trt_fakes
 
 from kfdeploy.targets import tensorrt as target
+from kfdeploy.targets.kits import write_kit
 
 HERE = Path(__file__).parent
 KIT = HERE.parent.parent / "export" / "tensorrt"
@@ -28,7 +28,7 @@ def artifact(folder, assembly, **options):
     """Export with the kit beside it; return the options."""
     made = target.Options(**options)
     assert target.convert(assembly.graph, folder, made) == ["model.onnx"]
-    shutil.copytree(KIT, folder, dirs_exist_ok=True)
+    write_kit(folder, "tensorrt")
     manifest = {"schema": 1, "kind": "artifact", "options": asdict(made)}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return made
