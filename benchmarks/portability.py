@@ -67,14 +67,16 @@ def main():
         return
     pythons, node, web = places(asked)
     with tempfile.TemporaryDirectory() as place:
-        files = forms.make(Path(place), asked.record, targets=("onnx", "openvino"))
-        files, own = ([file for file in files if file.target == target] for target in ("onnx", "openvino"))
-        print(f"{len(files)} files, and {len(own)} of OpenVINO's own", flush=True)
+        files = forms.make(Path(place), asked.record)
+        more = others(Path(place), asked.record, {name.partition("-")[0] for name in pythons})
+        print(
+            f"{len(files)} files, and {', '.join(f'{len(made)} for {kind}' for kind, made in more.items())}", flush=True
+        )
         rows = []
         for name, python in pythons.items():
-            rows += told(judged(name, run_python(name, python, files, Path(place)), files))
-            if name.startswith("openvino"):  # what the newest wrote, read by each
-                rows += told(judged(name, run_python(name, python, own, Path(place)), own))
+            for made in (files, more.get(name.partition("-")[0], [])):
+                if made:
+                    rows += told(judged(name, run_python(name, python, made, Path(place)), made))
         if node:
             rows += told(judged("onnxruntime-node", run_node(node, files, Path(place)), files))
         if web:
@@ -83,6 +85,18 @@ def main():
                   "machine": describe_machine(), "rows": rows}  # fmt: skip
     asked.out.write_text(json.dumps(result, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
     print(f"wrote {asked.out}")
+
+
+def others(place, record, kinds):
+    """Return the files that are made for one runtime besides: OpenVINO's own, and what an option of ours mends."""
+    found = {}
+    if "openvino" in kinds:  # the newest wrote them, and each reads them; made in a process each, which takes a while
+        found["openvino"] = forms.make(place, record, target="openvino", batches=(0,))
+    if "ncnn" in kinds and forms.has("input"):  # it has no integers to begin with
+        found["ncnn"] = forms.make(place, record, batches=(1,), input="float32")
+    if "opencv" in kinds and forms.has("int8_head"):
+        found["opencv"] = forms.make(place, record, precisions=("int8",), int8_head="conv")
+    return found
 
 
 def install(work, names):
@@ -171,7 +185,7 @@ def judged(name, answers, files):
     for file in files:
         answer = answers[file.name]
         row = {"runtime": name.partition("-")[0] if name not in JAVASCRIPT else name, "version": answer["version"],
-               "target": file.target, "form": file.form, "precision": file.precision, "batch": file.batch}  # fmt: skip
+               "files": file.files, "form": file.form, "precision": file.precision, "batch": file.batch}  # fmt: skip
         if "outputs" not in answer:
             kind = "refused" if "refused" in answer else "crashed"
             rows.append(row | {"outcome": kind, "message": plain(first_line(RuntimeError(answer[kind])))})

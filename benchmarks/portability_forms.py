@@ -13,6 +13,7 @@ from kfdeploy.deploy.model import Model
 from kfdeploy.deploy.parity import TOLERANCE
 from kfdeploy.graph.known import KNOWN
 from kfdeploy.pool.pool import Pool
+from kfdeploy.targets import load
 from kfdeploy.targets.base import Setup, run_in_batches
 
 ROOT = Path(__file__).parent.parent
@@ -30,6 +31,7 @@ ASSEMBLIES = {
 }
 PRECISIONS = ("fp32", "fp16", "int8")
 BATCHES = (0, 1)
+OWN = {"openvino": "model.xml"}
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class File:
     Differences are over max(1, the largest expected), as kfdeploy's own bounds are.
     """
 
-    target: str
+    files: str  # which of the exported files: none is said of the ordinary ONNX ones
     form: str
     precision: str
     batch: int
@@ -49,7 +51,7 @@ class File:
 
     @property
     def name(self):
-        return f"{self.target}: {self.form}, {self.precision}, batch {self.batch or 'N'}"
+        return f"{self.files}: {self.form}, {self.precision}, batch {self.batch or 'N'}"
 
     @property
     def bound(self):
@@ -78,8 +80,8 @@ class File:
         return worst, float(answers.mean())
 
 
-def make(place, record=RECORD, *, targets=("onnx",), precisions=PRECISIONS, batches=BATCHES):
-    """Export every form into the folder `place`; return the files, the ONNX files first.
+def make(place, record=RECORD, *, target="onnx", precisions=PRECISIONS, batches=BATCHES, **options):
+    """Export every form into the folder `place`; return the files.
 
     fp32 is held to the torch network's logits, fp16 and int8 to their own graph's in the installed ONNX Runtime.
     """
@@ -91,13 +93,19 @@ def make(place, record=RECORD, *, targets=("onnx",), precisions=PRECISIONS, batc
     }  # fmt: skip
     models |= {"student": Model.open(record / "students" / "small")}
     models |= {"teacher": Model.open(record / "pool" / "train" / "teacher")}
-    found = []
-    for target, (form, model), precision, batch in itertools.product(targets, models.items(), precisions, batches):
+    said = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in options.items())
+    label, found = said or OWN.get(target, ""), []
+    for (form, model), precision, batch in itertools.product(models.items(), precisions, batches):
         if precision != "int8" or calibrated(model):
-            out = place / f"batch-{batch or 'N'}"
-            made = export(model, target, precision=precision, batch=batch, out=out, force=True)
-            found.append(file_of(target, form, made, precision, batch))
+            out = place / (f"{label} batch {batch or 'N'}".strip().replace(" ", "-"))
+            made = export(model, target, precision=precision, batch=batch, out=out, force=True, **options)
+            found.append(file_of(label, form, made, precision, batch))
     return found
+
+
+def has(option):
+    """Return whether the exporter to ONNX has an option."""
+    return option in load("onnx").Options.__dataclass_fields__
 
 
 def calibrated(model):
@@ -105,7 +113,7 @@ def calibrated(model):
     return (model.path / "calibration").is_dir() or model.parts is not None
 
 
-def file_of(target, form, artifact, precision, batch):
+def file_of(label, form, artifact, precision, batch):
     """Return an exported file with what it must give."""
     images, logits, expected = artifact.golden()
     wanted = {"logits": logits if precision == "fp32" else expected}
@@ -114,7 +122,7 @@ def file_of(target, form, artifact, precision, batch):
             wanted[KNOWN] = run_in_batches(session, images, batch)[KNOWN]
     path = artifact.path / artifact.manifest["model_files"][0]
     np.save(path.with_name("images.npy"), images)
-    return File(target, form, precision, batch, path, images, wanted)
+    return File(label, form, precision, batch, path, images, wanted)
 
 
 def operators(files):
@@ -122,7 +130,7 @@ def operators(files):
     import onnx
 
     ir, opsets, kinds = set(), set(), set()
-    for file in (file for file in files if file.target == "onnx"):
+    for file in files:
         model = onnx.load(file.model)
         ir.add(model.ir_version)
         opsets |= {each.version for each in model.opset_import if not each.domain}

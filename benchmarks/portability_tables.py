@@ -2,7 +2,6 @@
 
 TITLES = {"onnx": "onnx (checker and reference)", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO",
           "opencv": "OpenCV dnn", "onnxruntime-web": "onnxruntime-web (WASM)"}  # fmt: skip
-FILES = {"onnx": "", "openvino": ", `model.xml`"}
 PRECISIONS, BATCHES = ("fp32", "fp16", "int8"), (0, 1)
 
 
@@ -17,7 +16,9 @@ def grouped(result):
     """Return the rows of each runtime and version."""
     found = {}
     for row in result["rows"]:
-        name = f"{TITLES.get(row['runtime'], row['runtime'])} {row['version']}{FILES[row['target']]}"
+        name = f"{TITLES.get(row['runtime'], row['runtime'])} {row['version']}" + (
+            f", `{row['files']}`" if row["files"] else ""
+        )
         found.setdefault(name, []).append(row)
     return found
 
@@ -32,7 +33,8 @@ def counts(result):
         for precision, batch in columns:
             there = [row["outcome"] for row in rows if (row["precision"], row["batch"]) == (precision, batch)]
             wrong = there.count("wrong")
-            cells.append(f"{there.count('right')} of {len(there)}" + (f", **{wrong} wrong**" if wrong else ""))
+            right = f"{there.count('right')} of {len(there)}" if there else "–"
+            cells.append(right + (f", **{wrong} wrong**" if wrong else ""))
         lines.append(f"| {name} | " + " | ".join([*cells, largest(rows)]) + " |")
     return lines
 
