@@ -11,6 +11,7 @@ from kfdeploy.deploy.assemble import assemble
 from kfdeploy.deploy.export import export
 from kfdeploy.deploy.model import Model
 from kfdeploy.deploy.parity import TOLERANCE
+from kfdeploy.errors import UnsupportedError
 from kfdeploy.graph.known import KNOWN
 from kfdeploy.pool.pool import Pool
 from kfdeploy.targets import load
@@ -98,7 +99,12 @@ def make(place, record=RECORD, *, target="onnx", precisions=PRECISIONS, batches=
     for (form, model), precision, batch in itertools.product(models.items(), precisions, batches):
         if precision != "int8" or calibrated(model):
             out = place / (f"{label} batch {batch or 'N'}".strip().replace(" ", "-"))
-            made = export(model, target, precision=precision, batch=batch, out=out, force=True, **options)
+            try:
+                made = export(model, target, precision=precision, batch=batch, out=out, force=True, **options)
+            except UnsupportedError:
+                if options:  # an option that has no meaning for this form
+                    continue
+                raise
             found.append(file_of(label, form, made, precision, batch))
     return found
 
