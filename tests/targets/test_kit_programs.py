@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import pytest
 
@@ -156,3 +157,18 @@ def test_a_session_whose_runtime_does_not_load_is_an_error_of_ours(kit, tmp_path
     with pytest.raises(MissingDependencyError, match="onnxruntime is installed and cannot be loaded") as caught:
         session.__enter__()
     assert caught.value.hint.startswith("GLIBC_TUNABLES=")
+
+
+def test_the_oldest_versions_are_the_same_everywhere():
+    import tomllib
+
+    from kfdeploy import targets
+
+    with (Path(__file__).parents[2] / "pyproject.toml").open("rb") as file:
+        project = tomllib.load(file)["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["openvino"]]
+    needed = {kit: (kits() / kit / "requirements.txt").read_text().splitlines() for kit in ("onnxruntime", "openvino")}
+    for name, kit in needed.items():
+        line = f"{name}>={'.'.join(map(str, targets.OLDEST[name]))}"
+        assert line in wanted
+        assert line in kit
