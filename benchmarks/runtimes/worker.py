@@ -109,7 +109,7 @@ def ncnn(job):
     shape = ",".join(map(str, (1, *images.shape[1:])))
     tool = Path(importlib.util.find_spec("pnnx").origin).with_name("pnnx")  # importing it would want torch
     shape = f"inputshape=[{shape}]{ {'uint8': 'u8', 'float32': 'f32'}[job['dtype']] }"
-    done = subprocess.run([str(tool), graph.name, shape], cwd=place, capture_output=True, text=True)
+    done = subprocess.run([str(tool), graph.name, shape, "fp16=0"], cwd=place, capture_output=True, text=True)
     if done.returncode or not (place / "model.ncnn.param").is_file():
         raise RuntimeError(f"pnnx writes no network (exit {done.returncode})")
     kinds = [line.split()[0] for line in (place / "model.ncnn.param").read_text().splitlines()[2:]]
