@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from front_tables import with_times
+from portability_tables import portability
 from speed_tables import nets, pareto, speed, spread
 
 from kfdeploy.report.sentences import circumstances, sentences
@@ -277,7 +278,7 @@ def front(result, part=""):
 
 KINDS = {"bank": bank, "study": study, "speed": speed, "pareto": pareto, "precisions": precisions, "clock": clock,
          "openset": openset, "scale": scale, "grow": grow, "ship": ship, "benchmark": benchmark,
-         "session-overhead": session_overhead, "front": front}  # fmt: skip
+         "session-overhead": session_overhead, "front": front, "portability": portability}  # fmt: skip
 
 
 def filled(text):

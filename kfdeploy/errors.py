@@ -18,7 +18,7 @@ KfdeployError                exit 1; what happened, the value seen, the values a
 ├── GateError                exit 3; a gate of a benchmark, --fail-if, that fails
 ├── RemoteError              a device that cannot be reached, or what went wrong on it, with the rows finished there
 ├── StoreError               a server with pools that cannot be reached, refuses, or breaks off
-└── MissingDependencyError   an extra that is not installed
+└── MissingDependencyError   an extra that is not installed, or cannot be loaded
 """
 
 import difflib
@@ -119,13 +119,28 @@ class StoreError(KfdeployError):
 
 
 class MissingDependencyError(KfdeployError):
-    """An optional dependency that is not installed."""
+    """An optional dependency that is not installed, or is and cannot be loaded."""
 
 
 def first_line(error: BaseException) -> str:
     """Return the first line of another library's error, without its colours, or its kind where it says nothing."""
     text = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", str(error))
     return next(iter(text.strip().splitlines()), "") or type(error).__name__
+
+
+def unloaded(error: ImportError, package: str, absent: str, hint: str) -> MissingDependencyError:
+    """Return what to raise where importing a package failed: it is not there, or it is and cannot be loaded.
+
+    `absent` and `hint` are what is said in the first case.
+    """
+    # A module of another name that it lacks is its own fault.
+    if isinstance(error, ModuleNotFoundError) and (error.name or package) == package:
+        return MissingDependencyError(absent, hint=hint)
+    said = first_line(error)
+    hint = f"pip install --force-reinstall {package}"
+    if "executable stack" in said:  # glibc 2.41 and newer gives none to a library that asks for one when it is loaded
+        hint = "GLIBC_TUNABLES=glibc.rtld.execstack=2 kfdeploy …"
+    return MissingDependencyError(f"{package} is installed and cannot be loaded: {said}", hint=hint)
 
 
 TRAINING = ("torch", "torchvision", "timm", "lightning_fabric", "onnxscript", "sklearn")

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 
 import kit
@@ -51,23 +51,30 @@ def main():
         found["accuracy"], found["images"] = (float(right.mean()), len(right)) if right is not None else (None, 0)
         scored = {name: found[name] for name in ("tasks", "accuracy", "images")}
         found["accuracies"] = [scored] if right is not None else []
-        latency = found["latency_ms"]
-        print(
-            f"{found['scenario']:14} batch {found['batch']:3}  threads {found['threads']}  "
-            f"p50 {latency['p50']:.3f} ms  p90 {latency['p90']:.3f} ms  {found['throughput']:,.0f} images/s"
-            + ("" if right is None else f"  accuracy {100 * found['accuracy']:.2f} %")
-            + "".join(f"\n  noisy: {why}" for why in found["noise"])
-        )
     result = {
         "schema": 1, "kind": "benchmark", "quick": asked.quick,
-        "when": datetime.now(UTC).isoformat(timespec="seconds"), "protocol": vars(protocol),
+        "when": datetime.now(timezone.utc).isoformat(timespec="seconds"), "protocol": vars(protocol),
         "machine": clock.describe_machine(kit.versions("numpy", *VERSIONS)), "rows": rows, "comparisons": [],
     }  # fmt: skip
-    if asked.json:
+    if asked.json:  # before anything is printed: who reads that may leave
         beside = asked.json.with_name(f".{asked.json.name}.partial")
         beside.write_text(json.dumps(result, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
         beside.replace(asked.json)
+    for found in rows:
+        print(line(found))
+    if asked.json:
         print(f"wrote {asked.json}")
+
+
+def line(found):
+    """Return what is printed of a row."""
+    latency = found["latency_ms"]
+    return (
+        f"{found['scenario']:14} batch {found['batch']:3}  threads {found['threads']}  "
+        f"p50 {latency['p50']:.3f} ms  p90 {latency['p90']:.3f} ms  {found['throughput']:,.0f} images/s"
+        + ("" if found["accuracy"] is None else f"  accuracy {100 * found['accuracy']:.2f} %")
+        + "".join(f"\n  noisy: {why}" for why in found["noise"])
+    )
 
 
 def row(about, scenario, threads, batch):
@@ -90,7 +97,10 @@ def afresh(job):
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     if done.returncode:
-        sys.exit(f"error: measuring failed: {(done.stderr.strip().splitlines() or ['nothing was said'])[-1]}")
+        _, own, said = done.stderr.strip().rpartition("error: ")
+        if own and "Traceback" not in done.stderr:  # a line of ours, with its hint
+            sys.exit(f"error: {said}")
+        sys.exit(f"error: measuring failed: {(said.splitlines() or ['nothing was said'])[-1]}")
     return clock.Round(**json.loads(done.stdout.splitlines()[-1]))
 
 
@@ -136,4 +146,4 @@ SCENARIOS = ("single-stream", "offline")
 if __name__ == "__main__":
     from session import VERSIONS
 
-    main()
+    kit.begin(main)

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import signal
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -10,6 +11,31 @@ import numpy as np
 from device.pixels import decode, fit, is_hidden, readable
 
 HERE = Path(__file__).resolve().parent
+RUNTIMES = {  # what is imported, and what it is called
+    "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "MNN": "MNN", "tensorrt": "TensorRT",
+    "cuda": "cuda-bindings", "cuda.bindings": "cuda-bindings",
+}  # fmt: skip
+
+
+def begin(main):
+    """Run a program: it ends quietly where its reader leaves (`| head`), and says why a runtime does not load."""
+    if hasattr(signal, "SIGPIPE"):  # Windows has none
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    try:
+        main()
+    except ImportError as error:
+        sys.exit(unloaded(error))
+
+
+def unloaded(error):
+    """Return what is wrong where an import failed: a runtime is not installed, or is and cannot be loaded."""
+    if isinstance(error, ModuleNotFoundError) and error.name in RUNTIMES:
+        return f"error: {RUNTIMES[error.name]} is not installed\nhint:  pip install -r requirements.txt"
+    said = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    hint = "pip install --force-reinstall -r requirements.txt"
+    if "executable stack" in said:  # glibc 2.41 and newer gives none to a library that asks for one when it is loaded
+        hint = f"GLIBC_TUNABLES=glibc.rtld.execstack=2 python {Path(sys.argv[0]).name}"
+    return f"error: the runtime is installed and cannot be loaded: {said}\nhint:  {hint}"
 
 
 def manifest():

@@ -39,7 +39,7 @@ def main():
             sys.exit(f"error: the model gives {logits.shape[1]} logits, and manifest.json names {len(names)} classes")
         shares = np.exp(logits - logits.max(1, keepdims=True))
         shares /= shares.sum(1, keepdims=True)
-        for number, (path, row) in enumerate(zip(piece, shares, strict=True)):
+        for number, (path, row) in enumerate(zip(piece, shares)):
             best = np.argsort(-row, kind="stable")[: asked.top]
             found = [{"class": names[i], "probability": round(float(row[i]), 6)} for i in best]
             line = {"image": str(path), "classes": found}
@@ -50,4 +50,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    kit.begin(main)

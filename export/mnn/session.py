@@ -19,10 +19,8 @@ class Session:
 
     def __init__(self, folder, manifest, threads, scenario):
         with quiet():
-            try:
-                import MNN
-            except ImportError:
-                sys.exit("error: MNN is not installed\nhint:  pip install -r requirements.txt")
+            import MNN
+
             self.mnn = MNN
             try:
                 self.net = MNN.Interpreter(str(folder / "model.mnn"))

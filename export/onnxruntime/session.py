@@ -9,10 +9,8 @@ class Session:
     """One session; `run` gives logits (N, C) for uint8 images (N, H, W, C)."""
 
     def __init__(self, folder, manifest, threads, scenario):
-        try:
-            import onnxruntime
-        except ImportError:
-            sys.exit("error: ONNX Runtime is not installed\nhint:  pip install -r requirements.txt")
+        import onnxruntime
+
         provider = manifest["options"].get("provider") or "CPUExecutionProvider"
         if provider not in onnxruntime.get_available_providers():
             sys.exit(
@@ -38,8 +36,8 @@ class Session:
 
     def outputs(self, images):
         """Return every output by its name."""
-        return dict(zip(self.names, self.session.run(self.names, {"image": self.taken(images)}), strict=True))
+        return dict(zip(self.names, self.session.run(self.names, {"image": self.taken(images)})))
 
     def taken(self, images):
-        """Return images as the model takes them."""
+        """Return the images as the model takes them."""
         return images.astype("float32", copy=False) if self.floats else images

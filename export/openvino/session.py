@@ -1,7 +1,5 @@
 """The model on OpenVINO, on the CPU."""
 
-import sys
-
 VERSIONS = ("openvino",)
 # bf16 is OpenVINO's default where the processor has it: what is not integer in an int8 model stays float32.
 HINTS = {"fp32": "f32", "fp16": "f16", "int8": "f32"}
@@ -11,10 +9,8 @@ class Session:
     """One infer request; `run` gives logits (N, C) for uint8 images (N, H, W, C)."""
 
     def __init__(self, folder, manifest, threads, scenario):
-        try:
-            import openvino
-        except ImportError:
-            sys.exit("error: OpenVINO is not installed\nhint:  pip install -r requirements.txt")
+        import openvino
+
         compiled = openvino.Core().compile_model(
             folder / "model.xml",
             "CPU",

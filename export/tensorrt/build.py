@@ -22,10 +22,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--verbose", action="store_true", help="print what TensorRT does")
     asked = parser.parse_args()
-    try:
-        import tensorrt as trt
-    except ImportError:
-        sys.exit("error: TensorRT is not installed\nhint:  pip install -r requirements.txt")
+    import tensorrt as trt
+
     options = json.loads((HERE / "manifest.json").read_text(encoding="utf-8"))["options"]
     digest = hashlib.sha256(MODEL.read_bytes()).hexdigest()
     logger = trt.Logger(trt.Logger.INFO if asked.verbose else trt.Logger.WARNING)
@@ -127,4 +125,6 @@ def gpu_name():
 
 
 if __name__ == "__main__":
-    main()
+    import kit
+
+    kit.begin(main)

@@ -12,7 +12,6 @@ import numpy as np
 
 VERSIONS = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "cuda-bindings")
 BUILD = "python build.py"
-INSTALL = "pip install -r requirements.txt"
 
 
 def refuse(what, hint):
@@ -31,10 +30,8 @@ class Session:
     def __init__(self, folder, manifest, threads, scenario):
         if threads != 1:
             refuse(f"{threads} threads were asked for, and a GPU has none to set", "leave --threads out")
-        try:
-            import tensorrt as trt
-        except ImportError:
-            refuse("TensorRT is not installed", INSTALL)
+        import tensorrt as trt
+
         self.trt = trt
         self.record = read_record(folder, manifest["options"], trt.__version__)
         self.smallest, _, self.largest = self.record["profile"]
@@ -123,10 +120,8 @@ class Memory:
     """Memory of the GPU, and the stream in whose order everything happens."""
 
     def __init__(self):
-        try:
-            from cuda.bindings import runtime
-        except ImportError:
-            refuse("cuda-bindings is not installed", INSTALL)
+        from cuda.bindings import runtime
+
         self.cuda, self.held = runtime, []
         self.stream = self.call(runtime.cudaStreamCreate())
 

@@ -14,7 +14,7 @@ from kfdeploy.data.folders import class_folders, images_in, left_out, numbered
 from kfdeploy.data.images import fit
 from kfdeploy.data.imageset import ImageSet, stratified
 from kfdeploy.data.names import readable_names
-from kfdeploy.errors import DataError, MissingDependencyError, first_line, nearest
+from kfdeploy.errors import DataError, first_line, nearest, unloaded
 from kfdeploy.targets.device.pixels import readable, to_channels
 from kfdeploy.tasks.spec import ImageSpec
 
@@ -95,10 +95,9 @@ def _load(source: str, root: str, split: str, image: ImageSpec, *, download: boo
 def _digits(split: str, image: ImageSpec) -> ImageSet:
     try:
         from sklearn.datasets import load_digits
-    except ImportError:
-        raise MissingDependencyError(
-            "the digits come with scikit-learn, which is not installed", hint='pip install "kfdeploy[train]"'
-        ) from None
+    except ImportError as error:
+        absent = "the digits come with scikit-learn, which is not installed"
+        raise unloaded(error, "sklearn", absent, 'pip install "kfdeploy[train]"') from None
     bunch = load_digits()
     labels = bunch.target.astype(np.int64)
     train, test = stratified(labels, 0.2, seed=0)
@@ -155,10 +154,9 @@ def _shards(root: str, split: str, image: ImageSpec) -> ImageSet:
 def _torchvision(source: str, root: str, split: str, image: ImageSpec, *, download: bool) -> ImageSet:
     try:
         from torchvision import datasets
-    except ImportError:
-        raise MissingDependencyError(
-            f"{source} is read by torchvision, which is not installed", hint='pip install "kfdeploy[train]"'
-        ) from None
+    except ImportError as error:
+        absent = f"{source} is read by torchvision, which is not installed"
+        raise unloaded(error, "torchvision", absent, 'pip install "kfdeploy[train]"') from None
     place = Path(root or "data")
     make = getattr(datasets, source)
     try:

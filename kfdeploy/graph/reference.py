@@ -9,7 +9,7 @@ import numpy as np
 from onnx import ModelProto, TensorProto, helper
 
 from kfdeploy.arrays import Arrays
-from kfdeploy.errors import MissingDependencyError, ParityError, PoolError, first_line
+from kfdeploy.errors import ParityError, PoolError, first_line, unloaded
 from kfdeploy.graph.bounded import check_cost
 from kfdeploy.graph.opened import read_onnx
 from kfdeploy.reading import MOST_FILE, read_named
@@ -33,8 +33,9 @@ class Runner:
     ) -> None:  # fmt: skip
         try:
             import onnxruntime
-        except ImportError:
-            raise MissingDependencyError("ONNX Runtime is not installed", hint="pip install onnxruntime") from None
+        except ImportError as error:
+            hint = "pip install onnxruntime"
+            raise unloaded(error, "onnxruntime", "ONNX Runtime is not installed", hint) from None
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # what fails is raised, and told by us
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1

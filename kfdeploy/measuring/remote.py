@@ -27,7 +27,7 @@ from kfdeploy.targets.base import Scenario
 from kfdeploy.targets.kits import write_kit
 
 Report = Callable[[str], None]
-OLDEST = (3, 10)  # the oldest Python that the kits' programs run on
+OLDEST = (3, 9)  # the oldest Python that the kits' programs run on
 _MODULES = {"pillow": "PIL", "cuda-bindings": "cuda.bindings"}  # packages whose modules have other names
 _BUILT = ("model.engine", "engine.json", "timing.cache")  # what build.py makes, for one device alone
 _HELLO = """

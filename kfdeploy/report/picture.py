@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from kfdeploy.errors import MissingDependencyError
+from kfdeploy.errors import unloaded
 from kfdeploy.measuring.result import scores
 from kfdeploy.writing import write_file
 
@@ -70,10 +70,9 @@ def new_figure(width: float, height: float, dpi: int) -> Any:
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
-    except ImportError:
-        raise MissingDependencyError(
-            "the plot needs matplotlib, which is not installed", hint='pip install "kfdeploy[plot]"'
-        ) from None
+    except ImportError as error:
+        absent = "the plot needs matplotlib, which is not installed"
+        raise unloaded(error, "matplotlib", absent, 'pip install "kfdeploy[plot]"') from None
     figure = Figure(figsize=(width, height), dpi=dpi, layout="constrained")
     FigureCanvasAgg(figure)
     return figure

@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from kfdeploy.errors import MissingDependencyError, OutputError, UnsupportedError
+from kfdeploy.errors import OutputError, UnsupportedError, unloaded
 from kfdeploy.graph.precision import Numerics
 from kfdeploy.targets.base import Input, Precision, Session, Setup, check_choices, fix_batch
 from kfdeploy.targets.session import KitSession
@@ -154,13 +154,13 @@ def _mnn() -> Any:
     """Return MNN, imported without its greeting.
 
     Raises:
-        MissingDependencyError: it is not installed.
+        MissingDependencyError: it is not installed, or cannot be loaded.
     """
     with _quiet():
         try:
             import MNN
-        except ImportError:
-            raise MissingDependencyError("MNN is not installed", hint='pip install "kfdeploy[mnn]"') from None
+        except ImportError as error:
+            raise unloaded(error, "MNN", "MNN is not installed", 'pip install "kfdeploy[mnn]"') from None
     return MNN
 
 

@@ -7,15 +7,15 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import onnx
-import onnxruntime
-
-from kfdeploy.errors import DeviceError, nearest
+from kfdeploy.errors import DeviceError, nearest, unloaded
 from kfdeploy.graph.precision import Numerics
 from kfdeploy.targets.base import Input, Int8Head, Precision, Session, Setup, check_choices, fix_batch
 from kfdeploy.targets.session import KitSession
+
+if TYPE_CHECKING:
+    import onnx
 
 NAME = "onnx"
 PACKAGE = "onnxruntime"
@@ -102,17 +102,24 @@ def check_provider(provider: str) -> None:
     Raises:
         DeviceError: as above.
     """
-
-    there = onnxruntime.get_available_providers()
+    there = _onnxruntime().get_available_providers()
     if provider not in there:
         raise DeviceError(
             f"this ONNX Runtime has no execution provider '{provider}'", allowed=there, hint=nearest(provider, there)
         )
 
 
+def _onnxruntime() -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise unloaded(error, PACKAGE, "ONNX Runtime is not installed", "pip install onnxruntime") from None
+    return onnxruntime
+
+
 def _optimise(path: Path, provider: str, out: Path) -> list[str]:
     """Let ONNX Runtime write the graph as it will execute it to `out`; return the providers that it uses."""
-
+    onnxruntime = _onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.optimized_model_filepath = str(out)

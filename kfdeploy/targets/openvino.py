@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kfdeploy.errors import UnsupportedError
+from kfdeploy.errors import UnsupportedError, unloaded
 from kfdeploy.graph.precision import Numerics
 from kfdeploy.targets.base import Input, Int8Head, Precision, Session, Setup, check_choices
 from kfdeploy.targets.session import KitSession
@@ -101,8 +101,10 @@ def executed(folder: Path, options: Options) -> dict[str, Any]:
 def _openvino() -> Any:
     # OpenVINO asks the network for its telemetry when it converts; a device has none, and nobody was asked.
     os.environ.setdefault("OPENVINO_TELEMETRY", "0")
-    import openvino
-
+    try:
+        import openvino
+    except ImportError as error:
+        raise unloaded(error, "openvino", "OpenVINO is not installed", 'pip install "kfdeploy[openvino]"') from None
     with suppress(ImportError, AttributeError):
         import openvino_telemetry
 

@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from kfdeploy.arrays import Arrays
-from kfdeploy.errors import DeviceError, KfdeployError, PoolError, first_line
+from kfdeploy.errors import DeviceError, KfdeployError, PoolError, first_line, unloaded
 from kfdeploy.targets.base import Setup
 from kfdeploy.targets.kits import kits
 
@@ -28,8 +28,13 @@ class KitSession:
 
     def __enter__(self) -> "KitSession":
         manifest = {"options": asdict(self.options), "precision": self.options.precision}
-        with told(self.folder):
-            self.inner = _module(self.kit).Session(self.folder, manifest, self.setup.threads, self.setup.scenario)
+        module = _module(self.kit)
+        try:
+            with told(self.folder):
+                self.inner = module.Session(self.folder, manifest, self.setup.threads, self.setup.scenario)
+        except ImportError as error:
+            package = module.VERSIONS[0]
+            raise unloaded(error, package, f"{package} is not installed", f"pip install {package}") from None
         self.gpu, self._outputs = self.inner.gpu, self.inner.outputs
         return self
 

@@ -16,7 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from kfdeploy.errors import DeviceError, MissingDependencyError, UnsupportedError, nearest
+from kfdeploy.errors import DeviceError, MissingDependencyError, UnsupportedError, first_line, nearest
 from kfdeploy.graph.precision import Numerics
 from kfdeploy.targets.base import Input, Precision, Session, Setup, check_choices, fix_batch
 from kfdeploy.targets.session import KitSession
@@ -86,8 +86,9 @@ def can_run() -> str:
         return "TensorRT is not installed"
     try:
         cuda = import_module("cuda.bindings.runtime")
-    except ImportError:
-        return "cuda-bindings is not installed"
+    except ImportError as missed:
+        absent = isinstance(missed, ModuleNotFoundError) and (missed.name or "").split(".")[0] == "cuda"
+        return f"cuda-bindings {'is not installed' if absent else f'cannot be loaded: {first_line(missed)}'}"
     error, count = cuda.cudaGetDeviceCount()
     if error != cuda.cudaError_t.cudaSuccess:
         return f"there is no GPU that CUDA can use ({error.name})"
@@ -181,6 +182,6 @@ def _precision(layer: Mapping[str, Any]) -> str:
 
 def _require_device() -> None:
     if why := can_run():
-        if "not installed" in why:
+        if "not installed" in why or "cannot be loaded" in why:
             raise MissingDependencyError(why, hint='pip install "tensorrt>=10,<12" cuda-bindings')
         raise DeviceError(why, hint="copy the folder to a machine with an NVIDIA GPU")

@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import shutil
 import sys
 import types
 from dataclasses import asdict
@@ -12,6 +11,7 @@ import trt_fakes
 
 from kfdeploy.manifest import describe_files
 from kfdeploy.targets import tensorrt as target
+from kfdeploy.targets.kits import write_kit
 
 HERE = Path(__file__).parent
 KIT = HERE.parent.parent / "export" / "tensorrt"
@@ -29,7 +29,7 @@ def artifact(folder, assembly, **options):
     """Export with the kit beside it; return the options."""
     made = target.Options(**options)
     assert target.convert(assembly.graph, folder, made) == ["model.onnx"]
-    shutil.copytree(KIT, folder, dirs_exist_ok=True)
+    write_kit(folder, "tensorrt")
     manifest = {key: assembly.manifest[key] for key in ("image", "tasks", "version", "data", "parameters")} | {
         "schema": 1, "kind": "artifact", "options": asdict(made), "model": {"kind": "assembly", "name": assembly.name},
         "target": "trt", "precision": made.precision, "verify": {"engine_tolerance": 0.1},

@@ -271,12 +271,12 @@ def test_a_python_that_is_missing_or_old(server, stub):
     folder = stub()
     error = server.fails(folder, python="python9")
     assert str(error) == f"there is no 'python9' on ssh://127.0.0.1:{server.port}"
-    assert "install Python 3.10 or newer" in error.hint
+    assert "install Python 3.9 or newer" in error.hint
     assert "is no Python that runs: it says" in str(server.fails(folder, python="/bin/echo"))
     old = server.root / "old"
     old.write_text('#!/bin/sh\n[ "$1" = --version ] && echo Python 3.6.9 && exit\nexit 1\n', encoding="utf-8")
     old.chmod(0o755)
-    assert "is Python 3.6.9, and the kits need 3.10 or newer" in str(server.fails(folder, python=str(old)))
+    assert "is Python 3.6.9, and the kits need 3.9 or newer" in str(server.fails(folder, python=str(old)))
     assert left(server) == []
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from kfdeploy.arrays import Floats
-from kfdeploy.errors import MissingDependencyError
+from kfdeploy.errors import unloaded
 
 
 def probe_matrix(
@@ -22,10 +22,9 @@ def probe_matrix(
         from sklearn.metrics import balanced_accuracy_score
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
-    except ImportError:
-        raise MissingDependencyError(
-            "probes are fitted by scikit-learn, which is not installed", hint='pip install "kfdeploy[train]"'
-        ) from None
+    except ImportError as error:
+        absent = "probes are fitted by scikit-learn, which is not installed"
+        raise unloaded(error, "sklearn", absent, 'pip install "kfdeploy[train]"') from None
     tasks = int(owner.max()) + 1
     out = np.zeros((len(here), tasks))
     for i, name in enumerate(here):

@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote, urlsplit, urlunsplit
 
-from kfdeploy.errors import MissingDependencyError, PoolError, StoreError, UnsupportedError, first_line, nearest
+from kfdeploy.errors import (
+    MissingDependencyError,
+    PoolError,
+    StoreError,
+    UnsupportedError,
+    first_line,
+    nearest,
+    unloaded,
+)
 from kfdeploy.names import check_inside, inside
 from kfdeploy.pool.remote.failures import Asked, explain, may_pass
 from kfdeploy.pool.remote.locate import locate, shown
@@ -167,8 +175,9 @@ def _file_system(protocol: str, url: str, where: str) -> tuple[Any, str]:
     try:
         from fsspec import available_protocols
         from fsspec.core import url_to_fs
-    except ImportError:
-        raise _missing("fsspec", where, "") from None
+    except ImportError as error:
+        absent = _missing("fsspec", where, "")
+        raise unloaded(error, "fsspec", absent.what, absent.hint) from None
     if protocol not in available_protocols():
         raise UnsupportedError(
             f"'{where}' has the protocol '{protocol}', which is not known",
@@ -177,8 +186,12 @@ def _file_system(protocol: str, url: str, where: str) -> tuple[Any, str]:
         )
     try:
         fs, root = url_to_fs(url, **_options(protocol))
-    except ImportError as error:
-        raise _missing(_PACKAGES.get(protocol, ""), where, first_line(error)) from None
+    except ImportError as error:  # fsspec's own, which names what to install; what happened is its cause
+        package, cause = _PACKAGES.get(protocol, ""), error.__cause__ or error
+        absent = _missing(package, where, first_line(error))
+        if isinstance(cause, ImportError) and not isinstance(cause, ModuleNotFoundError) and cause is not error:
+            raise unloaded(cause, package or protocol, absent.what, absent.hint) from None
+        raise absent from None
     except (ValueError, TypeError) as error:
         raise StoreError(
             f"'{where}' cannot be opened: {first_line(error)}", hint="check the URL, and your settings of fsspec"

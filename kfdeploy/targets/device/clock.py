@@ -3,6 +3,8 @@
 This file is copied into the kits as it is, so that a device's numbers are made by the same lines: it needs numpy alone.
 """
 
+from __future__ import annotations
+
 import gc
 import os
 import platform

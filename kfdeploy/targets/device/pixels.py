@@ -118,8 +118,8 @@ def fit(decoded: Any, size: tuple[int, int], resize: int, interpolation: str) ->
         resampling = Image.Resampling[interpolation.upper()]
         if wanted[0] * wanted[1] > _WIDE and wanted[0] >= width and wanted[1] >= height:
             box = _centre(wanted, (width, height))
-            back = [side / new for side, new in zip(decoded.size * 2, wanted * 2, strict=True)]
-            decoded = decoded.resize((width, height), resampling, box=[a * b for a, b in zip(box, back, strict=True)])
+            back = [side / new for side, new in zip(decoded.size * 2, wanted * 2)]
+            decoded = decoded.resize((width, height), resampling, box=[a * b for a, b in zip(box, back)])
         elif wanted != decoded.size:
             decoded = decoded.resize(wanted, resampling)
     if decoded.width < width or decoded.height < height or (not resize and decoded.size != (width, height)):

@@ -3,6 +3,8 @@
 This file is copied into the device kits as it is. It needs nothing but Python; what a machine does not tell is None.
 """
 
+from __future__ import annotations
+
 import os
 import re
 import shutil
@@ -27,7 +29,7 @@ class Watch:
     def __init__(self, *, gpu: bool = False) -> None:
         self.meter = Meter.find(gpu=gpu)
 
-    def __enter__(self) -> "Watch":
+    def __enter__(self) -> Watch:
         self.rates: list[float] = []
         if self.meter:
             self.meter.start()
@@ -84,7 +86,7 @@ class Meter:
         self.name, self.command, self.whole = name, command, whole
 
     @classmethod
-    def find(cls, *, gpu: bool) -> "Meter | None":
+    def find(cls, *, gpu: bool) -> Meter | None:
         """Return this machine's meter, or None."""
         if path := shutil.which("tegrastats"):  # a Jetson has no nvidia-smi that tells of power
             return cls("tegrastats", [path, "--interval", "100"], whole=True)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from kfdeploy.data.imageset import ImageSet
-from kfdeploy.errors import Interrupted, MissingDependencyError, TrainingError
+from kfdeploy.errors import Interrupted, TrainingError, unloaded
 from kfdeploy.files import TIMING
 from kfdeploy.targets.device.watch import peak_mib
 from kfdeploy.training.loop import checkpoint, trial
@@ -333,10 +333,9 @@ def _finite(pending: list[Tensor], names: list[str], step: int, epoch: int) -> T
 def _tensorboard(folder: Path) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise MissingDependencyError(
-            "TensorBoard was asked for and is not installed", hint='pip install "kfdeploy[tensorboard]"'
-        ) from None
+    except ImportError as error:
+        absent, hint = "TensorBoard was asked for and is not installed", 'pip install "kfdeploy[tensorboard]"'
+        raise unloaded(error, "tensorboard", absent, hint) from None
     return SummaryWriter(str(folder / "tensorboard"))
 
 
