@@ -55,7 +55,8 @@ def command(
     auto = precision == "auto"
     check_fuse(fuse)
     for name in names:  # arguments are checked before files
-        chosen_options(targets.load(name, "fp32" if auto else precision), **options)
+        module = targets.load(name, "fp32" if auto else precision)
+        chosen_options(module, precision="int8" if auto and int8_head else "fp32" if auto else precision, **options)
     opened = [Model.open(path) for path in find_models(models or [])]
     if twice := [model for i, model in enumerate(opened) if model.name in {m.name for m in opened[:i]}]:
         raise OutputError(

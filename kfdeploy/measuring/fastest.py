@@ -88,8 +88,9 @@ def export_fastest(
         made: dict[str, Artifact] = {}
         for name in module.GRAPHS:
             report(f"{name}: exporting")
+            of_int8 = settings if name == "int8" else {k: v for k, v in settings.items() if k != "int8_head"}
             try:
-                made[name] = _in_form(model, module, name, fuse, report, out=work, **settings)
+                made[name] = _in_form(model, module, name, fuse, report, out=work, **of_int8)
             except KfdeployError as error:
                 if name == "fp32":
                     raise

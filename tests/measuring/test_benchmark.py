@@ -200,7 +200,7 @@ def test_tables_and_pictures(result, tmp_path, monkeypatch):
 
     def without(name, *rest, **more):
         if name.startswith("matplotlib"):
-            raise ImportError(name)
+            raise ModuleNotFoundError(name, name="matplotlib")
         return whole(name, *rest, **more)
 
     monkeypatch.setattr(builtins, "__import__", without)

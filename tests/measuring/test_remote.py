@@ -285,7 +285,7 @@ def test_a_runtime_that_is_missing_or_broken(server, artifacts, stub):
     bare = f"{server.root}/bare/bin/python"
     error = server.fails(artifacts[0], python=bare)
     assert str(error) == f"{bare} on ssh://127.0.0.1:{server.port} has no numpy, pillow, onnxruntime"
-    assert error.hint == f"type there: '{bare}' -m pip install numpy pillow onnxruntime"
+    assert error.hint == f"type there: '{bare}' -m pip install numpy pillow 'onnxruntime>=1.15'"
     assert left(server) == []
     packages = next((server.root / "bare" / "lib").glob("python*")) / "site-packages"
     (packages / "numpy.py").write_text(

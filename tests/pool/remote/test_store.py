@@ -260,7 +260,7 @@ def test_packages_that_are_missing(monkeypatch):
         ):
             broken.setattr("fsspec.core.url_to_fs", raises(error))
             fails(kind, Pool.open, "memory://p", match=message)
-    monkeypatch.setitem(sys.modules, "fsspec.core", None)
+    monkeypatch.setitem(sys.modules, "fsspec", None)
     assert fails(MissingDependencyError, Pool.open, "s3://b/p", match="needs fsspec").hint.startswith("pip install")
 
 
