@@ -7,6 +7,7 @@ import math
 import zlib
 
 import numpy as np
+from front_times import alike
 
 from kfdeploy.measuring.intervals import difference_interval, ratio_interval
 from kfdeploy.report.picture import new_figure, save_figure
@@ -26,21 +27,23 @@ def read(out):
 def points(study, times, size, precision="fp32"):
     """Return each tested row as a point: its name, whether it is factors, ms, MMACs, and accuracy over its seeds."""
     found, clocks = [], {}
+    nets = {row["name"]: alike(row) for row in study["rows"] if "test" in row and "macs" in row}
     for row in times["rows"] if times else []:
-        if row["precision"] == precision:
-            clocks[row["row"], row["tasks"]] = row
+        if row["precision"] == precision and row["row"] in nets:
+            clocks[nets[row["row"]], row["tasks"]] = row
     names = list(dict.fromkeys(row["name"] for row in study["rows"] if "test" in row and size in row["test"]))
     for name in names:
         rows = [row for row in study["rows"] if row["name"] == name and "test" in row]
         ours = rows[0]["kind"] == "factors" and len(rows[0]["macs"]) > 1
         each_task = len(rows[0]["macs"]) > 1
-        clock = clocks.get((name, COUNT[size] if each_task else 0))
+        clock = clocks.get((nets[name], COUNT[size] if each_task else 0))
         found.append(
             {"name": name, "ours": ours, "kind": rows[0]["kind"],
              "macs": rows[0]["macs"][COUNT[size] - 1 if each_task else 0], "clock": clock,
              "ms": None if clock is None else clock["p50_ms"],
              "accuracy": float(np.mean([np.mean(row["test"][size]) for row in rows])), "seeds": len(rows),
-             "minutes": float(np.mean([row["minutes"] for row in rows])), "images": rows[0]["images"], "rows": rows}
+             "minutes": float(np.mean([row["minutes"] for row in rows])), "images": rows[0]["images"],
+             "epochs": rows[0]["epochs"], "rows": rows}
         )  # fmt: skip
     return found
 
@@ -83,17 +86,18 @@ def against(study, times, size, precision="fp32", *, students=False):
     for mine in (point for point in everyone if point["ours"] and point[cost] is not None):
         row = {key: mine[key] for key in ("name", "ms", "macs", "accuracy", "seeds", "minutes")}
         # Where none is as accurate, the most accurate one stands in: it costs less than one that were.
-        able = [rival for rival in rivals if rival[cost] is not None]
-        other = cheapest(rivals, mine["accuracy"], cost) or max(able, key=lambda rival: rival["accuracy"], default=None)
+        peers = [rival for rival in rivals if rival["epochs"] == mine["epochs"]]
+        able = [rival for rival in peers if rival[cost] is not None]
+        other = cheapest(peers, mine["accuracy"], cost) or max(able, key=lambda rival: rival["accuracy"], default=None)
         if other is not None:
             row |= {"rival": other["name"], "rival_cost": other[cost], "rival_accuracy": other["accuracy"],
                     "equal": other["accuracy"] >= mine["accuracy"], "ratio": other[cost] / mine[cost]}  # fmt: skip
             if times:
                 pair = ([np.array(s) for s in p["clock"]["samples_ms"]] for p in (other, mine))
                 row["ratio"], row["interval"] = ratio_interval(*pair)
-        if (line := between(rivals, mine["accuracy"], cost)) is not None:
+        if (line := between(peers, mine["accuracy"], cost)) is not None:
             row["line"] = line / mine[cost]
-        if (near := equal_cost(rivals, mine, cost)) is not None:
+        if (near := equal_cost(peers, mine, cost)) is not None:
             row |= {"near": near["name"], "near_accuracy": near["accuracy"]}
             row["points"], row["points_interval"] = difference(study, mine, near, size)
         found.append(row)
