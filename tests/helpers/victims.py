@@ -14,6 +14,7 @@ import warnings
 import zlib
 from pathlib import Path
 
+from meaning import differs, entries, meaning
 from mutants import dice_of, image_file, json_file, npz_file, scrambled, tensors_file, toml_file, update_file
 from mutants_onnx import onnx_file
 
@@ -80,6 +81,8 @@ KINDS = {
     "shard": ("shards", "train-0000.tar", image_file, ("shards shards",)),
     "names": ("", "names.txt", toml_file, ("names names.txt",)),
 }  # fmt: skip
+# What lines write here; anything else that appears, or changes in what they only read, is outside of the place.
+OUTPUTS = {"out", "pushed", "state", "keyed", "page.html", "page.md", "new.kfu", "signed.kfu"}
 MANIFESTS = {"pool": "pool.json", "assembly": "assembly.json", "student": "assembly.json", "artifact": "manifest.json"}
 
 
@@ -96,6 +99,9 @@ class World:
         self._more()
         self.before = Path.cwd()
         os.chdir(self.place)
+        self.images = sorted(base.glob("data/test/*/000.png"))
+        self.true = {name: meaning(base / name, self.images) for name in MANIFESTS}
+        self.first = self.around()
 
     def _more(self):
         import tarfile
@@ -134,6 +140,24 @@ class World:
 
     def close(self):
         os.chdir(self.before)
+
+    def around(self):
+        """Return what no line may change: what lies around the place, and the whole files in it."""
+        mutants = {str(each) for each in self.place.iterdir() if each.name != "base"}
+        return entries(self.place.parent, mutants)
+
+    def outside(self):
+        """Return what the last line has changed that it had no business with."""
+        now = self.around()
+        found = sorted(path for path in {**now, **self.first} if now.get(path) != self.first.get(path))
+        self.first = now
+        known = OUTPUTS | {path.name for path in self.base.iterdir()}
+        return found + sorted(path.name for path in self.place.iterdir() if path.name not in known | {"base"})
+
+    def deceived(self, kind):
+        """Return whether the mutant's folder, which was taken for whole, means another thing than it did."""
+        folder = KINDS[kind][0]
+        return folder in self.true and differs(meaning(self.place / folder, self.images), self.true[folder])
 
     def mutant(self, kind, number):
         """Put a mutant among copies of whole files; return the lines that read it, of which one is run."""
