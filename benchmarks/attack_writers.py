@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORD = ROOT / "tests" / "records" / "0.1.0"
-TOLD = ("another kfdeploy", "another process", "is already there", "is not in")
+TOLD = ("another kfdeploy", "another process", "is already there", "is not in", "has nothing to go back to")
 State = dict[str, bytes] | None
 
 
