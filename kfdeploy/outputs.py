@@ -138,11 +138,11 @@ def check_not_read(out: Path, *sources: Path | None) -> None:
     Raises:
         OutputError: as above.
     """
-    place = out.resolve()
+    place = Path(os.path.realpath(out))  # unlike `resolve`, it takes links that lead in a circle as they are
     for source in sources:
         if source is None:
             continue
-        read = source.resolve()
+        read = Path(os.path.realpath(source))
         if place == read or place in read.parents or any(_same(place, each) for each in (read, *read.parents)):
             what = "is" if place == read else "holds"
             raise OutputError(
