@@ -1,7 +1,7 @@
 """The attack campaign: what must be refused, what must be whole, and who must be told; nothing of it is random.
 
     python benchmarks/attack.py --out benchmarks/results/attack.json
-    python benchmarks/attack.py --parts mutants --kinds golden --mutants 500
+    python benchmarks/attack.py --parts mutants --kinds golden
 
 Its parts, each of which is written down as soon as it is done, and left out when it is on record with the same size:
 
@@ -31,14 +31,13 @@ def jobs(asked: argparse.Namespace) -> list[tuple[str, str, int]]:
     from attack_writers import RACES, SCENARIOS
     from victims import KINDS
 
-    kinds = asked.kinds or list(KINDS)
-    each = -(-asked.mutants // len(kinds))
-    sizes = {"mutants": [(kind, each) for kind in kinds],
+    sizes = {"mutants": [(kind, -(-asked.mutants // len(KINDS))) for kind in KINDS],
              "altered": [(kind, -(-asked.mutants // 10 // len(MANIFESTS))) for kind in MANIFESTS],
              "races": [(f"{name}, {count} at once", asked.rounds) for name in RACES for count in (2, 4)],
              "kills": [(name, asked.every) for name in SCENARIOS],
              "cuts": [(name, asked.every) for name in SCENARIOS]}  # fmt: skip
-    return [(part, kind, size) for part in asked.parts for kind, size in sizes[part]]
+    every = [(part, kind, size) for part in asked.parts for kind, size in sizes[part]]
+    return [job for job in every if not asked.kinds or {job[1], job[1].rpartition(", ")[0]} & {*asked.kinds}]
 
 
 def do(part: str, kind: str, size: int) -> dict[str, Any]:
@@ -72,7 +71,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=50, help="of each race, with two and with four processes")
     parser.add_argument("--every", type=int, default=1, help="kill at every n-th change of the disk")
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
-    parser.add_argument("--kinds", nargs="*", default=[], help="of mutants")
+    parser.add_argument("--kinds", nargs="*", default=[], help="of files, folders, races and verbs; default: all")
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
     record, bad = read(asked.out), 0

@@ -206,6 +206,7 @@ class World:
             self.run("apply base/update.kfu assembly --state base/keyed")
             shutil.rmtree(self.place / "assembly")
             shutil.copytree(self.base / "assembly", self.place / "assembly")
+            self.first = self.around()  # that was ours
         shutil.copytree(self.base / "keyed", self.place / "keyed", dirs_exist_ok=True)
         return next((self.place / "keyed" / "counters").iterdir())
 
