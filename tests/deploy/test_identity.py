@@ -12,6 +12,7 @@ from pools import describe
 from kfdeploy.deploy.artifact import Artifact
 from kfdeploy.deploy.assemble import assemble
 from kfdeploy.deploy.export import export
+from kfdeploy.deploy.identity import told_by_openvino
 from kfdeploy.deploy.model import Model
 from kfdeploy.deploy.predict import predict
 from kfdeploy.deploy.update.diff import open_whole
@@ -350,3 +351,11 @@ def test_a_task_s_files_are_not_another_s(pool):
     describe(pool)
     with pytest.raises(PoolError, match="is of task 'élan' with the classes élan, and"):
         verify(pool)
+
+
+def test_a_model_of_openvino_that_is_no_text_is_told(tmp_path):
+    (tmp_path / "model.xml").write_bytes(b'<?xml version="1.0"?><net\xff/>')
+    with pytest.raises(PoolError, match=r"model\.xml' cannot be read: 'utf-8' codec can't decode"):
+        told_by_openvino(tmp_path / "model.xml")
+    with pytest.raises(PoolError, match=r"'.*nowhere\.xml' cannot be read: No such file"):
+        told_by_openvino(tmp_path / "nowhere.xml")
