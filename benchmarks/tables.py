@@ -13,6 +13,7 @@ import statistics
 import sys
 from pathlib import Path
 
+from attack_tables import attack
 from front_tables import with_times
 from portability_tables import portability
 from speed_tables import nets, pareto, speed, spread
@@ -278,7 +279,8 @@ def front(result, part=""):
 
 KINDS = {"bank": bank, "study": study, "speed": speed, "pareto": pareto, "precisions": precisions, "clock": clock,
          "openset": openset, "scale": scale, "grow": grow, "ship": ship, "benchmark": benchmark,
-         "session-overhead": session_overhead, "front": front, "portability": portability}  # fmt: skip
+         "session-overhead": session_overhead, "front": front, "portability": portability,
+         "attack": attack}  # fmt: skip
 
 
 def filled(text):

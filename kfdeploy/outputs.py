@@ -64,15 +64,17 @@ def _kind(path: Path) -> str:
 
 
 def _check_parent(out: Path) -> None:
-    parent = out.absolute().parent
+    parent, names = out.absolute().parent, [out.name]
     with place_errors(out, "choose another --out"):
         while not parent.exists():
+            names.append(parent.name)
             parent = parent.parent
         if not parent.is_dir():
             raise OutputError(f"'{out}' cannot be made: '{parent}' is a file", hint="choose another --out")
-        # A name that is too long for the file system is told before anything is computed.
-        with suppress(FileNotFoundError):
-            (parent / out.name).lstat()
+        # A name that is too long for the file system is told before anything is computed, or made.
+        for name in names:
+            with suppress(FileNotFoundError):
+                (parent / name).lstat()
     if not os.access(parent, os.W_OK | os.X_OK):
         raise OutputError(f"'{parent}' cannot be written to", hint="choose another --out")
 
@@ -136,11 +138,11 @@ def check_not_read(out: Path, *sources: Path | None) -> None:
     Raises:
         OutputError: as above.
     """
-    place = out.resolve()
+    place = Path(os.path.realpath(out))  # unlike `resolve`, it takes links that lead in a circle as they are
     for source in sources:
         if source is None:
             continue
-        read = source.resolve()
+        read = Path(os.path.realpath(source))
         if place == read or place in read.parents or any(_same(place, each) for each in (read, *read.parents)):
             what = "is" if place == read else "holds"
             raise OutputError(

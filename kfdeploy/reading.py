@@ -25,11 +25,10 @@ from kfdeploy.errors import KfdeployError, PoolError, first_line
 
 MOST_FILE = 2**31 - 1  # bytes of a file that is read as a whole: the most that ONNX's format holds
 MOST_JSON = 24_000_000  # bytes; a pool of ten thousand tasks has a third of it
-MOST_VALUES = 2_000_000  # in one JSON file
+MOST_VALUES, MOST_DOTS = 2_000_000, 5_000  # in a JSON, in a TOML file
 MOST_DEPTH = 48
 MOST_TEXT = 2_000_000  # bytes of a recipe, a key, a list of names
-MOST_TENSORS = 200_000
-MOST_RANK = 16
+MOST_TENSORS, MOST_RANK = 200_000, 16
 LARGEST = 2**63 - 1
 _PIECE = 1 << 20
 _OURS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "|i1",
@@ -159,6 +158,8 @@ def toml_of(data: bytes) -> dict[str, Any]:
     Raises:
         ReadingError: it is no TOML, too large, too deep, or a number is beyond 64 bits.
     """
+    if (dots := data.count(b".")) > MOST_DOTS:  # the parts of a key take the square of their number
+        raise ReadingError(f"it has {dots:,} dots, and at most {MOST_DOTS:,} are read")
     try:
         value = tomllib.loads(data.decode("utf-8-sig"))
     except RecursionError:
@@ -194,9 +195,8 @@ def check_values(value: Any, *, constants: bool = False) -> None:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
+    found, keys = dict(pairs), [key for key, _ in pairs]
     if len(found) != len(pairs):
-        keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
         raise ReadingError(f"it has the key {twice!r:.80} twice")
     return found

@@ -27,12 +27,17 @@ NOFOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
 def followed(path: Path) -> Path:
-    """Return the place that a symbolic link leads to, or the path itself where it is none.
+    """Return the place that a symbolic link leads to, or the path itself where it is none; `.` gets its own name.
 
     Raises:
-        OutputError: the link leads in a circle.
+        OutputError: the link leads in a circle, or it is the root of the file system, beside which there is nothing.
     """
     if not path.is_symlink():
+        if path.name not in ("", ".."):
+            return path
+        path = Path(os.path.realpath(path))
+        if not path.name:
+            raise OutputError(f"'{path}' is no place to write to", hint="name a folder")
         return path
     real = Path(os.path.realpath(path))
     if real.is_symlink():

@@ -95,7 +95,7 @@ def test_json_that_is_meant_is_read():
 
 def test_toml_has_limits():
     assert toml_of(b"\xef\xbb\xbfa = 1\n[b]\nc = [1.5]") == {"a": 1, "b": {"c": [1.5]}}
-    for text, why in (("a = " + "[" * 3000, "deep|nested"), (".".join("a" * 200) + " = 1", "deep"), ("a = nan", "nan"),
+    for text, why in (("a = " + "[" * 3000, "deep|nested"), (".".join("a" * 200) + " = 1", "deep"), (".".join("a" * 30_000) + " = 1", "29,999 dots"), ("a = nan", "nan"),
                       ("a = " + "9" * 30, "bits"), ("a = 1\na = 2", "overwrite"), ("=", "Invalid")):  # fmt: skip
         with pytest.raises(ReadingError, match=why):
             toml_of(text.encode())

@@ -21,9 +21,9 @@ def list_recipes() -> None:
 @app.command("show")
 def show(name: str = typer.Argument(..., help="A shipped name.")) -> None:
     """Print a recipe."""
-    from kfdeploy.training.recipe.recipe import find_recipe
+    from kfdeploy.training.recipe.recipe import recipe_text
 
-    say(find_recipe(name).read_text(encoding="utf-8").rstrip())
+    say(recipe_text(name).rstrip())
 
 
 @app.command("keys")
@@ -42,13 +42,13 @@ def copy(
 ) -> None:
     """Copy a recipe, to be changed."""
     from kfdeploy.outputs import check_place
-    from kfdeploy.training.recipe.recipe import find_recipe
+    from kfdeploy.training.recipe.recipe import recipe_text
     from kfdeploy.writing import write_file
 
-    source = find_recipe(name)
+    text = recipe_text(name)
     place = out or Path(f"{name}.toml")
     place = place / f"{name}.toml" if place.is_dir() else place
     check_place(place, force=force)
-    write_file(place, source.read_text(encoding="utf-8"))
+    write_file(place, text)
     say(f"wrote {place}")
     say(f"next:  kfdeploy factorize {place}")

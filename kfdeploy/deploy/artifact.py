@@ -29,6 +29,7 @@ from kfdeploy.manifest import (
 from kfdeploy.names import inside
 from kfdeploy.reading import read_arrays
 from kfdeploy.schema import hold
+from kfdeploy.targets import mnn
 from kfdeploy.targets.base import PRECISIONS, Session, Setup
 from kfdeploy.tasks.openset import threshold_of
 from kfdeploy.tasks.spec import Described
@@ -166,6 +167,8 @@ class Artifact(Described):
         said = {key: self.manifest.get(key) for key in ("inputs", "outputs")}
         identity.require_same(said, faces(self, batch, self.input), place, "image and tasks")
         self._require_identity(place)
+        if self.target == mnn.NAME and not mnn.missing():
+            mnn.try_first(self.path, self.options, self.image.shape)
 
     def _require_identity(self, place: Path) -> None:
         """Refuse a manifest that says something else than the model's own file, or its golden samples, say."""

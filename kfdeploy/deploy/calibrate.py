@@ -18,7 +18,7 @@ from kfdeploy.manifest import POOL
 from kfdeploy.names import inside
 from kfdeploy.pool.manifest import calibrated, range_files, write
 from kfdeploy.pool.pool import Pool
-from kfdeploy.pool.ranges import FOLDER, replaced, sweep_ranges, write_pool_ranges
+from kfdeploy.pool.ranges import FOLDER, nothing_left, replaced, sweep_ranges, write_pool_ranges
 from kfdeploy.pool.remote.locate import local_folder
 
 
@@ -44,7 +44,8 @@ def calibrate(
     with lock(root, wait=wait) if root.is_dir() else nullcontext():
         inside(root, FOLDER)  # before all the observing, not after
         if (root / POOL).is_file():
-            return _calibrate_pool(Pool.open(root), images, data, report)
+            with nothing_left(root):
+                return _calibrate_pool(Pool.open(root), images, data, report)
         model = Model.open(root)
         if model.parts is not None:
             raise PoolError(f"'{root}' is an assembly: ranges belong to its pool", hint="kfdeploy calibrate <pool>")
@@ -54,7 +55,8 @@ def calibrate(
             )
         model.check()
         seen = validation_images(model.data, model.seen(), model.image, images, data)
-        model.calibrate(seen)
+        with nothing_left(root):
+            model.calibrate(seen)
     return len(seen)
 
 

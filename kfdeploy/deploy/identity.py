@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from kfdeploy.errors import PoolError
 from kfdeploy.files import METADATA_KEY
 from kfdeploy.graph.known import KNOWN, THRESHOLD
+from kfdeploy.reading import read_regular, reason
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -67,7 +68,11 @@ def told_by_openvino(path: Path) -> dict[str, Any]:
     Raises:
         PoolError: as above.
     """
-    return _parsed([html.unescape(text) for text in _TAG.findall(path.read_text(encoding="utf-8"))], path)
+    try:
+        text = read_regular(path).decode("utf-8")
+    except (OSError, ValueError) as error:
+        raise PoolError(f"'{path}' cannot be read: {reason(error)}", hint=_AGAIN) from None
+    return _parsed([html.unescape(found) for found in _TAG.findall(text)], path)
 
 
 def _parsed(texts: Sequence[str], path: Path) -> dict[str, Any]:

@@ -101,11 +101,15 @@ def compare(
     if sorted(outputs) != sorted(wanted):
         raise ParityError(f"the model's outputs are {list(outputs)}", allowed=wanted)
     logits = outputs["logits"]
-    if logits.shape != expected.shape:
-        raise ParityError(f"the model's logits have shape {logits.shape}, the golden samples' have {expected.shape}")
+    _require_alike(logits, expected)
     if threshold is not None:
         _fits(outputs[KNOWN], logits, threshold, step)
     return judge(logits, expected, tasks, tolerance(expected) if allowed is None else allowed, step)
+
+
+def _require_alike(logits: np.ndarray[Any, Any], expected: np.ndarray[Any, Any]) -> None:
+    if logits.shape != expected.shape:
+        raise ParityError(f"the model's logits have shape {logits.shape}, the golden samples' have {expected.shape}")
 
 
 def _fits(known: np.ndarray[Any, Any], logits: np.ndarray[Any, Any], threshold: float, step: str) -> None:
@@ -135,8 +139,9 @@ def judge(
     """Compare logits (G, C) with the expected ones, task by task.
 
     Raises:
-        ParityError: an expected logit is not finite.
+        ParityError: an expected logit is not finite, or they are of different shapes.
     """
+    _require_alike(logits, expected)
     require_finite(expected, "the golden logits")
     # A NaN compares as nothing: make it the worst there is.
     difference = np.nan_to_num(np.abs(logits - expected), nan=np.inf, posinf=np.inf).max(0, initial=0)

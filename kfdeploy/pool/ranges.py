@@ -2,14 +2,14 @@
 
 import hashlib
 import re
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from kfdeploy.errors import PoolError
 from kfdeploy.files import dump_json, file_name
 from kfdeploy.graph.ranges import Range
-from kfdeploy.manifest import Files, describe_files, parse_manifest, stamp
+from kfdeploy.manifest import ASSEMBLY, POOL, Files, describe_files, parse_manifest, stamp
 from kfdeploy.names import inside
 from kfdeploy.writing import write_file
 
@@ -50,6 +50,28 @@ def sweep_ranges(root: Path, named: Sequence[str], written: Sequence[str]) -> No
         if _OURS.fullmatch(name):
             with suppress(OSError, PoolError):  # it is in nobody's way
                 inside(root, name).unlink()
+
+
+@contextmanager
+def nothing_left(root: Path) -> Iterator[None]:
+    """Remove the ranges that were written inside, where that fails before a manifest names them: the disk was full."""
+    before = _here(root)
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError, PoolError):
+            manifests = [root / name for name in (POOL, ASSEMBLY) if (root / name).is_file()]
+            texts = [path.read_text(encoding="utf-8") for path in manifests]
+            for name in _here(root) - before:
+                if _OURS.fullmatch(name) and not any(name in text for text in texts):
+                    inside(root, name).unlink()
+            if not before:
+                inside(root, FOLDER).rmdir()
+        raise
+
+
+def _here(root: Path) -> set[str]:
+    return {f"{FOLDER}/{path.name}" for path in inside(root, FOLDER).glob("*")}
 
 
 def parse_ranges(data: bytes, origin: str) -> dict[str, Range]:

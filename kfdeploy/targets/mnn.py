@@ -8,6 +8,7 @@ What was found out about MNN 3.6.1, and what this module does about it:
   scales activations by the whole batch: a row would depend on its neighbours. That mode is not used.
 * The converter writes a random identifier into the file. It is replaced by one that the content gives.
 * It prints on standard output, where a program may be reading ours.
+* A damaged file may end the process. One from elsewhere is tried in a process of its own first.
 """
 
 import ctypes
@@ -25,11 +26,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
-from kfdeploy.errors import OutputError, UnsupportedError, unloaded
+from kfdeploy.errors import OutputError, PoolError, UnsupportedError, unloaded
 from kfdeploy.graph.precision import Numerics
 from kfdeploy.targets.base import Input, Precision, Session, Setup, check_choices, fix_batch
 from kfdeploy.targets.session import KitSession
@@ -46,6 +47,7 @@ FLAGS: Mapping[Precision, tuple[str, ...]] = {
     "fp16": ("--fp16",),
     "int8": ("--weightQuantBits", "8", "--hqq"),
 }
+_TRIAL_SECONDS = 60.0
 _ROOM = 32 << 20  # bytes free in the temporary folder, besides the model's own
 _CONVERTER = "import sys, _tools; _tools.mnnconvert(sys.argv)"
 _CHATTER = re.compile(r"The device supports|bizCode|Start to |ONNX Model |(in|out)putTensors|Converted ", re.IGNORECASE)
@@ -131,6 +133,32 @@ def _temporary(size: int) -> Iterator[str]:
 def open(folder: Path, options: Options, setup: Setup) -> Session:
     """Open an exported model."""
     return KitSession(KIT, folder, options, setup)
+
+
+def try_first(folder: Path, options: Options, shape: tuple[int, ...]) -> None:
+    """Run a model once on an empty image of a shape, in a process of its own: MNN ends its process over a damaged file.
+
+    What MNN says in words is said again when the model is opened here.
+
+    Raises:
+        PoolError: that process crashed, or did not come to an end.
+    """
+    words = [str(folder), options.precision, str(options.batch), *map(str, shape)]
+    command = [sys.executable, "-P", "-m", "kfdeploy.targets.mnn", *words]
+    try:
+        done = subprocess.run(command, capture_output=True, check=False, timeout=_TRIAL_SECONDS)
+    except subprocess.TimeoutExpired:
+        why = f"had not run it after {_TRIAL_SECONDS:.0f} s"
+    else:
+        if done.returncode >= 0:
+            return
+        why = "crashed over it"
+    raise PoolError(f"the model in '{folder}' cannot be run: MNN {why}", hint="copy it again, or export anew")
+
+
+def _try(folder: Path, precision: Precision, batch: int, shape: tuple[int, ...]) -> None:
+    with KitSession(KIT, folder, Options(precision, batch), Setup()) as session:
+        session.run({"image": np.zeros((batch or 1, *shape), np.uint8)})
 
 
 def executed(folder: Path, options: Options) -> dict[str, Any]:
@@ -227,3 +255,8 @@ def _round_weights(path: Path) -> None:
             )
         tensor.CopyFrom(numpy_helper.from_array(array.astype(np.float16).astype(np.float32), tensor.name))
     path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+if __name__ == "__main__":
+    place, kind, size, *sides = sys.argv[1:]
+    _try(Path(place), cast(Precision, kind), int(size), tuple(map(int, sides)))

@@ -3,23 +3,11 @@
 from pathlib import Path
 
 import pytest
-from victims import KINDS, World
+from victims import KINDS, World, wrong
 
-MUTANTS = 200  # of each group
-GROUPS = {
-    "manifests": ("pool.json", "assembly.json", "parts", "student.json", "manifest", "previous", "journal", "counter"),
-    "arrays": ("shared", "evidence", "weights", "student evidence"),
-    "graphs": ("common", "template", "graph", "student", "engine"),
-    "npz": ("golden",),
-    "images": ("image", "photo", "webp", "gif", "tiff", "shard"),
-    "updates": ("update",),
-    "recipes": ("recipe",),
-    "keys": ("key", "public key"),
-    "results": ("result", "inspection"),
-    "costs": ("costs",),
-    "ranges": ("ranges",),
-    "names": ("names",),
-}
+MUTANTS = 200  # of each kind
+# Read in `test_pictures`: files of tests are what the processes of a test run share among them.
+OTHERS = ("image", "photo", "webp", "gif", "tiff", "shard", "names", "recipe", "result", "inspection", "costs")
 
 
 @pytest.fixture(scope="module")
@@ -27,10 +15,6 @@ def world(tmp_path_factory):
     made = World(Path(__file__).parents[1] / "records" / "0.1.0", tmp_path_factory.mktemp("world") / "here")
     yield made
     made.close()
-
-
-def test_every_kind_is_in_a_group():
-    assert sorted(kind for kinds in GROUPS.values() for kind in kinds) == sorted(KINDS)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -48,14 +32,6 @@ def test_what_is_whole_is_read(kind, world, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("group", GROUPS)
-def test_no_mutant_gives_a_traceback(group, world):
-    wrong = []
-    kinds = GROUPS[group]
-    for number in range(MUTANTS):
-        kind = kinds[number % len(kinds)]
-        line = world.mutant(kind, number)
-        found = world.run(line)
-        if found not in ("fine", "refused"):
-            wrong.append(f"{kind} {number}, {line}: {found}")
-    assert not wrong, "\n".join(wrong[:20])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in OTHERS])
+def test_no_mutant_gives_a_traceback_or_deceives_or_reaches_out(kind, world):
+    assert not wrong(world, kind, MUTANTS)

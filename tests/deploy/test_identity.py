@@ -13,6 +13,7 @@ from kfdeploy.deploy import identity
 from kfdeploy.deploy.artifact import Artifact
 from kfdeploy.deploy.assemble import assemble
 from kfdeploy.deploy.export import export
+from kfdeploy.deploy.identity import told_by_openvino
 from kfdeploy.deploy.model import Model
 from kfdeploy.deploy.predict import predict
 from kfdeploy.deploy.update.diff import open_whole
@@ -358,3 +359,11 @@ def test_the_kind_of_number_that_an_image_is_has_to_fit(assembly):
     identity.require_shape(graph, assembly.graph, shape, count, None)
     with pytest.raises(PoolError, match="takes images as uint8, and its manifest says float32"):
         identity.require_shape(graph, assembly.graph, shape, count, None, "float32")
+
+
+def test_a_model_of_openvino_that_is_no_text_is_told(tmp_path):
+    (tmp_path / "model.xml").write_bytes(b'<?xml version="1.0"?><net\xff/>')
+    with pytest.raises(PoolError, match=r"model\.xml' cannot be read: 'utf-8' codec can't decode"):
+        told_by_openvino(tmp_path / "model.xml")
+    with pytest.raises(PoolError, match=r"'.*nowhere\.xml' cannot be read: No such file"):
+        told_by_openvino(tmp_path / "nowhere.xml")

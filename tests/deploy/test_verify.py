@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from kfdeploy.deploy.here import find_verifiable
-from kfdeploy.deploy.parity import compare, require
+from kfdeploy.deploy.parity import compare, judge, require
 from kfdeploy.deploy.verify import verify
 from kfdeploy.errors import ParityError, PoolError
 from kfdeploy.targets.base import run_in_batches
@@ -31,6 +31,13 @@ class Fake:
         self.batches.append(len(inputs["image"]))
         rows = [int(image.flat[0]) // 4 for image in inputs["image"]]
         return {self.name: self.logits[rows]}
+
+
+def test_logits_of_another_shape_are_not_stretched_to_fit():
+    expected = np.zeros((5, 3), np.float32)
+    for columns in (1, 6):
+        with pytest.raises(ParityError, match="have shape"):
+            judge(np.zeros((5, columns), np.float32), expected, TASKS, 1.0)
 
 
 def test_differences_are_told_by_task():

@@ -13,17 +13,29 @@ CHANGES = {"os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir", "os.trun
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 
 
-def watched(point):
-    """Count the process's changes of the disk, and kill it at the `point`-th; return the counter."""
-    count = [0]
+def killed():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def watched(point, die=killed):
+    """Count the process's changes of the disk, and let it `die` at the `point`-th; return the counter.
+
+    A change is a name that is made, moved or removed, a file that is opened to be written, and what is seen on the disk.
+    """
+    count, fsync = [0], os.fsync
 
     def tick(event, arguments):
         opened = event == "open" and isinstance(arguments[2], int) and arguments[2] & WRITING
         if event in CHANGES or (opened and not str(arguments[0]).startswith("/dev/")):
             count[0] += 1
             if count[0] == point:
-                os.kill(os.getpid(), signal.SIGKILL)
+                die()
 
+    def seen(descriptor):
+        tick("os.rename", ())
+        fsync(descriptor)
+
+    os.fsync = seen
     sys.addaudithook(tick)
     from kfdeploy import outputs
 

@@ -14,6 +14,7 @@ import warnings
 import zlib
 from pathlib import Path
 
+from meaning import differs, entries, meaning
 from mutants import dice_of, image_file, json_file, npz_file, scrambled, tensors_file, toml_file, update_file
 from mutants_onnx import onnx_file
 
@@ -80,6 +81,8 @@ KINDS = {
     "shard": ("shards", "train-0000.tar", image_file, ("shards shards",)),
     "names": ("", "names.txt", toml_file, ("names names.txt",)),
 }  # fmt: skip
+# What lines write here; anything else that appears, or changes in what they only read, is outside of the place.
+OUTPUTS = {"out", "pushed", "state", "keyed", "page.html", "page.md", "new.kfu", "signed.kfu"}
 MANIFESTS = {"pool": "pool.json", "assembly": "assembly.json", "student": "assembly.json", "artifact": "manifest.json"}
 
 
@@ -96,6 +99,9 @@ class World:
         self._more()
         self.before = Path.cwd()
         os.chdir(self.place)
+        self.images = sorted(base.glob("data/test/*/000.png"))
+        self.true = {name: meaning(base / name, self.images) for name in MANIFESTS}
+        self.first = self.around()
 
     def _more(self):
         import tarfile
@@ -135,6 +141,24 @@ class World:
     def close(self):
         os.chdir(self.before)
 
+    def around(self):
+        """Return what no line may change: what lies around the place, and the whole files in it."""
+        mutants = {str(each) for each in self.place.iterdir() if each.name != "base"}
+        return entries(self.place.parent, mutants)
+
+    def outside(self):
+        """Return what the last line has changed that it had no business with."""
+        now = self.around()
+        found = sorted(path for path in {**now, **self.first} if now.get(path) != self.first.get(path))
+        self.first = now
+        known = OUTPUTS | {path.name for path in self.base.iterdir()}
+        return found + sorted(path.name for path in self.place.iterdir() if path.name not in known | {"base"})
+
+    def deceived(self, kind):
+        """Return whether the mutant's folder, which was taken for whole, means another thing than it did."""
+        folder = KINDS[kind][0]
+        return folder in self.true and differs(meaning(self.place / folder, self.images), self.true[folder])
+
     def mutant(self, kind, number):
         """Put a mutant among copies of whole files; return the lines that read it, of which one is run."""
         folder, name, change, lines = KINDS[kind]
@@ -149,7 +173,8 @@ class World:
             if there.name == "data":
                 copy.symlink_to(there)
             elif there.name in words or (not folder and there.name == name):
-                shutil.copytree(there, copy) if there.is_dir() else shutil.copyfile(there, copy)
+                # Links, which is quick; `outside` tells of a verb that would write into a file where it is.
+                shutil.copytree(there, copy, copy_function=os.link) if there.is_dir() else os.link(there, copy)
         self._put(kind)
         target = self.place / folder / name
         if kind == "ranges":
@@ -157,7 +182,7 @@ class World:
         elif kind == "counter":
             target = self._counter()
         data = change(target.read_bytes(), dice)
-        target.write_bytes(data)
+        _put_anew(target, data)
         if folder in MANIFESTS and target.name != MANIFESTS[folder]:
             self._refit(self.place / folder, target, data)
         return line
@@ -178,11 +203,14 @@ class World:
         """Return a device's record of the last update, made by applying one."""
         folder = self.base / "keyed" / "counters"
         if not folder.is_dir():
-            shutil.copytree(self.base / "assembly", self.place / "assembly", dirs_exist_ok=True)
+            shutil.rmtree(self.place / "assembly", ignore_errors=True)
+            shutil.copytree(self.base / "assembly", self.place / "assembly")
             self.run("apply base/update.kfu assembly --state base/keyed")
             shutil.rmtree(self.place / "assembly")
             shutil.copytree(self.base / "assembly", self.place / "assembly")
-        shutil.copytree(self.base / "keyed", self.place / "keyed", dirs_exist_ok=True)
+            self.first = self.around()  # that was ours
+        shutil.rmtree(self.place / "keyed", ignore_errors=True)
+        shutil.copytree(self.base / "keyed", self.place / "keyed")
         return next((self.place / "keyed" / "counters").iterdir())
 
     def _refit(self, root, target, data):
@@ -193,7 +221,7 @@ class World:
                 name = os.path.relpath(target, manifest.parent)
                 if name in about["files"]:
                     about["files"][name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-                    manifest.write_text(json.dumps(about), encoding="utf-8")
+                    _put_anew(manifest, json.dumps(about).encode())
 
     def run(self, line):
         """Run a line; return how it ended: well, an error in words, or what a user must never see."""
@@ -215,6 +243,30 @@ class World:
             last = traceback.extract_tb(error.__traceback__)[-1]
             return f"traceback {type(error).__name__}: {str(error)[:150]} ({Path(last.filename).name}:{last.lineno})"
         return "fine"
+
+
+def wrong(world, kind, count):
+    """Read so many mutants of a kind; return what a user must never see, in lines."""
+    found = []
+    for number in range(count):
+        try:
+            line = world.mutant(kind, number)
+        except (RecursionError, OverflowError):  # that mutant cannot be made
+            continue
+        end = world.run(line)
+        if end not in ("fine", "refused"):
+            found.append(f"{kind} {number}, {line}: {end}")
+        elif end == "fine" and line.startswith("verify") and world.deceived(kind):
+            found.append(f"{kind} {number}, {line}: taken for what it is not")
+        if outside := world.outside():
+            found.append(f"{kind} {number}, {line}: changed {outside[:3]}")
+    return found
+
+
+def _put_anew(path, data):
+    """Write a file in the place of one that others have too."""
+    path.unlink()
+    path.write_bytes(data)
 
 
 def _command(words):

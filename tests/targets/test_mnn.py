@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 
@@ -151,6 +152,22 @@ def test_a_broken_file_says_so(tmp_path):
     (tmp_path / "model.mnn").write_bytes(b"this is no model")
     with pytest.raises(PoolError, match="MNN cannot read"), mnn.open(tmp_path, mnn.Options(), Setup()):
         pass
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the stand-in is a shell script")
+@pytest.mark.parametrize(
+    ("does", "told"), [("kill -SEGV $$", "MNN crashed over it"), ("sleep 5", "not run it after 0 s")]
+)
+def test_what_would_end_the_process_ends_another(does, told, tmp_path, monkeypatch):
+    program = tmp_path / "python"
+    program.write_text(f"#!/bin/sh\n{does}\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    monkeypatch.setattr(mnn, "_TRIAL_SECONDS", 0.2)
+    with pytest.raises(PoolError, match=told):
+        mnn.try_first(tmp_path, mnn.Options(), (8, 8, 3))
+    program.write_text("#!/bin/sh\nexit 1\n")
+    mnn.try_first(tmp_path, mnn.Options(), (8, 8, 3))  # what it says in words is said by who opens it
 
 
 def test_nothing_but_ours_is_on_standard_output(assembly, tmp_path):

@@ -5,6 +5,7 @@ ONNX Runtime, no torch. The device composes the graph from its parts itself; the
 """
 
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ def apply(update: str | Path, assembly: str | Path, *, state: str | Path | None 
         OutputError: the disk is full, or cannot be written to.
         MissingDependencyError: the device has a key, and `cryptography` is not installed.
     """
-    found, root, device = Update.read(update), Path(assembly), DeviceState(state_folder(state))
+    found, root, device = Update.read(update), _place(assembly), DeviceState(state_folder(state))
     with exclusive(root):
         old = Model.open(root)
         key = device.check(found, old)
@@ -86,7 +87,7 @@ def rollback(assembly: str | Path) -> Model:
         PoolError: the one before is not whole.
         OutputError: the place cannot be written to.
     """
-    root = Path(assembly)
+    root = _place(assembly)
     with exclusive(root):
         previous = root / PREVIOUS
         if not previous.is_dir():
@@ -101,6 +102,12 @@ def rollback(assembly: str | Path) -> Model:
             for name in _names(before):
                 link(inside(previous, name), work / name)
         return Model.open(root)
+
+
+def _place(assembly: str | Path) -> Path:
+    """Return an assembly's folder, by a way that does not lead through a folder in it: those are about to move."""
+    path = Path(assembly)
+    return Path(os.path.realpath(path)) if ".." in path.parts else path
 
 
 def _names(model: Model) -> list[str]:

@@ -29,6 +29,8 @@ def keygen(name: str | Path = "update") -> tuple[Path, Path]:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
+    if Path(name).name in ("", ".."):
+        raise OutputError(f"'{name}' is no name of a key", hint="kfdeploy keygen update")
     private, public = Path(f"{name}.key"), Path(f"{name}.pub")
     for path in (private, public):
         if path.exists():

@@ -164,7 +164,7 @@ class DeviceState:
         return self.state / "counters" / f"{file_name(assembly.name)[:80]}-{short}.json"
 
     def _record_of_place(self, assembly: Path) -> Path:
-        place = assembly.resolve()
+        place = Path(os.path.realpath(assembly))
         short = hashlib.sha256(os.fsencode(place)).hexdigest()[:12]
         return self.state / "counters" / f"{file_name(place.name)[:80]}-{short}.json"
 

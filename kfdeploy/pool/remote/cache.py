@@ -154,7 +154,8 @@ class Mirror:
             partial.touch()
         while have < size:
             asked = min(PIECE, size - have)
-            data = self.store.read(name, have, have + asked)
+            # One that knows no ranges sends the whole file; more than that is not waited for.
+            data = self.store.read(name, have, have + asked, most=size)
             everything = len(data) == size > asked  # what a server sends that knows no ranges
             if len(data) != asked and not everything:
                 there = len(data) if len(data) > asked else have + len(data)

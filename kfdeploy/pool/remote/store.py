@@ -225,7 +225,9 @@ def _options(protocol: str) -> dict[str, Any]:
         import aiohttp
 
         timeout = aiohttp.ClientTimeout(sock_connect=CONNECT_SECONDS, sock_read=READ_SECONDS)
-        return {"client_kwargs": {"timeout": timeout, "trust_env": True}}  # the proxy of the environment, as others do
+        # The proxy of the environment, as others do. What is packed on the way could be a bomb: nothing is unpacked.
+        plain = {"auto_decompress": False, "headers": {"Accept-Encoding": "identity"}}
+        return {"client_kwargs": {"timeout": timeout, "trust_env": True, **plain}}
     return {}
 
 

@@ -150,6 +150,9 @@ def shipped() -> dict[str, Path]:
     return {}
 
 
+_SHOW = "kfdeploy recipes show digits"
+
+
 def find_recipe(name: str) -> Path:
     """Return the file of a recipe named by path or by shipped name.
 
@@ -168,6 +171,20 @@ def find_recipe(name: str) -> Path:
     )
 
 
+def recipe_text(name: str) -> str:
+    """Return the text of a recipe by path or shipped name, as it stands there.
+
+    Raises:
+        RecipeError: there is none, it cannot be read, or it is no text.
+    """
+    path = find_recipe(name)
+    data = read_named(path, f"there is no recipe at '{path}'", _SHOW, error=RecipeError, most=MOST_TEXT)
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"'{path}' is no text: {error}", hint=_SHOW) from None
+
+
 def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe by path or shipped name, with `key=value` overrides such as `train.epochs=5`.
 
@@ -175,12 +192,11 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         RecipeError: no such recipe, not TOML, an unknown key, or a wrong type.
     """
     path = find_recipe(str(name))
-    hint = "kfdeploy recipes show digits"
-    data = read_named(path, f"there is no recipe at '{path}'", hint, error=RecipeError, most=MOST_TEXT)
+    data = read_named(path, f"there is no recipe at '{path}'", _SHOW, error=RecipeError, most=MOST_TEXT)
     try:
         fields = toml_of(data)
     except ReadingError as error:
-        raise RecipeError(f"'{path}' is not TOML: {error}", hint=hint) from None
+        raise RecipeError(f"'{path}' is not TOML: {error}", hint=_SHOW) from None
     recipe = parse_recipe(apply_settings(fields, overrides), str(path))
     # A relative path in a recipe is meant from the recipe's folder if it leads somewhere there, else from here.
     return _anchor(recipe, path.parent)
