@@ -26,14 +26,18 @@ _FEW, _MOST_FOLDED, _LONGEST = 64, 1000, 1 << 16
 
 @dataclass(frozen=True)
 class Cost:
-    """What a graph takes to run on one image: the most bytes that its tensors have at once, and multiplications."""
+    """What a graph takes to run on one image: the most bytes that its tensors have at once, all of them, and products.
+
+    A runtime that runs branches side by side has more than `peak` at once, and never more than `total`.
+    """
 
     peak: int
+    total: int
     products: int
 
-    def at_once(self, most: int = 96 << 20) -> int:
+    def at_once(self, most: int = 24 << 20) -> int:
         """Return how many images fit into so many bytes."""
-        return max(1, most // max(1, self.peak))
+        return max(1, most // max(1, self.peak, self.total // 2))
 
 
 _LEAST_PEAK, _PEAK = 48 << 20, 512  # bytes an image, and how many times the image's own as float32
@@ -50,7 +54,8 @@ def check_cost(model: ModelProto, origin: str, hint: str = "make it again") -> C
         shapes = dict(_shapes(model))
         source = shapes.get(model.graph.input[0].name) if model.graph.input else None
         numbers = max(1, math.prod(source[0])) if source else 1
-        cost = Cost(_peak(model, shapes), sum(_products(node, shapes) for node in model.graph.node))
+        total = sum(_size(shapes, name) for node in model.graph.node for name in node.output)
+        cost = Cost(_peak(model, shapes), total, sum(_products(node, shapes) for node in model.graph.node))
         if cost.peak > (most := max(_LEAST_PEAK, _PEAK * 4 * numbers)):
             raise ReadingError(f"it would take {cost.peak:,} bytes an image, and at most {most:,} are given")
         if cost.products > (most := max(_LEAST_PRODUCTS, _PRODUCTS * numbers)):
