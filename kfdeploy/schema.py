@@ -249,7 +249,7 @@ _POOL = record(
         "tasks": listing(record(TASK | {"file": _FILE, "evidence": _FILE}, _MORE), 1),
         "name": _NAME, "recipe": record({"data": DATA, "tasks": anything}), "classes": listing(_NAME),
         "coupling": among("joint", "independent"), "temperatures": mapping(number(0)), "teacher": _TEACHER,
-        "training": table, "nets": record({}, {"ckn": text(), "tsn": text(), "tap": record({"name": text()})}),
+        "training": table, "nets": record({"ckn": text(), "tsn": text(), "tap": record({"name": text()})}),
     },
     {"calibration": _FILE, "blocks": listing(_BLOCK), "added": listing(record({"task": _NAME})), "images": table,
      "merged": listing(text(100)), "converted": table, "versions": mapping(text(200))},

@@ -38,7 +38,9 @@ def show(pool: str = POOL) -> None:
     say(f"networks:  {nets['ckn']} in common ({ckn}); each task's {nets['tsn']} on {nets['tap']['name']}")
     say(f"images:    {'×'.join(map(str, opened.image.shape))}")
     teacher = opened.teacher
-    say(f"teacher:   {teacher.get('name', 'trained by the recipe')}, {100 * teacher['accuracy']['test']:.2f} % on test")
+    tested = (teacher.get("accuracy") or {}).get("test")
+    told = "accuracy not known" if tested is None else f"{100 * tested:.2f} % on test"
+    say(f"teacher:   {teacher.get('name', 'trained by the recipe')}, {told}")
     say(f"accuracy:  {_told(_worth(opened))}")
     say("int8:      " + ("calibrated" if opened.calibrated else f"not calibrated: kfdeploy calibrate {pool}"))
     if opened.added_images:

@@ -84,6 +84,7 @@ def test_manifests_that_cannot_be_trusted_are_refused(pool):
         (lambda m: m["files"].update({"/etc/passwd": {}}), "names a file outside it: '/etc/passwd'"),
         (lambda m: m.pop("image"), "is incomplete: 'image'"),
         (lambda m: m["tasks"][0].pop("classes"), "is incomplete: 'classes'"),
+        (lambda m: m["nets"].pop("tap"), "is incomplete: 'tap' is missing .in 'nets'."),
     ):
         (pool / "pool.json").write_text(original, encoding="utf-8")
         change(pool, edit)
