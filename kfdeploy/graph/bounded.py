@@ -85,22 +85,27 @@ def _shapes(model: ModelProto) -> Iterator[tuple[str, Shape]]:
                 side.dim_value = 1
     for value in fixed.graph.output:
         value.type.tensor_type.ClearField("shape")
+    if any(node.op_type == "Range" for node in fixed.graph.node):
+        _settle_ranges(fixed, _inferred(fixed, follow=False)[0])
+        for node in fixed.graph.node:  # following values, ONNX's inference would count one out, however long
+            if node.op_type == "Range":
+                raise ReadingError(f"how large '{node.output[0]:.80}' (Range) is cannot be told before it runs")
     found, lost = _inferred(fixed)
-    if lost and _settle_ranges(fixed, found):
-        found, lost = _inferred(fixed)
     if lost:
         raise ReadingError(f"how large {lost[0]} is cannot be told before it runs")
     yield from found.items()
 
 
-def _inferred(model: ModelProto) -> tuple[dict[str, Shape], list[str]]:
+def _inferred(model: ModelProto, *, follow: bool = True) -> tuple[dict[str, Shape], list[str]]:
     """Return the shapes that are known, and what operators that may make anything make where theirs is not.
+
+    With `follow` also by the values that shapes are computed from.
 
     Raises:
         ReadingError: they contradict each other.
     """
     try:
-        graph = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph
+        graph = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=follow).graph
     except Exception as error:  # C++'s, through classes of its own
         raise ReadingError(f"its shapes do not fit: {first_line(error)[:300]}") from None
     found: dict[str, Shape] = {t.name: (tuple(t.dims), BYTES[t.data_type]) for t in graph.initializer}
@@ -111,8 +116,8 @@ def _inferred(model: ModelProto) -> tuple[dict[str, Shape], list[str]]:
     return found, [f"'{name:.80}' ({kind})" for kind, name in growing if name and name not in found]
 
 
-def _settle_ranges(model: ModelProto, found: dict[str, Shape]) -> bool:
-    """Put numbers in the place of every `Range` whose bounds are told by shapes, and return whether there was one.
+def _settle_ranges(model: ModelProto, found: dict[str, Shape]) -> None:
+    """Put numbers in the place of every `Range`, not too long, whose bounds are told by shapes.
 
     torch writes strided views as a `Gather` at a `Range` up to the batch, which ONNX's own inference does not follow.
     """
@@ -145,7 +150,6 @@ def _settle_ranges(model: ModelProto, found: dict[str, Shape]) -> bool:
     for node, tensor in ranges:
         model.graph.node.remove(node)
         model.graph.initializer.append(tensor)
-    return bool(ranges)
 
 
 def _known(value: ValueInfoProto) -> Shape | None:

@@ -95,3 +95,11 @@ def test_a_range_that_is_long_is_refused(end):
 def test_long_ranges_that_span_a_plane_are_refused_unrun():
     with pytest.raises(PoolError, match="it would take .* bytes an image"):
         check_cost(ranged(60_000), "here")
+
+
+def test_a_range_of_numbers_is_not_counted_out():
+    """ONNX's inference would: this took for ever."""
+    nodes = [helper.make_node("Range", ["a", "b", "c"], ["r"]), helper.make_node("Add", ["x", "r"], ["y"])]
+    arrays = {"a": np.float32(0), "b": np.float32(1e12), "c": np.float32(1)}
+    with pytest.raises(PoolError, match=r"how large 'r' \(Range\) is cannot be told"):
+        check_cost(plain(nodes, {name: np.asarray(value) for name, value in arrays.items()}), "here")

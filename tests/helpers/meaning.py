@@ -1,6 +1,7 @@
 """What a folder says to those who use it: its classes, and what it makes of pictures. Two that say the same are one."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from kfdeploy.deploy.predict import predict
@@ -43,7 +44,7 @@ def entries(folder, but=()):
     """Return every entry of a folder and below: which it is, its size and its age; cheap, and nothing is read."""
     found, left = {}, [Path(folder)]
     while left:
-        with os.scandir(left.pop()) as there:
+        with suppress(FileNotFoundError), os.scandir(left.pop()) as there:  # another process may clear up its own
             for entry in there:
                 if entry.path in but:
                     continue
