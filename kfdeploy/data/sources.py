@@ -151,23 +151,32 @@ def _shards(root: str, split: str, image: ImageSpec) -> ImageSet:
     return ImageSet(classes, np.array(labels, dtype=np.int64), rows, image, paths=tuple(members), root=Path(root))
 
 
+# Where torchvision keeps each, in the folder that is named.
+_PLACES = {"CIFAR10": "cifar-10-batches-py", "CIFAR100": "cifar-100-python", "MNIST": "MNIST/raw",
+           "FashionMNIST": "FashionMNIST/raw"}  # fmt: skip
+
+
 def _torchvision(source: str, root: str, split: str, image: ImageSpec, *, download: bool) -> ImageSet:
+    place = Path(root or "data")
+    absent_here = DataError(
+        f"{source} is not in '{place}', and only factorize and distill download what their recipe names",
+        hint="name the folder that has it, or download it with a recipe of yours",
+    )
+    # Before torch is loaded: a manifest from elsewhere may name a library's data set.
+    if not download and source in _PLACES and not (place / _PLACES[source]).is_dir():
+        raise absent_here
     try:
         from torchvision import datasets
     except ImportError as error:
         absent = f"{source} is read by torchvision, which is not installed"
         raise unloaded(error, "torchvision", absent, 'pip install "kfdeploy[train]"') from None
-    place = Path(root or "data")
     make = getattr(datasets, source)
     try:
         try:
             found = make(place, train=split == "train", download=False)
         except RuntimeError:
             if not download:
-                raise DataError(
-                    f"{source} is not in '{place}', and only factorize and distill download what their recipe names",
-                    hint="name the folder that has it, or download it with a recipe of yours",
-                ) from None
+                raise absent_here from None
             place.mkdir(parents=True, exist_ok=True)
             found = make(place, train=split == "train", download=True)
     except DataError:
