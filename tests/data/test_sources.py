@@ -94,6 +94,9 @@ def test_a_torchvision_set_that_is_there(tmp_path, monkeypatch):
             assert not download
 
     monkeypatch.setattr(datasets, "MNIST", Small)
+    with pytest.raises(DataError, match="MNIST is not in .*, and only factorize and distill download"):
+        load_split("MNIST", str(tmp_path), "test", ImageSpec((28, 28), 1, (0.0,), (1.0,)))
+    (tmp_path / "MNIST" / "raw").mkdir(parents=True)
     found = load_split("MNIST", str(tmp_path), "test", ImageSpec((28, 28), 1, (0.0,), (1.0,)))
     assert found.load().shape == (4, 28, 28, 1)
     assert found.classes == ("a", "b")
