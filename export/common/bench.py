@@ -136,4 +136,4 @@ SCENARIOS = ("single-stream", "offline")
 if __name__ == "__main__":
     from session import VERSIONS
 
-    main()
+    kit.start(main)

@@ -57,4 +57,4 @@ def held(about, images, torch_logits, expected):
 
 
 if __name__ == "__main__":
-    main()
+    kit.start(main)

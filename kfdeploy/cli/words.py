@@ -3,7 +3,12 @@
 from collections.abc import Collection, Sequence
 from typing import Any
 
+import typer
 from typer.core import TyperCommand
+
+from kfdeploy.shown import plain, without_secrets
+
+_UsageError: Any = typer.BadParameter.__base__  # whichever click typer brings
 
 
 class WordsCommand(TyperCommand):
@@ -13,7 +18,11 @@ class WordsCommand(TyperCommand):
         """Parse what `spread` makes of the arguments."""
         several = {name for option in self.params if getattr(option, "multiple", False) for name in option.opts}
         known = {name for option in self.get_params(ctx) for name in (*option.opts, *option.secondary_opts)}
-        return super().parse_args(ctx, spread(args, several, known))
+        try:
+            return super().parse_args(ctx, spread(args, several, known))
+        except _UsageError as error:  # which repeats what was typed
+            error.message = plain(without_secrets(error.message))
+            raise
 
 
 def spread(args: list[str], several: set[str], known: Collection[str] = ()) -> list[str]:

@@ -1,12 +1,10 @@
 """OpenVINO, on the CPU."""
 
 import importlib.util
-import os
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,7 +66,8 @@ def convert(onnx_path: Path, out: Path, options: Options) -> list[str]:
 
 
 def _convert(onnx_path: Path, out: Path, batch: int, precision: str) -> None:
-    openvino = _openvino()
+    import openvino
+
     model = openvino.convert_model(onnx_path)
     model.set_friendly_name("kfdeploy")
     if batch:
@@ -79,7 +78,6 @@ def _convert(onnx_path: Path, out: Path, batch: int, precision: str) -> None:
 
 def open(folder: Path, options: Options, setup: Setup) -> Session:
     """Open an exported model."""
-    _openvino()  # with its telemetry switched off
     return KitSession(KIT, folder, options, setup)
 
 
@@ -96,18 +94,6 @@ def executed(folder: Path, options: Options) -> dict[str, Any]:
     convolutions = Counter(names.get(p, p) for kind, p in kinds if "Convolution" in kind)
     nodes = Counter(kind for kind, _ in kinds)
     return {"device": "CPU", "convolutions": dict(sorted(convolutions.items())), "nodes": dict(sorted(nodes.items()))}
-
-
-def _openvino() -> Any:
-    # OpenVINO asks the network for its telemetry when it converts; a device has none, and nobody was asked.
-    os.environ.setdefault("OPENVINO_TELEMETRY", "0")
-    import openvino
-
-    with suppress(ImportError, AttributeError):
-        import openvino_telemetry
-
-        openvino_telemetry.Telemetry.send_event = lambda *_, **__: None
-    return openvino
 
 
 if __name__ == "__main__":

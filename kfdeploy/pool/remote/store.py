@@ -10,8 +10,9 @@ from urllib.parse import quote, urlsplit, urlunsplit
 from kfdeploy.errors import MissingDependencyError, PoolError, StoreError, UnsupportedError, first_line, nearest
 from kfdeploy.names import check_inside, inside
 from kfdeploy.pool.remote.failures import Asked, explain, may_pass
-from kfdeploy.pool.remote.locate import locate, shown
+from kfdeploy.pool.remote.locate import locate
 from kfdeploy.reading import MOST_FILE
+from kfdeploy.shown import place, without_secrets
 
 T = TypeVar("T")
 CONNECT_SECONDS, READ_SECONDS = 3.0, 10.0  # a server that is there answers sooner
@@ -44,11 +45,11 @@ class Listed(NamedTuple):
 class Store:
     """A folder on a server, or (to push to) one of this machine. `where` names it in messages, without secrets."""
 
-    def __init__(self, place: str | Path) -> None:
-        found = locate(place)
+    def __init__(self, named: str | Path) -> None:
+        found = locate(named)
         self.protocol = "file" if isinstance(found, Path) else urlsplit(found).scheme.lower()
         self.url = str(found.absolute()) if isinstance(found, Path) else self.protocol + found[found.index("://") :]
-        self.where = str(found) if isinstance(found, Path) else shown(self.url)
+        self.where = str(found) if isinstance(found, Path) else place(self.url)
         self.answered = False
         self.fs, root = _file_system(self.protocol, self.url, self.where)
         self.root = root.rstrip("/")
@@ -154,8 +155,8 @@ class Store:
             except Exception as error:
                 wait = next(waits, None) if may_pass(error) else None
                 if wait is None:
-                    asked = Asked(self.where, self.protocol, self.root.partition("/")[0], self.answered)
-                    raise explain(error, asked, name, doing) from error
+                    asked = Asked(self.where, self.protocol, self.root.partition("/")[0], self.answered, self.url)
+                    raise explain(error, asked, name, doing) from None  # whose text may hold a password
                 time.sleep(wait)
             else:
                 self.answered = True
@@ -178,11 +179,12 @@ def _file_system(protocol: str, url: str, where: str) -> tuple[Any, str]:
     try:
         fs, root = url_to_fs(url, **_options(protocol))
     except ImportError as error:
-        raise _missing(_PACKAGES.get(protocol, ""), where, first_line(error)) from None
+        raise _missing(_PACKAGES.get(protocol, ""), where, without_secrets(first_line(error), url)) from None
     except (ValueError, TypeError) as error:
         raise StoreError(
-            f"'{where}' cannot be opened: {first_line(error)}", hint="check the URL, and your settings of fsspec"
-        ) from error
+            f"'{where}' cannot be opened: {without_secrets(first_line(error), url)}",
+            hint="check the URL, and your settings of fsspec",
+        ) from None
     return fs, str(root)
 
 
