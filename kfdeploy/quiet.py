@@ -19,9 +19,9 @@ def hush() -> None:
         os.environ.setdefault(name, value)
     # No variable reaches openvino_telemetry. Where it cannot be imported, OpenVINO and NNCF use a stub of their own.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-    loaded = sys.modules.get("onnxruntime")
-    if hasattr(loaded, "disable_telemetry_events"):  # imported before us: what is left is to ask it
-        loaded.disable_telemetry_events()
+    ask = getattr(sys.modules.get("onnxruntime"), "disable_telemetry_events", None)
+    if ask is not None:  # imported before us: what is left is to ask it
+        ask()
 
 
 hush()

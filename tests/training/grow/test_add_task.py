@@ -69,7 +69,7 @@ def test_what_it_is_worth_is_known_exactly(toy, grown, tmp_path):
     pool = Pool.open(grown)
     evidence = pool.evidence()
     rows = pool.seen().rows
-    about = pool.manifest["recipe"]["data"]
+    about = pool.recipe["data"]
     assert len(evidence.labels) > len(rows)
     assert set(evidence.labels) == {*class_names(Pool.open(toy.pool).tasks), "junk"}
     graph = assemble(grown, [task.name for task in pool.tasks], tmp_path / "all").graph
