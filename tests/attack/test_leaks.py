@@ -45,7 +45,7 @@ LINES = (
     "export assembly students/small --target onnx openvino mnn --kit --force",
     "export assembly --target trt",
     "export assembly --precision int8",
-    "verify",
+    "verify assembly pool students/small artifacts/assembly-onnx-int8 artifacts/assembly-openvino-fp32",
     "inspect --json inspection.json",
     "benchmark artifacts/assembly-onnx-fp32 artifacts/small-onnx-fp32 --quick --scenario single-stream --json benchmark.json",
     "report benchmark.json --inspect inspection.json --markdown report.md --png report.png",
@@ -53,7 +53,8 @@ LINES = (
     "predict images --json",
     "diff old assembly --out new.kfu",
     "keygen key",
-    "sign new.kfu --key key --counter 1",
+    "sign new.kfu --key key.key --counter 1",
+    "copy key.pub state/keys/key.pub",
     "apply new.kfu old --state state",
     "rollback old",
     "pool remove pool --tasks élan --out smaller",
@@ -63,7 +64,7 @@ LINES = (
 )  # fmt: skip
 REMOTE = (
     "pool show URL", "plan --pool URL --tasks pets élan", "assemble --pool URL --tasks pets élan --out far", "verify URL",
-    "benchmark --profile costs.json --pool URL --quick", "inspect URL", "calibrate URL", "pool push pool URL",
+    "inspect URL", "calibrate URL", "pool push pool URL",
     "distill recipe.toml --pool URL --out far-students", "export URL", "predict images --model URL", "apply URL",
     "pool check URL", "diff URL pool", "factorize recipe.toml --out URL", "assemble --tasks pets élan --out URL",
     "pool show pool URL", "benchmark URL", "report URL", "factorize --set data.root=URL",
@@ -96,6 +97,11 @@ def pieces(path):
 
 def say(line):
     """Run a line of the command line; return its exit status and what it printed."""
+    if line.startswith("copy "):
+        source, target = map(Path, line.split()[1:])
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+        return 0, ""
     out, argv = io.StringIO(), sys.argv
     sys.argv = ["kfdeploy", *(word.replace("@", " ") if "://" not in word else word for word in line.split())]
     try:
