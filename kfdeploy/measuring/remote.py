@@ -78,7 +78,7 @@ def benchmark_on(
     `test/<class>/` or `<class>/`, its images go there too and accuracy is measured; without, it is None. `timeout` is
     in seconds, for each artifact in each number of threads. `ssh_options` are words for ssh, such as `-F file`.
 
-    The result has `"device"` (with `host` the URL without user and folder, else a name that tells it from others alone),
+    The result has `"device"` (with `host` the URL without user and folder, else a name that tells it from others),
     `"when"` (UTC) and no comparisons.
 
     Raises:
