@@ -72,16 +72,18 @@ def is_private(text: str) -> bool:
 
 
 def _rootless(text: str, found: dict[str, list[str]]) -> str:
-    if text:
-        found["roots"].append(os.path.abspath(text))  # noqa: PTH100 - `Path.absolute` keeps the ".."
-    return "" if is_private(text) else text
+    if not is_private(text):
+        return text
+    found["roots"].append(os.path.abspath(text))  # noqa: PTH100 - `Path.absolute` keeps the ".."
+    return ""
 
 
 def _last(text: str, found: dict[str, list[str]]) -> str:
     kind, path = _split(text)
-    if path and (is_private(path) or Path(path).exists()):
-        found["files"].append(os.path.abspath(path))  # noqa: PTH100
-    return f"{kind}{PureWindowsPath(path).name}" if is_private(path) else text
+    if not is_private(path):
+        return text
+    found["files"].append(os.path.abspath(path))  # noqa: PTH100
+    return f"{kind}{PureWindowsPath(path).name}"
 
 
 def _split(text: str) -> tuple[str, str]:

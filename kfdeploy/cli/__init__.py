@@ -30,7 +30,7 @@ from kfdeploy.cli import (
     sign,
     verify,
 )
-from kfdeploy.cli.words import WordsCommand
+from kfdeploy.cli.words import VerbsGroup, WordsCommand
 from kfdeploy.errors import KfdeployError, UsageError
 from kfdeploy.shown import plain
 from kfdeploy.training.loop.progress import is_main
@@ -38,6 +38,7 @@ from kfdeploy.version import __version__
 
 app = typer.Typer(
     name="kfdeploy",
+    cls=VerbsGroup,
     help="Factorize one teacher into a pool of parts, assemble any subset of its tasks, export, prove and measure it.",
     no_args_is_help=True,
     add_completion=False,

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 import typer
 
 from kfdeploy.cli.console import FORCE, WAIT, megabytes, say, tasks_text
-from kfdeploy.cli.words import WordsCommand, task_words
+from kfdeploy.cli.words import VerbsGroup, WordsCommand, task_words
 
 if TYPE_CHECKING:
     from kfdeploy.pool.pool import Pool
     from kfdeploy.tasks.worth import Accuracy
 
 
-app = typer.Typer(help="Show, check, edit, convert or push a pool.", no_args_is_help=True)
+app = typer.Typer(cls=VerbsGroup, help="Show, check, edit, convert or push a pool.", no_args_is_help=True)
 POOL = typer.Argument("pool", metavar="POOL", help="The pool.", show_default=True)
 
 

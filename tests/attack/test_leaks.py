@@ -67,7 +67,7 @@ REMOTE = (
     "inspect URL", "calibrate URL", "pool push pool URL",
     "distill recipe.toml --pool URL --out far-students", "export URL", "predict images --model URL", "apply URL",
     "pool check URL", "diff URL pool", "factorize recipe.toml --out URL", "assemble --tasks pets élan --out URL",
-    "pool show pool URL", "benchmark URL", "report URL", "factorize --set data.root=URL",
+    "pool show pool URL", "benchmark URL", "report URL", "factorize --set data.root=URL", "URL", "pool URL", "recipes copy digits x URL", "predict --nothing=URL",
 )  # fmt: skip
 
 
