@@ -42,10 +42,15 @@ def shipped_recipe(recipe: Mapping[str, Any], images: str = "") -> dict[str, Any
 
 
 def shipped_data(about: Mapping[str, Any], images: str = "") -> dict[str, Any]:
-    """Return where images came from without the place, which is remembered as of `images` (default: what it says)."""
+    """Return where images came from without the place, which is remembered as of `images` (default: what it says).
+
+    That hash is said where it is needed to find them.
+    """
     images = images or str(about.get("images", ""))
     out: dict[str, Any] = shipped_recipe({"data": about}, images)["data"]
-    return out | ({"images": images} if _KEY.fullmatch(images) else {})
+    left_out = out["source"] != "digits" and (not out["root"] or out.get("names") != about.get("names"))
+    out.pop("images", None)
+    return out | ({"images": images} if left_out and _KEY.fullmatch(images) else {})
 
 
 def found_recipe(recipe: Mapping[str, Any], images: str) -> dict[str, Any]:
