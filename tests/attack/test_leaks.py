@@ -225,6 +225,13 @@ def test_no_name_steers_a_terminal_a_page_or_a_table(world, said):
         odd = {letter for letter in shown if not letter.isprintable()} - {"\n"}
         assert not odd, odd
     assert "\n=cmd" not in text
+    (world / "odd").mkdir()
+    shutil.copyfile(world / "images" / "000.png", world / "odd" / f"{NAMES[1]}{NAMES[2]}.png")
+    for line in ("predict odd", "predict odd --json"):
+        code, text = say(line)
+        assert not code, text
+        assert not {letter for letter in text if not letter.isprintable()} - {"\n"}
+    assert json.loads(text)["image"].endswith(f"{NAMES[1]}{NAMES[2]}.png")
     cells = (world / "theirs.html").read_text(encoding="utf-8").partition('id="csv"')[2]
     assert ",=cmd" not in cells
     assert ",@SUM" not in cells
