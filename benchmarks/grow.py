@@ -75,7 +75,7 @@ def main() -> None:
 
 def tested(pool):
     """Return the test accuracy in % of all ten classes and of each subset."""
-    about = pool.data
+    about = pool.recipe["data"]
     names = [task.name for task in pool.tasks]
     data = load_split(about["source"], about["root"], "test", pool.image).only(names).in_memory()
     with tempfile.TemporaryDirectory() as folder:

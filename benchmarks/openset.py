@@ -46,7 +46,7 @@ def main() -> None:
 def evaluate(pool_path, student_path, subsets):
     """Return every subset's figures for one pool and one student."""
     pool, student = Pool.open(pool_path), Model.open(student_path)
-    about = pool.manifest["recipe"]["data"]
+    about = pool.recipe["data"]
     data = load_split(about["source"], about["root"], "test", pool.image).in_memory()
     theirs = outputs(student.graph, data, "logits")["logits"]
     found = {}

@@ -6,6 +6,8 @@ The public names load on first use, so that importing the package loads neither 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from kfdeploy import quiet as _quiet  # noqa: F401 - before anything that would report home
+
 if TYPE_CHECKING:
     from kfdeploy.deploy.artifact import Artifact
     from kfdeploy.deploy.assemble import assemble

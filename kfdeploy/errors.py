@@ -26,21 +26,23 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from kfdeploy.shown import without_secrets
+
 
 class KfdeployError(Exception):
     """Something the user can mend. The command line prints the message and the hint; nothing else is caught there.
 
     `what` says what happened with the value seen in it, `allowed` lists what would have been accepted,
-    `hint` is the next thing to type.
+    `hint` is the next thing to type. No URL in any of them keeps its password or its query.
     """
 
     exit_code = 1
 
     def __init__(self, what: str, *, allowed: Iterable[object] = (), hint: str = "") -> None:
-        self.what = what
-        self.allowed = tuple(str(value) for value in allowed)
-        self.hint = hint
-        super().__init__(f"{what} (allowed: {', '.join(self.allowed)})" if self.allowed else what)
+        self.what = without_secrets(what)
+        self.allowed = tuple(without_secrets(value) for value in allowed)
+        self.hint = without_secrets(hint)
+        super().__init__(f"{self.what} (allowed: {', '.join(self.allowed)})" if self.allowed else self.what)
 
 
 class UsageError(KfdeployError):
@@ -124,7 +126,7 @@ class MissingDependencyError(KfdeployError):
 
 def first_line(error: BaseException) -> str:
     """Return the first line of another library's error, without its colours, or its kind where it says nothing."""
-    text = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", str(error))
+    text = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", without_secrets(error))
     return next(iter(text.strip().splitlines()), "") or type(error).__name__
 
 

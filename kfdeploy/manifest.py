@@ -42,8 +42,9 @@ class DataOrigin(TypedDict):
     """Where a model's images came from: the source's name, and the root it was read from."""
 
     source: str
-    root: str
+    root: str  # relative and downwards, or empty: `places` knows where it is on this machine
     names: NotRequired[str | dict[str, str]]  # what classes are called instead of their folders
+    images: NotRequired[str]  # a hash of them all, by which `places` knows them
     test: NotRequired[float]  # the share of train that is for testing, where there is no test split
 
 

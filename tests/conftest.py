@@ -1,18 +1,21 @@
 """A toy world: six classes of 8×8 images, a pool of four tasks trained for a moment, a student, and artifacts."""
 
+import atexit
 import os
 import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 # Two test processes share two cores, and toy networks gain nothing from a second thread. Before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# What is remembered of places (kfdeploy/places.py) is of this test process alone.
+os.environ.update(XDG_STATE_HOME=tempfile.mkdtemp(prefix="kfdeploy-state-"))
 
 from servers import S3, Web, forget
+from toys import TOY, write_images
 
 from kfdeploy.deploy.artifact import Artifact
 from kfdeploy.deploy.assemble import assemble
@@ -21,74 +24,7 @@ from kfdeploy.deploy.model import Model
 from kfdeploy.pool.pool import Pool
 from kfdeploy.training.recipe.recipe import Recipe, load_recipe
 
-TOY = """
-name = "toy"
-seed = 1
-
-[tasks]
-pets = ["cat", "dog"]
-"sea horse" = ["sea horse"]
-"élan" = ["élan"]
-"ünï/c" = ["uni"]
-
-[data]
-source = "folder"
-root = "ROOT"
-ignore = ["junk"]
-validation = 0.25
-
-[image]
-size = [8, 8]
-channels = 3
-mean = [0.5, 0.45, 0.4]
-std = [0.25, 0.2, 0.3]
-
-[augment]
-crop = 1
-flip = true
-
-[teacher]
-source = "train"
-net = { family = "convnet", channels = [16, 16], strides = [2, 2] }
-
-[teacher.train]
-epochs = 4
-batch = 16
-lr = 0.05
-
-[ckn]
-family = "cifar_resnet"
-depth = 8
-width = 8
-
-[tsn]
-tap = "stage2"
-net = { family = "convnet", channels = [8, 16], strides = [2, 1] }
-
-[train]
-epochs = 4
-batch = 16
-lr = 0.05
-
-[run]
-precision = "fp32"
-
-[[students]]
-name = "small"
-net = { family = "convnet", channels = [16, 16], strides = [2, 2] }
-"""
-
-
-def write_images(root: Path, split: str, per_class: int, size: int = 8) -> None:
-    """Write PNGs whose colours depend on their class, so that there is something to learn."""
-    for label, name in enumerate(("cat", "dog", "junk", "sea horse", "uni", "élan")):
-        random = np.random.default_rng((label, len(split)))
-        folder = root / split / name
-        folder.mkdir(parents=True)
-        base = np.random.default_rng(label).integers(40, 216, size=(size, size, 3))
-        for i in range(per_class):
-            noisy = np.clip(base + random.integers(-40, 40, size=base.shape), 0, 255).astype(np.uint8)
-            Image.fromarray(noisy).save(folder / f"{i:03}.png")
+atexit.register(shutil.rmtree, os.environ["XDG_STATE_HOME"], ignore_errors=True)
 
 
 @dataclass(frozen=True)

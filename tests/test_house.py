@@ -12,7 +12,7 @@ import kfdeploy
 
 # From the ground up; what stands on one floor does not know its neighbours.
 FLOORS = {
-    "kfdeploy": ("errors arrays version", "names reading schema", "files", "writing", "locks", "outputs", "manifest",
+    "kfdeploy": ("arrays quiet shown version", "errors", "names reading schema", "files", "writing", "locks places", "outputs", "manifest",
                  "graph tasks", "targets", "data", "pool", "deploy", "measuring training", "report", "cli", "__main__"),
     "kfdeploy.pool": ("manifest ranges remote", "held", "pool", "convert edit plan push"),
     "kfdeploy.deploy": ("identity", "artifact parity swap", "model", "assemble calibrate here predict prepare verify", "export update"),

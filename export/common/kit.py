@@ -8,6 +8,7 @@ from importlib import metadata
 from pathlib import Path
 
 import numpy as np
+from device import quiet, shown  # noqa: F401 - quiet before any runtime is imported
 from device.pixels import decode, fit, is_hidden, readable
 
 HERE = Path(__file__).resolve().parent
@@ -18,13 +19,20 @@ RUNTIMES = {  # what is imported, and what it is called
 
 
 def begin(main):
-    """Run a program: it ends quietly where its reader leaves (`| head`), and says why a runtime does not load."""
+    """Run a program: it ends quietly where its reader leaves (`| head`), and says why a runtime does not load.
+
+    What it says when it gives up holds names of other people's, which steer no terminal.
+    """
     if hasattr(signal, "SIGPIPE"):  # Windows has none
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
         main()
     except ImportError as error:
-        sys.exit(unloaded(error))
+        sys.exit(shown.lines(unloaded(error)))
+    except SystemExit as stopped:
+        if isinstance(stopped.code, str):
+            sys.exit(shown.lines(stopped.code))
+        raise
 
 
 def unloaded(error):
@@ -116,6 +124,11 @@ def versions(*names):
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def say(found):
+    """Print one line of JSON."""
+    print(shown.plain(json.dumps(found, ensure_ascii=False)))
 
 
 def parser(text):

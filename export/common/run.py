@@ -3,7 +3,6 @@
 python run.py photo.png folder/ [--top 3] [--threads 1]
 """
 
-import json
 import sys
 
 import kit
@@ -27,8 +26,8 @@ def main():
                 images.append(kit.read(path, about["image"]))
                 piece.append(path)
             except SystemExit as error:
-                print(json.dumps({"image": str(path), "error": str(error)}, ensure_ascii=False))
-                print(error, file=sys.stderr)
+                kit.say({"image": str(path), "error": str(error)})
+                print(kit.shown.lines(error), file=sys.stderr)
                 broken = True
         if not piece:
             continue
@@ -45,7 +44,7 @@ def main():
             line = {"image": str(path), "classes": found}
             if "known" in outputs:  # below 0: none of these
                 line["known"] = round(float(outputs["known"][number]), 6)
-            print(json.dumps(line, ensure_ascii=False))
+            kit.say(line)
     raise SystemExit(broken)
 
 

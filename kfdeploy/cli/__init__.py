@@ -30,13 +30,15 @@ from kfdeploy.cli import (
     sign,
     verify,
 )
-from kfdeploy.cli.words import WordsCommand
+from kfdeploy.cli.words import VerbsGroup, WordsCommand
 from kfdeploy.errors import KfdeployError, UsageError
+from kfdeploy.shown import plain
 from kfdeploy.training.loop.progress import is_main
 from kfdeploy.version import __version__
 
 app = typer.Typer(
     name="kfdeploy",
+    cls=VerbsGroup,
     help="Factorize one teacher into a pool of parts, assemble any subset of its tasks, export, prove and measure it.",
     no_args_is_help=True,
     add_completion=False,
@@ -126,11 +128,6 @@ def _tell(error: KfdeployError) -> None:
     # Of several processes each has its own data, so each must speak; what is asked for is wrong in all alike.
     if is_main() or not isinstance(error, UsageError):
         who = "" if is_main() else f"process {int(os.environ['RANK']) + 1}: "
-        print(f"{who}error: {_plain(str(error))}", file=sys.stderr)
+        print(f"{who}error: {plain(error)}", file=sys.stderr)
         if error.hint:
-            print(f"hint:  {_plain(error.hint)}", file=sys.stderr)
-
-
-def _plain(text: str) -> str:
-    """Return a message on one line, without what would steer a terminal: names come from files of other people's."""
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+            print(f"hint:  {plain(error.hint)}", file=sys.stderr)

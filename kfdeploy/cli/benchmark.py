@@ -32,6 +32,7 @@ def command(
         None, metavar="ssh://[user@]host[:port]", help="Measure there, with the artifacts' kits, and bring it back."
     ),
     python: str = typer.Option("python3", help="With --device: the Python there."),
+    host: bool = typer.Option(False, "--host", help="With --device: name its host in the result, which else does not."),
     imported: list[Path] = typer.Option(
         [], "--import", metavar="JSON…", help="Add the results of other machines, such as a kit's bench.py --json."
     ),
@@ -67,7 +68,7 @@ def command(
     asked = {"scenarios": split_words(scenario), "threads": threads, "batch": batch, "quick": quick, "data": data}
     limits = {"max_ms": max_ms, "max_mb": max_mb, "min_accuracy": min_accuracy}
     if device is not None:
-        result = _elsewhere(device, artifacts or [], json, asked | {"python": python})
+        result = _elsewhere(device, artifacts or [], json, asked | {"python": python, "host": host})
     else:
         result = _here(artifacts or [], json, asked | limits)
     if imported:

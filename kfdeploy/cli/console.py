@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from kfdeploy.shown import lines, plain, without_secrets
 from kfdeploy.training.loop.progress import Progress, is_main
 
 if TYPE_CHECKING:
@@ -23,9 +24,9 @@ RESUME = typer.Option(False, "--resume", help="Go on from a checkpoint; afresh w
 
 
 def say(text: str) -> None:
-    """Print a line at once; of several processes, one speaks."""
+    """Print a line at once; of several processes, one speaks. Names steer no terminal, and URLs keep their secrets."""
     if is_main():
-        print(text, flush=True)
+        print(lines(without_secrets(text)), flush=True)
 
 
 def start_processes(run: "Run") -> int:
@@ -96,7 +97,7 @@ class TrainingProgress(Progress):
                 progress.TimeRemainingColumn(),
                 transient=True,
             )
-            self.task = self.bar.add_task(title, total=epochs, completed=self.first)
+            self.task = self.bar.add_task(plain(title).replace("[", "\\["), total=epochs, completed=self.first)
             self.bar.start()
 
     def step(self, epoch: int, done: int, steps: int) -> None:

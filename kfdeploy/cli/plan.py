@@ -134,6 +134,7 @@ def _every(subsets: "Subsets", pool: "Pool", known: "Costs | None", out: Path | 
 
     from kfdeploy.files import dump_line_json
     from kfdeploy.manifest import stamp
+    from kfdeploy.shown import cell
     from kfdeploy.writing import write_file
 
     masks, accuracies, images = subsets.every()
@@ -159,7 +160,7 @@ def _every(subsets: "Subsets", pool: "Pool", known: "Costs | None", out: Path | 
         writer.writerow(["tasks", "size", "accuracy", "images", *(["ms"] if known else [])])
         for row in rows:
             value = "" if row["accuracy"] is None else row["accuracy"]
-            cells = [shlex.join(row["tasks"]), len(row["tasks"]), value, row["images"]]
+            cells = [cell(shlex.join(row["tasks"])), len(row["tasks"]), value, row["images"]]
             writer.writerow([*cells, row["ms"]] if known else cells)
         write_file(out, table.getvalue())
     else:

@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING
 import typer
 
 from kfdeploy.cli.console import FORCE, WAIT, megabytes, say, tasks_text
-from kfdeploy.cli.words import WordsCommand, task_words
+from kfdeploy.cli.words import VerbsGroup, WordsCommand, task_words
 
 if TYPE_CHECKING:
     from kfdeploy.pool.pool import Pool
     from kfdeploy.tasks.worth import Accuracy
 
 
-app = typer.Typer(help="Show, check, edit, convert or push a pool.", no_args_is_help=True)
+app = typer.Typer(cls=VerbsGroup, help="Show, check, edit, convert or push a pool.", no_args_is_help=True)
 POOL = typer.Argument("pool", metavar="POOL", help="The pool.", show_default=True)
 
 
-@app.command("show")
+@app.command("show", cls=WordsCommand)
 def show(pool: str = POOL) -> None:
     """Tell what a pool holds: its tasks, their bytes, and what they are worth together."""
     from kfdeploy.manifest import size_of
@@ -55,7 +55,7 @@ def show(pool: str = POOL) -> None:
         say(f"  {entry['name']:{width}}  {megabytes(size):>9}  {', '.join(entry['classes'])}")
 
 
-@app.command("check")
+@app.command("check", cls=WordsCommand)
 def check(pool: str = POOL) -> None:
     """Compute every file's hash, and name all that is wrong."""
     from kfdeploy.errors import PoolError
@@ -111,7 +111,7 @@ def remove(
     say(f"wrote {done.path}")
 
 
-@app.command("merge")
+@app.command("merge", cls=WordsCommand)
 def merge(
     a: Path = typer.Argument(..., metavar="A", help="A pool."),
     b: Path = typer.Argument(..., metavar="B", help="Another, with the same common network."),
@@ -136,7 +136,7 @@ def merge(
     say(f"next:  kfdeploy assemble --pool {out} {_two(done)}")
 
 
-@app.command("convert")
+@app.command("convert", cls=WordsCommand)
 def convert(
     pool: Path = POOL,
     half: bool = typer.Option(False, "--half", help="Store the tasks' weights as float16."),
@@ -162,7 +162,7 @@ def convert(
     say(f"next:  kfdeploy assemble --pool {out} {_two(done.pool)}")
 
 
-@app.command("push")
+@app.command("push", cls=WordsCommand)
 def push(
     pool: str = typer.Argument(..., metavar="POOL", help="The pool."),
     url: str = typer.Argument(..., metavar="URL", help="Where to: s3://bucket/folder, or any URL of fsspec."),

@@ -5,6 +5,7 @@ from pathlib import Path
 import typer
 
 from kfdeploy.cli.console import say
+from kfdeploy.shown import plain, without_secrets
 
 
 def command(
@@ -29,7 +30,7 @@ def command(
             say(library.dumps(found.to_json(), ensure_ascii=False))
         elif found.error:
             say(f"{found.path}: not classified")
-            typer.echo(f"error: {found.error}", err=True)
+            typer.echo(f"error: {plain(without_secrets(found.error))}", err=True)
         else:
             likely = ", ".join(f"{name} {100 * share:.1f} %" for name, share in found.classes)
             stranger = found.known is not None and found.known < 0

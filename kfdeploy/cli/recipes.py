@@ -5,11 +5,12 @@ from pathlib import Path
 import typer
 
 from kfdeploy.cli.console import FORCE, say
+from kfdeploy.cli.words import VerbsGroup, WordsCommand
 
-app = typer.Typer(help="List, show or copy the shipped recipes.", no_args_is_help=True)
+app = typer.Typer(cls=VerbsGroup, help="List, show or copy the shipped recipes.", no_args_is_help=True)
 
 
-@app.command("list")
+@app.command("list", cls=WordsCommand)
 def list_recipes() -> None:
     """Print each shipped recipe with its first line."""
     from kfdeploy.training.recipe.recipe import shipped
@@ -18,7 +19,7 @@ def list_recipes() -> None:
         say(f"{name:<16} {path.read_text(encoding='utf-8').splitlines()[0].lstrip('# ')}")
 
 
-@app.command("show")
+@app.command("show", cls=WordsCommand)
 def show(name: str = typer.Argument(..., help="A shipped name.")) -> None:
     """Print a recipe."""
     from kfdeploy.training.recipe.recipe import recipe_text
@@ -26,7 +27,7 @@ def show(name: str = typer.Argument(..., help="A shipped name.")) -> None:
     say(recipe_text(name).rstrip())
 
 
-@app.command("keys")
+@app.command("keys", cls=WordsCommand)
 def keys() -> None:
     """Print every key that a recipe may have, with its type and default (Markdown)."""
     from kfdeploy.training.recipe.reference import reference
@@ -34,7 +35,7 @@ def keys() -> None:
     say(reference().rstrip())
 
 
-@app.command("copy")
+@app.command("copy", cls=WordsCommand)
 def copy(
     name: str = typer.Argument(..., help="A shipped name."),
     out: Path | None = typer.Argument(None, help="Where to. Default: <name>.toml here."),

@@ -1,9 +1,15 @@
 """The shared rule for options of several values: they take the words up to the next one that begins with `-`."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-from typer.core import TyperCommand
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from kfdeploy.shown import plain, without_secrets
+
+_UsageError: Any = typer.BadParameter.__base__  # whichever click typer brings
 
 
 class WordsCommand(TyperCommand):
@@ -13,7 +19,27 @@ class WordsCommand(TyperCommand):
         """Parse what `spread` makes of the arguments."""
         several = {name for option in self.params if getattr(option, "multiple", False) for name in option.opts}
         known = {name for option in self.get_params(ctx) for name in (*option.opts, *option.secondary_opts)}
-        return super().parse_args(ctx, spread(args, several, known))
+        with _shown():
+            return super().parse_args(ctx, spread(args, several, known))
+
+
+class VerbsGroup(TyperGroup):
+    """The verbs, of which one that is not there may be a URL in the wrong place."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Return the verb and what follows it."""
+        with _shown():
+            return super().resolve_command(ctx, args)
+
+
+@contextmanager
+def _shown() -> Iterator[None]:
+    """Let errors of the parser, which repeat what was typed, be fit to be shown."""
+    try:
+        yield
+    except _UsageError as error:
+        error.message = plain(without_secrets(error.message))
+        raise
 
 
 def spread(args: list[str], several: set[str], known: Collection[str] = ()) -> list[str]:

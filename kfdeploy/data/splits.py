@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from kfdeploy.data.imageset import ImageSet
 from kfdeploy.data.sources import load_split
 from kfdeploy.errors import DataError
 from kfdeploy.manifest import DataOrigin
+from kfdeploy.places import found_data
 from kfdeploy.tasks.evidence import Seen
 from kfdeploy.tasks.spec import ImageSpec
 
@@ -53,7 +54,7 @@ def validation_set(about: DataOrigin, seen: Seen, image: ImageSpec, folder: str 
     Raises:
         DataError: some are not there.
     """
-    place = folder or about["root"] or about["source"]
+    place = folder or found_data(about)["root"] or about["source"]
     return found_again(load(about, "train", image, folder), seen, f"the train split at '{place}'")
 
 
@@ -146,6 +147,7 @@ def load(about: DataOrigin, split: str, image: ImageSpec, folder: str | Path | N
     Raises:
         DataError: it is not there.
     """
+    about = cast(DataOrigin, found_data(about))
     source, root = ("folder", str(folder)) if folder is not None else (about["source"], about["root"])
     try:
         return load_split(source, root, split, image, names=about.get("names", ""), test=about.get("test", 0.0))

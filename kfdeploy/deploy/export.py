@@ -18,9 +18,10 @@ from kfdeploy.files import dump_json, sha256
 from kfdeploy.graph.compose import Form
 from kfdeploy.graph.precision import Prepared, write
 from kfdeploy.graph.reference import run, tolerance
-from kfdeploy.manifest import ARTIFACT, GOLDEN, describe_files, stamp, versions
+from kfdeploy.manifest import ARTIFACT, GOLDEN, GRAPH, describe_files, stamp, versions
 from kfdeploy.names import check_name
 from kfdeploy.outputs import check_not_read, output_folder
+from kfdeploy.places import shipped_data
 from kfdeploy.schema import MOST_BATCH
 from kfdeploy.targets.base import Setup, Target
 from kfdeploy.targets.kits import write_kit
@@ -221,7 +222,7 @@ def _manifest(
         "model_files": files,
         "versions": versions("onnx", module.PACKAGE),
         "training": training_of(model),
-        "data": model.data,
+        "data": shipped_data(model.data, model.data.get("images") or model.files[GRAPH]["sha256"]),
         "kit": [],
     }
 

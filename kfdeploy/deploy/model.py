@@ -34,6 +34,7 @@ from kfdeploy.manifest import (
     stamp,
 )
 from kfdeploy.names import inside
+from kfdeploy.places import found_recipe, shipped_data
 from kfdeploy.pool.held import hold_seen
 from kfdeploy.pool.pool import Pool
 from kfdeploy.pool.ranges import parse_ranges, replaced, sweep_ranges, write_ranges
@@ -130,8 +131,8 @@ class Model(Described):
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """The recipe of a student or a teacher, as plain fields."""
-        return self.manifest["recipe"]
+        """The recipe of a student or a teacher, as plain fields, with the places that this machine remembers."""
+        return found_recipe(self.manifest["recipe"], str(self.manifest.get("images", {}).get("sha256", "")))
 
     @property
     def training(self) -> dict[str, Any] | None:
@@ -247,7 +248,9 @@ class Model(Described):
         name = write_ranges(self.path, "model", model_ranges(self.load(), images), len(images))
         before = [self.manifest["calibration"]] if "calibration" in self.manifest else []
         files = replaced(self.path, self.files, before, [name])
-        write_file(inside(self.path, ASSEMBLY), dump_json(self.manifest | {"calibration": name, "files": files}))
+        data = shipped_data(self.data, self.data.get("images") or self.files[GRAPH]["sha256"])
+        after = self.manifest | {"calibration": name, "files": files, "data": data}
+        write_file(inside(self.path, ASSEMBLY), dump_json(after))
         sweep_ranges(self.path, before, [name])
         return Model.open(self.path)
 
@@ -330,6 +333,7 @@ def write_model(
         "accuracy": {"validation": accuracy.value if accuracy.images else None, "images": accuracy.images},
         "files": describe_files(out, files),
         **fields,
+        "data": shipped_data(fields["data"]),
     }
     (out / ASSEMBLY).write_text(dump_json(manifest), encoding="utf-8")
     return accuracy

@@ -67,6 +67,7 @@ def benchmark_on(
     keep: bool = False,
     timeout: float = 3600.0,
     ssh_options: Sequence[str] = (),
+    host: bool = False,
     report: Report = lambda _: None,
 ) -> dict[str, Any]:
     """Measure artifacts on the device at `url` with their kit's `bench.py`, and return one result with all rows.
@@ -77,7 +78,8 @@ def benchmark_on(
     `test/<class>/` or `<class>/`, its images go there too and accuracy is measured; without, it is None. `timeout` is
     in seconds, for each artifact in each number of threads. `ssh_options` are words for ssh, such as `-F file`.
 
-    The result has `"device"` (the URL without user and folder), `"when"` (UTC) and no comparisons.
+    The result has `"device"` (with `host` the URL without user and folder, else a name that tells it from others),
+    `"when"` (UTC) and no comparisons.
 
     Raises:
         UnsupportedError: the URL, a scenario or a target is not one, or an artifact's fixed batch fits no scenario.
@@ -121,14 +123,14 @@ def benchmark_on(
                 text = device.launch(words, f"measuring '{artifact.path}'", timeout, report)
                 results.append(_read(text, artifact, count, scenarios))
         except RemoteError as error:
-            error.result = _merged(results, where.label) if results else None
+            error.result = _merged(results, where.label if host else where.alias) if results else None
             raise
         finally:
             if keep:
                 report(f"kept {root} on {where.label}")
             else:
                 _remove(device, root, report)
-    return _merged(results, where.label)
+    return _merged(results, where.label if host else where.alias)
 
 
 def _remove(device: Remote, root: str, report: Report) -> None:

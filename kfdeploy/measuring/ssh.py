@@ -3,6 +3,7 @@
 Its own configuration, keys and known hosts are used, and it may never ask for anything.
 """
 
+import hashlib
 import re
 import shlex
 import shutil
@@ -71,8 +72,13 @@ class Address:
 
     @property
     def label(self) -> str:
-        """The URL without user and folder: what a result may say of the device."""
+        """The URL without user and folder: what is said of the device here, and in a result where that is asked for."""
         return f"ssh://{self.host}" + (f":{self.port}" if self.port else "")
+
+    @property
+    def alias(self) -> str:
+        """What a result says of the device where its host is not to be named: the same for the same host and port."""
+        return f"device-{hashlib.sha256(self.label.encode()).hexdigest()[:6]}"
 
     @property
     def words(self) -> list[str]:

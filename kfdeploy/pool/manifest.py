@@ -12,6 +12,7 @@ from kfdeploy.errors import PoolError
 from kfdeploy.files import CHECKPOINTS, TIMING, about_of, dump_json, file_name, parse_tensors
 from kfdeploy.manifest import POOL, TRAINING, BlockEntry, Files, PoolManifest, TaskEntry, describe_files, stamp
 from kfdeploy.names import inside
+from kfdeploy.places import is_private, shipped_data, shipped_recipe
 from kfdeploy.tasks.spec import TaskSpec
 from kfdeploy.version import __version__
 from kfdeploy.writing import write_file
@@ -23,8 +24,31 @@ _OWN = ("file", "evidence", "calibration")  # the keys of a task's own files
 
 
 def write(root: Path, manifest: PoolManifest) -> None:
-    """Write `pool.json`, whole or not at all: from then on the folder is this pool."""
-    write_file(inside(root, POOL), dump_json(manifest))
+    """Write `pool.json`, whole or not at all, with no place of this machine: from then on the folder is this pool."""
+    write_file(inside(root, POOL), dump_json(shipped(manifest)))
+
+
+def images_key(manifest: PoolManifest) -> str:
+    """Return the hash by which `places` knows a pool's images; 0.1.0 kept none of them all, but of some."""
+    own = manifest["files"].get(SHARED)
+    return str(manifest.get("images", {}).get("sha256") or (own["sha256"] if own else ""))
+
+
+def shipped(manifest: PoolManifest) -> PoolManifest:
+    """Return a manifest without places of this machine, which are remembered for it; see `kfdeploy.places`."""
+    out: dict[str, Any] = {**manifest, "recipe": shipped_recipe(manifest["recipe"], images_key(manifest))}
+    for key in ("blocks", "added"):
+        if key in out:
+            out[key] = [_shipped_entry(entry, manifest["files"]) for entry in out[key]]
+    return cast(PoolManifest, out)
+
+
+def _shipped_entry(entry: Mapping[str, Any], files: Files) -> dict[str, Any]:
+    about = entry.get("data")
+    if not about or not is_private(about["root"]):
+        return dict(entry)
+    own = files.get(str(entry.get("file", "")))
+    return {**entry, "data": shipped_data(about, about.get("images") or (own["sha256"] if own else ""))}
 
 
 def made(

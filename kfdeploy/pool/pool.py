@@ -14,6 +14,7 @@ from kfdeploy.errors import ComposeError, PoolError, UnsupportedError
 from kfdeploy.files import parse_tensors, save_tensors
 from kfdeploy.graph.known import add_known
 from kfdeploy.manifest import POOL, BlockEntry, DataOrigin, PoolManifest, TaskEntry, describe_files, open_manifest
+from kfdeploy.places import found_recipe
 from kfdeploy.pool import manifest
 from kfdeploy.pool.held import check_kinds, hold_evidence, hold_together
 from kfdeploy.pool.manifest import COMMON, SHARED, TEMPLATE, Role
@@ -100,13 +101,13 @@ class Pool(Described):
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """The recipe it was factorized with, as plain fields."""
-        return self.manifest["recipe"]
+        """The recipe it was factorized with, as plain fields, with the places that this machine remembers."""
+        return found_recipe(self.manifest["recipe"], manifest.images_key(self.manifest))
 
     @property
     def data(self) -> DataOrigin:
         """Where its images came from."""
-        return cast(DataOrigin, self.manifest["recipe"]["data"])
+        return cast(DataOrigin, self.manifest["recipe"]["data"] | {"images": manifest.images_key(self.manifest)})
 
     @property
     def coupling(self) -> str:

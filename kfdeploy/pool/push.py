@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from kfdeploy.errors import OutputError, PoolError, StoreError, UnsupportedError
+from kfdeploy.files import dump_json
 from kfdeploy.manifest import POOL, TRAINING, parse_manifest
+from kfdeploy.pool.manifest import shipped
 from kfdeploy.pool.pool import Pool
 from kfdeploy.pool.remote.store import READ_ONLY, Listed, Store
 from kfdeploy.reading import MOST_JSON
@@ -60,6 +62,8 @@ def push(
     names = [name for name in files if train or not name.startswith(TRAINING)]
     listed = store.list()
     manifest, before, old = source.place.manifest(), b"", {}
+    if (clean := shipped(source.manifest)) != source.manifest:  # 0.1.0 said where its images lie
+        manifest = dump_json(clean).encode()
     if POOL in listed:
         before = store.read(POOL, most=MOST_JSON)
         if before != manifest and not force:

@@ -23,6 +23,7 @@ from kfdeploy.report.words import (
     number,
     share,
 )
+from kfdeploy.shown import cell, lines
 
 if TYPE_CHECKING:
     from rich.table import Table as Terminal
@@ -69,21 +70,21 @@ class Table:
         for i, name in enumerate(self.head):
             out.add_column(name, justify="left" if i < self.words else "right", overflow="fold")
         for row in self.rows:
-            out.add_row(*map(escape, row))  # a task's name may look like markup
+            out.add_row(*(escape(lines(each)) for each in row))  # a task's name may look like markup
         return out
 
     def markdown(self) -> str:
         """Return the table as Markdown; nothing for a table without rows."""
         if not self.rows:
             return ""
-        lines = [list(self.head), ["--:" if self._kind(i) == ' class="n"' else "---" for i in range(len(self.head))]]
-        lines += [[plain(cell) for cell in row] for row in self.rows]
-        return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+        rows = [list(self.head), ["--:" if self._kind(i) == ' class="n"' else "---" for i in range(len(self.head))]]
+        rows += [[plain(each) for each in row] for row in self.rows]
+        return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
 
 
-def plain(cell: str) -> str:
+def plain(text: str) -> str:
     """Return text that neither ends a cell of Markdown nor becomes markup."""
-    return re.sub(r"([|<>`*_\\]|(?<=\])\()", r"\\\1", " ".join(cell.split()))
+    return re.sub(r"([|<>`*_\\]|(?<=\])\()", r"\\\1", " ".join(lines(text).split()))
 
 
 def overview(result: Mapping[str, Any]) -> Table:
@@ -232,9 +233,9 @@ def comma_separated(rows: Sequence[Row]) -> str:
     """Return every raw number as CSV; what is not available is empty."""
     names, values = raw(rows)
     out = io.StringIO()
-    writer = csv.DictWriter(out, names, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(values)
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([cell(name) for name in names])
+    writer.writerows([cell(each.get(name, "")) for name in names] for each in values)
     return out.getvalue()
 
 

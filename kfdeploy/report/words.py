@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from kfdeploy.report import sentences as report
+from kfdeploy.shown import lines
 
 Row = dict[str, Any]
 NONE = "–"
@@ -14,8 +15,8 @@ _SPOKEN = 3  # pairs of models that one sentence can hold
 
 
 def esc(value: object) -> str:
-    """Return text that can stand in HTML, inside an element or a quoted attribute."""
-    return html.escape(str(value), quote=True)
+    """Return text that can stand in HTML, inside an element or a quoted attribute; what does not print is spelt out."""
+    return html.escape(lines(value), quote=True)
 
 
 def number(value: object) -> float | None:

@@ -7,6 +7,8 @@ from kfdeploy.errors import PoolError
 
 # The device's clock and image reader are the very files that `kfdeploy` measures and reads with.
 OWN = Path(__file__).parent / "device"
+# So are what keeps runtimes from reporting home, and what shows names of other people's; both need Python alone.
+GROUND = tuple(Path(__file__).parents[1] / name for name in ("quiet.py", "shown.py"))
 
 
 def kits() -> Path:
@@ -33,4 +35,7 @@ def write_kit(folder: Path, name: str) -> list[str]:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
             written.append(target.relative_to(folder).as_posix())
+    for path in GROUND:
+        shutil.copyfile(path, folder / OWN.name / path.name)
+        written.append(f"{OWN.name}/{path.name}")
     return sorted(written, key=lambda each: (each != "README.md", each))

@@ -1,12 +1,10 @@
 """OpenVINO, on the CPU."""
 
 import importlib.util
-import os
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,6 +67,7 @@ def convert(onnx_path: Path, out: Path, options: Options) -> list[str]:
 
 def _convert(onnx_path: Path, out: Path, batch: int, precision: str) -> None:
     openvino = _openvino()
+
     model = openvino.convert_model(onnx_path)
     model.set_friendly_name("kfdeploy")
     if batch:
@@ -79,7 +78,6 @@ def _convert(onnx_path: Path, out: Path, batch: int, precision: str) -> None:
 
 def open(folder: Path, options: Options, setup: Setup) -> Session:
     """Open an exported model."""
-    _openvino()  # with its telemetry switched off
     return KitSession(KIT, folder, options, setup)
 
 
@@ -99,16 +97,10 @@ def executed(folder: Path, options: Options) -> dict[str, Any]:
 
 
 def _openvino() -> Any:
-    # OpenVINO asks the network for its telemetry when it converts; a device has none, and nobody was asked.
-    os.environ.setdefault("OPENVINO_TELEMETRY", "0")
     try:
         import openvino
     except ImportError as error:
         raise unloaded(error, "openvino", "OpenVINO is not installed", 'pip install "kfdeploy[openvino]"') from None
-    with suppress(ImportError, AttributeError):
-        import openvino_telemetry
-
-        openvino_telemetry.Telemetry.send_event = lambda *_, **__: None
     return openvino
 
 

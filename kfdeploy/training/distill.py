@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from kfdeploy.arrays import Arrays
 from kfdeploy.deploy.model import Model
 from kfdeploy.errors import KfdeployError, RecipeError, nearest
-from kfdeploy.files import file_name
+from kfdeploy.files import file_name, sha256
 from kfdeploy.outputs import check_output
+from kfdeploy.places import shipped_recipe
 from kfdeploy.tasks.spec import TaskSpec, choose, class_names
 from kfdeploy.training.experiment import Experiment
 from kfdeploy.training.learners.classifier import ClassifierLearner
@@ -179,13 +180,17 @@ def _same_teacher(pool: str | Path | None, recipe: Recipe, experiment: Experimen
         if trained:
             raise
         return None  # its teacher comes from elsewhere, and is measured again
-    before = completed(found.recipe)
+    before = shipped_recipe(completed(found.recipe))
     matters = ("data", "image", "tasks", "teacher", *(("augment", "seed") if trained else ()))
-    after = recipe.model_dump()
+    after = shipped_recipe(recipe.model_dump())
     keys = changed_keys({key: before.get(key) for key in matters}, {key: after[key] for key in matters})
     different = [key for key in keys if key not in ("data.root", "data.workers", "teacher.min_accuracy")]
     if found.images.get("sha256") not in (None, experiment.record.about()["sha256"]):
         different.append("the images")  # it may have been trained on what is held back here
+    kind, _, name = recipe.teacher.source.partition(":")
+    file = name if kind in ("file", "onnx") else recipe.teacher.weights
+    if file and found.teacher.get("sha256") not in (None, sha256(Path(file))):  # of the same name alone
+        different.append("the teacher's file")
     if different and trained:
         experiment.report.note(
             f"the teacher of '{found.where}' is another recipe's ({', '.join(different)} differ): training this "

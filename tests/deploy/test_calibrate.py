@@ -90,7 +90,7 @@ def test_images_that_are_not_there_are_refused(pool, tmp_path):
     few = tmp_path / "few"
     for name in ("cat", "dog", "sea horse", "élan", "uni"):
         (few / "train" / name).mkdir(parents=True)
-    first = Pool.open(pool).manifest["recipe"]["data"]["root"]
+    first = Pool.open(pool).recipe["data"]["root"]
     from pathlib import Path
 
     for name in ("cat", "dog", "sea horse", "élan", "uni"):

@@ -15,7 +15,7 @@ from kfdeploy.pool.pool import Pool
 
 
 def images_of(pool, rows):
-    about = pool.manifest["recipe"]["data"]
+    about = pool.recipe["data"]
     split = load_split(about["source"], about["root"], "train", pool.image)
     place = {int(row): i for i, row in enumerate(split.rows)}
     return split.load([place[int(row)] for row in rows])
@@ -23,7 +23,7 @@ def images_of(pool, rows):
 
 def rows_of(pool, name):
     """Return the rows of a class in the train split."""
-    about = pool.manifest["recipe"]["data"]
+    about = pool.recipe["data"]
     split = load_split(about["source"], about["root"], "train", pool.image)
     return split.rows[split.labels == split.classes.index(name)]
 
@@ -71,7 +71,7 @@ def grow(root, name, rows, like="sea horse", seed=1):
     about = {"schema": 1, "kind": "evidence", "task": name, "classes": [name]}
     save_tensors(root / entry["evidence"], own, about)
     logits = dict(zip(before, logits_of(pool, before, images_of(pool, rows)), strict=True))
-    about = pool.manifest["recipe"]["data"]
+    about = pool.recipe["data"]
     content = load_split(about["source"], about["root"], "train", pool.image).contents()[np.asarray(rows)]
     arrays = {"validation.labels": np.zeros(len(rows), np.int64), "validation.rows": np.asarray(rows)}
     arrays["validation.content"] = content

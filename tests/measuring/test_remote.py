@@ -136,7 +136,7 @@ def test_numbers_come_back(server, artifacts, toy):
     assembly, student = artifacts[0], artifacts[2]
     before = sorted(assembly.path.iterdir())
     url = f"ssh://{getpass.getuser()}@127.0.0.1:{server.port}{server.folder}"
-    result = server.run(assembly, student.path, url=url, data=toy.data, report=notes.append)
+    result = server.run(assembly, student.path, url=url, data=toy.data, host=True, report=notes.append)
     assert [row["sha256"] for row in result["rows"]] == [assembly.sha256, student.sha256]
     for row in result["rows"]:
         assert row["latency_ms"]["p50"] > 0
@@ -334,7 +334,8 @@ def test_a_connection_that_is_dropped_in_the_middle(server, stub, whole):
     assert "was lost while measuring" in str(error)
     assert "cut" in str(error)
     assert [row["threads"] for row in error.result["rows"]] == [1]  # what was finished is kept
-    assert error.result["device"] == f"ssh://127.0.0.1:{server.port}"
+    assert error.result["device"] == parse_address(f"ssh://127.0.0.1:{server.port}").alias  # --host was not said
+    assert "127.0.0.1" not in json.dumps(error.result)
     assert left(server) == []  # the device tidies up by itself
     assert any("could not be removed from here" in note for note in notes) == whole
 

@@ -57,7 +57,7 @@ def test_a_half_pool_assembles_and_exports_in_every_form(toy, half, tmp_path):
     from kfdeploy.data.splits import validation_set
 
     evidence = half.pool.evidence(model.tasks)
-    images = validation_set(half.pool.manifest["recipe"]["data"], half.pool.seen(), half.pool.image).load()
+    images = validation_set(half.pool.recipe["data"], half.pool.seen(), half.pool.image).load()
     assert session(model.graph, 1).run(None, {"image": images})[0] == pytest.approx(evidence.logits, abs=1e-5)
     artifact = export(model, "onnx", precision="int8", out=tmp_path)
     assert "int8" in artifact.manifest["executed"]["convolutions"]
@@ -92,8 +92,7 @@ def test_without_its_images_nothing_is_said_and_nothing_is_left(pool, tmp_path):
     with pytest.raises(DataError, match="validation images that .* was made with are needed") as caught:
         store_half(pool, tmp_path / "half", data=tmp_path / "nowhere")
     assert "--data <folder>" in caught.value.hint
-    manifest = json.loads((pool / "pool.json").read_text(encoding="utf-8"))
-    data = shutil.copytree(manifest["recipe"]["data"]["root"], tmp_path / "data")
+    data = shutil.copytree(Pool.open(pool).recipe["data"]["root"], tmp_path / "data")
     for folder in sorted((data / "train").iterdir()):  # as many images, but others
         for path in folder.iterdir():
             shutil.copyfile(data / "test" / "cat" / "000.png", path)
@@ -111,7 +110,7 @@ def test_other_images_under_a_pool_of_0_1_0_are_told_by_its_logits(pool, tmp_pat
     again(pool / SHARED, arrays)
     describe(pool, SHARED)
     opened = Pool.open(pool)
-    data = shutil.copytree(opened.data["root"], tmp_path / "data")
+    data = shutil.copytree(opened.recipe["data"]["root"], tmp_path / "data")
     store_half(pool, tmp_path / "whole", data=data)
     whole = load_split("folder", str(data), "train", opened.image)
     golden = set(golden_samples(arrays["validation.labels"]).tolist())

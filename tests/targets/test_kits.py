@@ -15,7 +15,7 @@ from kfdeploy.deploy.model import Model
 from kfdeploy.deploy.parity import TOLERANCE
 from kfdeploy.deploy.predict import predict
 from kfdeploy.manifest import versions
-from kfdeploy.targets.kits import OWN, kits, write_kit
+from kfdeploy.targets.kits import GROUND, OWN, kits, write_kit
 
 RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino", "mnn": "MNN"}
 
@@ -79,7 +79,7 @@ def test_a_kit_holds_kfdeploys_own_clock(tmp_path):
         "requirements.txt",
         "run.py",
     } <= set(written)
-    for path in OWN.glob("*.py"):
+    for path in (*OWN.glob("*.py"), *GROUND):
         assert (tmp_path / "device" / path.name).read_bytes() == path.read_bytes()
 
 

@@ -184,21 +184,49 @@ class Json {
   int depth_ = 0;
 };
 
-std::string quoted(const std::string& text) {
-  std::string out = "\"";
-  for (const char letter : text) {
-    if (letter == '"' || letter == '\\') {
-      out += '\\';
-      out += letter;
-    } else if (static_cast<unsigned char>(letter) < 0x20) {
+// Whether what begins at `at` steers a terminal: C0, DEL, C1, or a mark that turns the direction of writing. `code` and
+// `size` tell what it is and how many bytes it has.
+bool steers(const std::string& text, std::size_t at, unsigned& code, std::size_t& size) {
+  const auto byte = [&](std::size_t i) { return i < text.size() ? static_cast<unsigned char>(text[i]) : 0u; };
+  code = byte(at);
+  size = 1;
+  if (code == 0xC2) {
+    code = byte(at + 1);
+    size = 2;
+    return code >= 0x80 && code < 0xA0;
+  }
+  if (code == 0xE2 && (byte(at + 1) == 0x80 || byte(at + 1) == 0x81)) {
+    code = 0x2000u | (byte(at + 1) & 0x3Fu) << 6 | (byte(at + 2) & 0x3Fu);
+    size = 3;
+    return code == 0x200E || code == 0x200F || (code >= 0x2028 && code <= 0x202E) || (code >= 0x2066 && code <= 0x2069);
+  }
+  return code < 0x20 || code == 0x7F;
+}
+
+// Text of other people's as it may be printed: what steers a terminal is spelt out, as JSON does it.
+std::string plain(const std::string& text) {
+  std::string out;
+  unsigned code = 0;
+  for (std::size_t at = 0, size = 1; at < text.size(); at += size) {
+    if (steers(text, at, code, size)) {
       char escape[8];
-      std::snprintf(escape, sizeof escape, "\\u%04x", static_cast<unsigned>(letter));
+      std::snprintf(escape, sizeof escape, "\\u%04x", code & 0xFFFFu);
       out += escape;
     } else {
-      out += letter;
+      size = 1;
+      out += text[at];
     }
   }
-  return out + '"';
+  return out;
+}
+
+std::string quoted(const std::string& text) {
+  std::string out;
+  for (const char letter : text) {
+    if (letter == '"' || letter == '\\') out += '\\';
+    out += letter;
+  }
+  return '"' + plain(out) + '"';
 }
 
 // ---- images ----
@@ -371,12 +399,17 @@ int main(int argc, char** argv) {
     if (!OrtGetApiBase()->GetApi(ORT_API_VERSION))
       fail(std::string("this ONNX Runtime is ") + OrtGetApiBase()->GetVersionString() + ", older than the headers (1." +
            std::to_string(ORT_API_VERSION) + ")");
+#ifndef _WIN32
+    setenv("ORT_DISABLE_TELEMETRY", "1", 0);  // before it starts: else it keeps a device id and sends events
+#else
+    if (!std::getenv("ORT_DISABLE_TELEMETRY")) _putenv_s("ORT_DISABLE_TELEMETRY", "1");
+#endif
     Ort::InitApi();
     Classifier model(words[0], threads);
     for (std::size_t i = 1; i < words.size(); ++i) classify(model, words[i]);
   } catch (const std::exception& error) {
     std::fflush(stdout);
-    std::fprintf(stderr, "error: %s\n", error.what());
+    std::fprintf(stderr, "error: %s\n", plain(error.what()).c_str());
     return 1;
   }
   return 0;

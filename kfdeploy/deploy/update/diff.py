@@ -13,6 +13,7 @@ from kfdeploy.files import sha256
 from kfdeploy.manifest import ASSEMBLY, GRAPH, PARTS, POOL
 from kfdeploy.names import inside
 from kfdeploy.outputs import check_place
+from kfdeploy.places import is_private
 from kfdeploy.pool.manifest import COMMON, SHARED, TEMPLATE
 from kfdeploy.pool.pool import Pool
 from kfdeploy.reading import MOST_FILE, read_named
@@ -273,6 +274,11 @@ def write_update(old: str | Path, new: str | Path, out: str | Path, *, force: bo
     if found.empty:
         raise UpdateError(f"'{old}' and '{new}' are the same: there is nothing to ship", hint="nothing is to be done")
     model = open_whole(new)
+    if is_private(model.data["root"]) or is_private(parts_of(model).data["root"]):  # of 0.1.0
+        raise UpdateError(
+            f"'{new}' says where its images lie on the machine that made it, and an update goes to devices",
+            hint="assemble it again with this version, which says so nowhere",
+        )
     if recompose(parts_of(model), model.manifest, model.files[GRAPH]["sha256"]) is None:
         raise UpdateError(
             f"this version of kfdeploy composes another graph from the parts of '{new}' than lies there",

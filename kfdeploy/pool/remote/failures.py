@@ -1,10 +1,11 @@
 """What it means when a server does not give: every library's errors, in words of ours."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from kfdeploy.errors import KfdeployError, PoolError, StoreError, first_line
 from kfdeploy.manifest import POOL
+from kfdeploy.shown import without_secrets
 
 _KEYS = {
     "s3": "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; FSSPEC_S3_ANON=true for a public bucket",
@@ -22,19 +23,21 @@ class Asked:
     protocol: str
     bucket: str
     answered: bool
+    url: str = field(default="", repr=False)  # as it was named: libraries repeat pieces of it
 
 
 def explain(error: Exception, asked: Asked, name: str, doing: str) -> KfdeployError:
     """Return an error of ours for what fsspec raised while `doing` something with the file `name` ("": the folder)."""
     code, address = _code(error), f"{asked.where}/{name}" if name else asked.where
+    said = without_secrets(_line(error), asked.url)
     if code == "NoSuchBucket":
         return StoreError(
-            f"there is no bucket '{asked.bucket}' ('{asked.where}')",
+            f"there is no bucket '{without_secrets(asked.bucket, asked.url)}' ('{asked.where}')",
             hint="check its name, and whose server is asked: AWS_ENDPOINT_URL, AWS_PROFILE",
         )
     if isinstance(error, FileNotFoundError) or code == "404":
         if doing == "writing":
-            return StoreError(f"there is no place for '{address}': {_line(error)}", hint="make the bucket first")
+            return StoreError(f"there is no place for '{address}': {said}", hint="make the bucket first")
         what = (
             f"there is no pool at '{asked.where}' ('{name}' is missing)" if name == POOL else f"'{address}' is missing"
         )
@@ -43,17 +46,17 @@ def explain(error: Exception, asked: Asked, name: str, doing: str) -> KfdeployEr
         return PoolError(f"'{address}' was altered on the server: it is too short", hint="push the pool again")
     if isinstance(error, PermissionError) or code in ("401", "403") or "Credentials" in type(error).__name__:
         return StoreError(
-            f"{doing} '{address}' is not permitted: {_line(error)}",
+            f"{doing} '{address}' is not permitted: {said}",
             hint=_KEYS.get(asked.protocol.removesuffix("a"), "check the key or the token of this address"),
         )
     if _unreachable(error):
         halfway = f"stopped answering at '{name}'" if asked.answered and name else "cannot be reached"
         own = ", and AWS_ENDPOINT_URL" if asked.protocol.startswith("s3") else ""
         return StoreError(
-            f"'{asked.where}' {halfway}: {_line(error)}",
+            f"'{asked.where}' {halfway}: {said}",
             hint=f"check the network and the address{own}; the same command goes on from what has arrived",
         )
-    return StoreError(f"{doing} '{address}' failed: {_line(error)}", hint="try again, or ask who runs the server")
+    return StoreError(f"{doing} '{address}' failed: {said}", hint="try again, or ask who runs the server")
 
 
 def may_pass(error: BaseException) -> bool:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from kfdeploy import shown
 from kfdeploy.errors import UnsupportedError
 
 
@@ -15,13 +16,20 @@ def locate(place: str | Path) -> Path | str:
     if isinstance(place, Path) or "://" not in place:
         _refuse_one_slash(Path(place))
         return Path(place)
-    parts = urlsplit(place)
+    try:
+        parts = urlsplit(place)
+    except ValueError:
+        raise UnsupportedError(f"'{shown.place(place)}' is no URL", hint="s3://<bucket>/<folder>") from None
     if not parts.netloc and not parts.path.strip("/") and parts.scheme != "memory":
-        raise UnsupportedError(f"'{place}' names no bucket and no folder", hint=f"{parts.scheme}://<bucket>/<folder>")
+        raise UnsupportedError(
+            f"'{shown.place(place)}' names no bucket and no folder", hint=f"{parts.scheme}://<bucket>/<folder>"
+        )
     if parts.scheme not in ("file", "local"):
         return place
     if parts.netloc not in ("", "localhost"):
-        raise UnsupportedError(f"'{place}' names the host '{parts.netloc}'", hint="file:///absolute/folder, or a path")
+        raise UnsupportedError(
+            f"'{place}' names the host '{parts.hostname}'", hint="file:///absolute/folder, or a path"
+        )
     return Path(unquote(parts.path))
 
 
@@ -42,14 +50,7 @@ def local_folder(place: str | Path, doing: str) -> Path:
     found = locate(place)
     if isinstance(found, str):
         raise UnsupportedError(
-            f"'{shown(found)}' is on a server, and {doing} writes to its pool",
+            f"'{shown.place(found)}' is on a server, and {doing} writes to its pool",
             hint="do it to the pool's folder, then: kfdeploy pool push <pool> <url>",
         )
     return found
-
-
-def shown(url: str) -> str:
-    """Return a URL without its query and password."""
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2] if ":" in parts.netloc.rpartition("@")[0] else parts.netloc
-    return f"{parts.scheme}://{host}{parts.path.rstrip('/')}"

@@ -18,8 +18,9 @@ from kfdeploy.errors import (
 )
 from kfdeploy.names import check_inside, inside
 from kfdeploy.pool.remote.failures import Asked, explain, may_pass
-from kfdeploy.pool.remote.locate import locate, shown
+from kfdeploy.pool.remote.locate import locate
 from kfdeploy.reading import MOST_FILE
+from kfdeploy.shown import place, without_secrets
 
 T = TypeVar("T")
 CONNECT_SECONDS, READ_SECONDS = 3.0, 10.0  # a server that is there answers sooner
@@ -52,11 +53,11 @@ class Listed(NamedTuple):
 class Store:
     """A folder on a server, or (to push to) one of this machine. `where` names it in messages, without secrets."""
 
-    def __init__(self, place: str | Path) -> None:
-        found = locate(place)
+    def __init__(self, named: str | Path) -> None:
+        found = locate(named)
         self.protocol = "file" if isinstance(found, Path) else urlsplit(found).scheme.lower()
         self.url = str(found.absolute()) if isinstance(found, Path) else self.protocol + found[found.index("://") :]
-        self.where = str(found) if isinstance(found, Path) else shown(self.url)
+        self.where = str(found) if isinstance(found, Path) else place(self.url)
         self.answered = False
         self.fs, root = _file_system(self.protocol, self.url, self.where)
         self.root = root.rstrip("/")
@@ -162,8 +163,8 @@ class Store:
             except Exception as error:
                 wait = next(waits, None) if may_pass(error) else None
                 if wait is None:
-                    asked = Asked(self.where, self.protocol, self.root.partition("/")[0], self.answered)
-                    raise explain(error, asked, name, doing) from error
+                    asked = Asked(self.where, self.protocol, self.root.partition("/")[0], self.answered, self.url)
+                    raise explain(error, asked, name, doing) from None  # whose text may hold a password
                 time.sleep(wait)
             else:
                 self.answered = True
@@ -188,14 +189,15 @@ def _file_system(protocol: str, url: str, where: str) -> tuple[Any, str]:
         fs, root = url_to_fs(url, **_options(protocol))
     except ImportError as error:  # fsspec's own, which names what to install; what happened is its cause
         package, cause = _PACKAGES.get(protocol, ""), error.__cause__ or error
-        absent = _missing(package, where, first_line(error))
+        absent = _missing(package, where, without_secrets(first_line(error), url))
         if isinstance(cause, ImportError) and not isinstance(cause, ModuleNotFoundError) and cause is not error:
             raise unloaded(cause, package or protocol, absent.what, absent.hint) from None
         raise absent from None
     except (ValueError, TypeError) as error:
         raise StoreError(
-            f"'{where}' cannot be opened: {first_line(error)}", hint="check the URL, and your settings of fsspec"
-        ) from error
+            f"'{where}' cannot be opened: {without_secrets(first_line(error), url)}",
+            hint="check the URL, and your settings of fsspec",
+        ) from None
     return fs, str(root)
 
 

@@ -12,6 +12,7 @@ from kfdeploy.errors import DataError, PoolError, TaskError, TeacherError, neare
 from kfdeploy.files import file_name
 from kfdeploy.manifest import POOL, TRAINING
 from kfdeploy.outputs import check_output
+from kfdeploy.places import shipped_data
 from kfdeploy.pool.pool import Pool
 from kfdeploy.pool.remote.locate import local_folder
 from kfdeploy.tasks.spec import TaskSpec, class_names
@@ -95,7 +96,7 @@ def add_task(
         fitted = trainer.fit(learner, loader, validation, resume=resume)
         if is_main():
             extra = {
-                "data": {"source": "folder", "root": str(data)},
+                "data": shipped_data({"source": "folder", "root": str(data)}, made_from.about()["sha256"]),
                 "instead_of": list(instead_of),
                 "teacher": teacher is not None,
                 "images": made_from.about(),

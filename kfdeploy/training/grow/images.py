@@ -8,6 +8,7 @@ import numpy as np
 from kfdeploy.data.imageset import ImageSet, stratified
 from kfdeploy.data.splits import SPLIT_SEED, found_again, load, spread
 from kfdeploy.errors import DataError
+from kfdeploy.places import found_data
 from kfdeploy.pool.manifest import SHARED
 from kfdeploy.pool.pool import Pool
 from kfdeploy.tasks.evidence import Seen
@@ -40,7 +41,7 @@ def known_images(pool: Pool, report: Progress) -> list[Known]:
             continue
         names = pool.labels if file == SHARED else next(b["classes"] for b in blocks.values() if b["file"] == file)
         try:
-            place = about["root"] or about["source"]
+            place = found_data(about)["root"] or about["source"]
             whole = load(about, "train", pool.image).identified()
             held = found_again(whole, Seen.of(arrays, names), f"the train split at '{place}'")
             found.append(Known(key, classes, _without(whole, held).only(classes), held))

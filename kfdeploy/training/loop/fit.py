@@ -230,6 +230,7 @@ class Trainer:
             self.report.stop()
             if writer is not None:
                 writer.close()
+                _unname(self.folder / "tensorboard")
 
 
 _PEER_LOST = ("Connection closed by peer", "Connection reset", "Timed out", "Broken pipe", "gloo", "NCCL")
@@ -337,6 +338,13 @@ def _tensorboard(folder: Path) -> Any:
         absent, hint = "TensorBoard was asked for and is not installed", 'pip install "kfdeploy[tensorboard]"'
         raise unloaded(error, "tensorboard", absent, hint) from None
     return SummaryWriter(str(folder / "tensorboard"))
+
+
+def _unname(folder: Path) -> None:
+    """Take the host, which TensorBoard puts into the names of its files, out of them again."""
+    for path in sorted(folder.glob("events.out.tfevents.*")):
+        began, _, rest = path.name.removeprefix("events.out.tfevents.").partition(".")
+        path.rename(path.with_name(f"events.out.tfevents.{began}.{'.'.join(rest.rsplit('.', 2)[1:])}"))
 
 
 @contextmanager

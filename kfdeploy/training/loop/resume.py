@@ -15,6 +15,7 @@ from kfdeploy.locks import lock
 from kfdeploy.manifest import stamp
 from kfdeploy.outputs import check_output, commit, partial
 from kfdeploy.outputs import sweep as sweep_beside
+from kfdeploy.places import shipped_recipe
 from kfdeploy.reading import MOST_TEXT, parse_json, read_named
 from kfdeploy.training.loop.processes import world
 from kfdeploy.training.loop.progress import is_main
@@ -59,7 +60,7 @@ def unfinished(
             with place_errors(out, "free some space, then go on with --resume"):
                 work.mkdir(parents=True, exist_ok=True)
                 save_tensors(work / log / DATA, data.arrays(), stamp("evidence"))
-                write_file(work / _NOTED, dump_json(recipe.model_dump()))
+                write_file(work / _NOTED, dump_json(shipped_recipe(recipe.model_dump())))
                 if world() > 1:
                     dist.barrier()
                 yield work
@@ -143,8 +144,8 @@ def same_recipe(before: Mapping[str, Any], recipe: Recipe, what: str) -> None:
     Raises:
         TrainingError: with the keys that differ.
     """
-    after = recipe.model_dump()
-    if changed := [key for key in changed_keys(completed(before), after) if key not in _MAY_CHANGE]:
+    after = shipped_recipe(recipe.model_dump())  # files are told by their names: where they lie may change
+    if changed := [key for key in changed_keys(shipped_recipe(completed(before)), after) if key not in _MAY_CHANGE]:
         raise TrainingError(
             f"{what}; these keys differ: {', '.join(changed)}", hint="set them back, or start afresh with --force"
         )

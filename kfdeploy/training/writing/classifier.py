@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from kfdeploy.files import save_tensors
 from kfdeploy.manifest import stamp, versions
+from kfdeploy.places import shipped_data, shipped_recipe
 from kfdeploy.tasks.evidence import Evidence
 from kfdeploy.training.experiment import Experiment
 from kfdeploy.training.nets.branches import merged
@@ -63,7 +64,10 @@ def write_classifier(
         arrays["validation.logits"],
         arrays["validation.content"],
     )
-    about = {"data": experiment.recipe.data.model_dump(), "images": experiment.record.about()}
+    images = experiment.record.about()
+    about = {"data": shipped_data(experiment.recipe.data.model_dump(), images["sha256"]), "images": images}
+    if "recipe" in fields:
+        about["recipe"] = shipped_recipe(fields["recipe"], images["sha256"])
     fields = fields | about | {"versions": versions(*LIBRARIES)}
     write_model(out, graph.model, kind, name, experiment.image, experiment.tasks, evidence, fields)
     Model.open(out).calibrate(sample(experiment.validation))

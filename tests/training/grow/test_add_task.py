@@ -69,7 +69,7 @@ def test_what_it_is_worth_is_known_exactly(toy, grown, tmp_path):
     pool = Pool.open(grown)
     evidence = pool.evidence()
     rows = pool.seen().rows
-    about = pool.manifest["recipe"]["data"]
+    about = pool.recipe["data"]
     assert len(evidence.labels) > len(rows)
     assert set(evidence.labels) == {*class_names(Pool.open(toy.pool).tasks), "junk"}
     graph = assemble(grown, [task.name for task in pool.tasks], tmp_path / "all").graph
@@ -124,7 +124,7 @@ def test_independent_tasks_are_calibrated(toy, tmp_path):
     pool.check()
 
 
-def test_the_pools_data_may_be_gone(toy, tmp_path, capsys):
+def test_the_pools_data_may_be_gone(toy, tmp_path, capsys, monkeypatch):
     """Then the new folder has to hold some of its classes; what is not known is said."""
     from kfdeploy.training.loop.progress import Progress
 
@@ -137,8 +137,7 @@ def test_the_pools_data_may_be_gone(toy, tmp_path, capsys):
     gone = f'data.root="{tmp_path / "nowhere"}"'
     place = tmp_path / "pool"
     shutil.copytree(toy.pool, place)
-    manifest = (place / "pool.json").read_text(encoding="utf-8").replace(str(toy.data), str(tmp_path / "nowhere"))
-    (place / "pool.json").write_text(manifest, encoding="utf-8")
+    monkeypatch.setenv("KFDEPLOY_STATE", str(tmp_path / "state"))  # of a machine that never saw them
     only = tmp_path / "only"
     shutil.copytree(toy.data / "train" / "junk", only / "train" / "junk")
     with pytest.raises(DataError, match="there are no images of any class that the pool knows"):
