@@ -13,12 +13,12 @@ import pytest
 from kfdeploy.deploy.export import export
 from kfdeploy.errors import MissingDependencyError, unloaded
 from kfdeploy.targets.base import Setup
-from kfdeploy.targets.kits import OWN, kits
+from kfdeploy.targets.kits import GROUND, OWN, kits
 from kfdeploy.targets.onnx import Options
 from kfdeploy.targets.session import KitSession
 
 OLDEST = 9  # of Python 3: Debian 11 has it
-COPIED = [*sorted(kits().rglob("*.py")), *sorted(OWN.glob("*.py"))]
+COPIED = [*sorted(kits().rglob("*.py")), *sorted(OWN.glob("*.py")), *GROUND]
 STACK = "libMNN.so: cannot enable executable stack as shared object requires: Invalid argument"
 # Everything that is copied compiles, and what the three programs share is imported, numpy and Pillow left out.
 IMPORTED = """
@@ -59,6 +59,8 @@ def test_what_is_copied_is_imported_by_every_python_that_is_here(minor, tmp_path
         pytest.skip(f"there is no Python 3.{minor}")
     for base, place in ((kits() / "common", tmp_path), (kits() / "onnxruntime", tmp_path), (OWN, tmp_path / "device")):
         shutil.copytree(base, place, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+    for path in GROUND:
+        shutil.copy(path, tmp_path / "device" / path.name)
     words = ["-c", IMPORTED, str(tmp_path), *map(str, COPIED)]
     done = subprocess.run([python, *words], capture_output=True, text=True, check=False, env={"PATH": "/usr/bin:/bin"})
     assert done.returncode == 0, done.stderr
@@ -132,7 +134,13 @@ def test_every_runtime_of_a_kit_is_known_by_its_name(monkeypatch):
     monkeypatch.syspath_prepend(str(OWN.parent))
     spec = importlib.util.spec_from_file_location("kit_of_test", kits() / "common" / "kit.py")
     module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "device.pixels", importlib.import_module("kfdeploy.targets.device.pixels"))
+    for name, own in (
+        ("pixels", "kfdeploy.targets.device.pixels"),
+        ("quiet", "kfdeploy.quiet"),
+        ("shown", "kfdeploy.shown"),
+    ):
+        monkeypatch.setitem(sys.modules, f"device.{name}", importlib.import_module(own))
+        monkeypatch.setattr(sys.modules["device"], name, importlib.import_module(own), raising=False)
     spec.loader.exec_module(module)
     for name in ("onnxruntime", "openvino", "MNN", "tensorrt", "cuda", "cuda.bindings"):
         assert "is not installed\nhint:" in module.unloaded(ModuleNotFoundError("none", name=name))
