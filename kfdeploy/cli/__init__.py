@@ -27,6 +27,7 @@ from kfdeploy.cli import (
     recipes,
     report,
     rollback,
+    rotate,
     sign,
     verify,
 )
@@ -60,6 +61,7 @@ for verb in (
     diff,
     keygen,
     sign,
+    rotate,
     apply,
     rollback,
     doctor,

@@ -3,6 +3,7 @@
     assembly/model.onnx …       what the device's application reads
     assembly/.previous/         the one before, whole: what `kfdeploy rollback` puts back
     assembly/.update.partial/   being prepared, or done with; worth nothing
+    assembly/.counter.json      the last signed update's statement, which goes with the folder; see `update/counters`
     assembly/.update/           prepared and on the disk: new/, old/ and swap.json
 
 Renaming `model.onnx` into its place is the moment of commit. Before it the journal `.update/` is dropped, after it the
@@ -27,6 +28,7 @@ from kfdeploy.names import inside, tree
 from kfdeploy.writing import link, place_errors, sync_folder, write
 
 PREVIOUS = ".previous"
+COUNTER = ".counter.json"
 _JOURNAL, _PARTIAL, _RECORD, _PARTS = ".update", ".update.partial", "swap.json", "parts"
 _AGAIN = "copy the assembly again"
 _FULL = "free some space, or mend the rights; the model is as it was"
@@ -125,7 +127,7 @@ def _refuse_links(root: Path) -> None:
     Raises:
         PoolError: as above.
     """
-    for name in (_JOURNAL, _PARTIAL, PREVIOUS, _PARTS, GRAPH, ASSEMBLY):
+    for name in (_JOURNAL, _PARTIAL, PREVIOUS, COUNTER, _PARTS, GRAPH, ASSEMBLY):
         tree(root / name)
 
 

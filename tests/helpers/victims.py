@@ -29,7 +29,7 @@ POOL_VERBS = (
 )  # fmt: skip
 MODEL_VERBS = ("verify {}", "verify {}", "predict image.png --model {}", "export {} --out out", "diff {} base/new/assembly",
                "export {} --out out --precision int8")  # fmt: skip
-ASSEMBLY = tuple(verb.replace("{}", "assembly") for verb in (*MODEL_VERBS, "apply update.kfu {} --state state",
+ASSEMBLY = tuple(verb.replace("{}", "assembly") for verb in (*MODEL_VERBS, "apply update.kfu {} --unsigned",
                                                              "diff {} base/new/assembly --out new.kfu", ))  # fmt: skip
 STUDENT = tuple(
     verb.replace("{}", "student")
@@ -59,7 +59,7 @@ KINDS = {
     "manifest": ("artifact", "manifest.json", json_file, ARTIFACT),
     "golden": ("artifact", "golden.npz", npz_file, ARTIFACT),
     "engine": ("artifact", "model.onnx", onnx_file, ARTIFACT),
-    "update": ("", "update.kfu", update_file, ("apply update.kfu assembly --state state", "apply update.kfu assembly --state keyed",
+    "update": ("", "update.kfu", update_file, ("apply update.kfu assembly --unsigned", "apply update.kfu assembly --state keyed",
                                               "sign update.kfu --key update.key --out signed.kfu")),
     "previous": ("assembly", ".previous/assembly.json", json_file, ("rollback assembly",)),
     "journal": ("assembly", ".update/swap.json", json_file, ("verify assembly", "rollback assembly")),
@@ -95,6 +95,7 @@ class World:
             shutil.copytree(base / source, base / name)
         self._more()
         self.before = Path.cwd()
+        os.environ["KFDEPLOY_STATE"] = str(self.place / "none")  # not that of whoever runs this
         os.chdir(self.place)
 
     def _more(self):
