@@ -39,6 +39,7 @@ class Device(World):
         super().__init__(toy, root)
         self.first, (self.key, new) = self.key, keygen(root / "second")
         self.stranger, self.strange = keygen(root / "stranger")
+        keygen(root / "accomplice")
         self.short, made = keygen(root / "short", expires="1d")
         shutil.copy(made, self.state / "keys")
         self.old = [self.kept("a", "b", self.first, 5), self.kept("b", "c", self.first, 6)]
@@ -227,7 +228,7 @@ def replaced(device, dice, _):
     if kind == "again":
         rotate(device.strange, device.first, path, force=True)
     elif kind == "stranger":
-        rotate(device.strange, device.stranger, path, force=True)
+        rotate(device.root / "accomplice.pub", device.stranger, path, force=True)
     elif kind == "back":
         rotate(device.first.with_suffix(".pub"), device.key, path, force=True)
     else:

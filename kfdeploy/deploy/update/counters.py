@@ -88,10 +88,11 @@ class Counters:
         with place_errors(self.folder, "name another --state, or free some space; the model is as it was"):
             make_folder(self.folder)
             with lock(self.folder, wait=True):
-                for lineage in dict.fromkeys((lineage_of(before), lineage_of(after))):
-                    records = list(self._records(lineage, before.path))
-                    for record in records:
-                        self._compare(update, record, replaced, before.path)
+                lineages = (lineage_of(before), lineage_of(after))
+                found = {lineage: list(self._records(lineage, before.path)) for lineage in lineages}
+                for record in (record for records in found.values() for record in records):
+                    self._compare(update, record, replaced, before.path)
+                for lineage, records in found.items():
                     self._write(lineage, update, signer, records)
         path = before.path / COUNTER
         refuse_link(path)
