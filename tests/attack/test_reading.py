@@ -7,14 +7,24 @@ from victims import KINDS, World
 
 MUTANTS = 200  # of each group
 GROUPS = {
-    "manifests": ("pool.json", "assembly.json", "parts", "student.json", "manifest", "previous", "journal", "counter"),
+    "manifests": (
+        "pool.json",
+        "assembly.json",
+        "parts",
+        "student.json",
+        "manifest",
+        "previous",
+        "journal",
+        "counter",
+        "carried",
+    ),
     "arrays": ("shared", "evidence", "weights", "student evidence"),
     "graphs": ("common", "template", "graph", "student", "engine"),
     "npz": ("golden",),
     "images": ("image", "photo", "webp", "gif", "tiff", "shard"),
     "updates": ("update",),
     "recipes": ("recipe",),
-    "keys": ("key", "public key"),
+    "keys": ("key", "public key", "rotation"),
     "results": ("result", "inspection"),
     "costs": ("costs",),
     "ranges": ("ranges",),

@@ -70,6 +70,8 @@ KINDS = {
     "inspection": ("", "inspect.json", json_file, ("report base/benchmark.json --inspect inspect.json --out page.html",)),
     "costs": ("", "costs.json", json_file, ("plan --pool base/pool --tasks pets --costs costs.json",
                                             "plan --pool base/pool --budget-ms 1 --costs costs.json")),
+    "carried": ("assembly", ".counter.json", json_file, ("apply update.kfu assembly --state keyed",)),
+    "rotation": ("", "rotation.json", json_file, ("apply rotation.json --state keyed",)),
     "counter": ("state", "counter", json_file, ("apply update.kfu assembly --state keyed",)),
     "recipe": ("", "recipe.toml", toml_file, ("recipe recipe.toml",)),
     "image": ("", "image.png", image_file, ("predict image.png --model assembly", "predict image.png --model artifact --json")),
@@ -105,6 +107,7 @@ class World:
 
         from kfdeploy.deploy.assemble import assemble
         from kfdeploy.deploy.update.keys import keygen, sign
+        from kfdeploy.deploy.update.rotation import rotate
         from kfdeploy.pool.pool import Pool
 
         base = self.base
@@ -117,6 +120,8 @@ class World:
         (base / "keyed" / "keys").mkdir(parents=True)
         shutil.copy(base / "update.pub", base / "keyed" / "keys")
         sign(base / "update.kfu", base / "update.key", counter=5)
+        keygen(base / "next")
+        rotate(base / "next.pub", base / "update.key", base / "rotation.json")
         costs = {"schema": 1, "kind": "costs", "pool": Pool.open(base / "pool").sha256, "machine": "a processor", "target": "onnx",
                  "precision": "fp32", "threads": 1, "common_ms": 0.1, "task_ms": 0.05, "error": 0.01,
                  "points": {"1": 0.15, "2": 0.2}, "students": {"small": 0.1}, "quick": False}  # fmt: skip
@@ -168,6 +173,13 @@ class World:
         assembly = self.place / "assembly"
         if kind == "previous":
             shutil.copytree(self.base / "assembly", assembly / ".previous")
+        elif kind == "carried":
+            from kfdeploy.deploy.update.file import Update
+
+            found = Update.read(self.base / "update.kfu")
+            about = {"schema": 1, "kind": "counter", "assembly": "assembly", "pool": "", "counter": 5, "signer": found.signer,
+                     "update": found.identity, "manifest": found.manifest, "signature": found.signature}  # fmt: skip
+            (assembly / ".counter.json").write_text(json.dumps(about))
         elif kind == "journal":
             (assembly / ".update" / "new").mkdir(parents=True)
             (assembly / ".update" / "old").mkdir()

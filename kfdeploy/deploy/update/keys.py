@@ -22,6 +22,8 @@ from kfdeploy.writing import TOKEN, make_folder, place_errors, replacing, stem, 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+_MOST_TIME = 2**62  # nanoseconds since 1970: in the year 2116
+
 
 def keygen(
     name: str | Path = "update", *, passphrase: str | None = None, expires: str | None = None
@@ -106,14 +108,15 @@ def sign(
     last = _last(signer)
     if counter is None:
         counter = max(time.time_ns(), last + 1)
-        if counter > LARGEST:
+        if counter >= _MOST_TIME:
             raise UpdateError(
-                f"this key has signed the counter {last}, and none is above that",
-                hint="change the key (kfdeploy rotate): a new one counts from nothing",
+                f"the counter would be {counter}, a time after 2116, and no device took a true one again",
+                hint="set this machine's clock, or say --counter",
             )
     stated = found.stated(counter, day)
     signed = stated.signed(signer.sign(stated.message), signer.name)
-    _note(signer, max(last, counter))
+    if last < counter < _MOST_TIME:  # what somebody has chosen above that is no time, and no default goes on from it
+        _note(signer, counter)
     write_file(found.path if out is None else Path(out), signed.to_bytes())
     return signed
 
@@ -158,7 +161,7 @@ def _last(signer: Signing) -> int:
     with suppress(OSError, ValueError, AttributeError):
         found = json.loads(read_regular(_noted(signer), MOST_TEXT))
         value = found.get("counter") if found.get("key") == signer.name else None
-        if type(value) is int and 0 <= value <= LARGEST:
+        if type(value) is int and 0 <= value < _MOST_TIME:
             return value
     return -1
 
