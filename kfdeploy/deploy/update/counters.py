@@ -15,6 +15,7 @@ import hashlib
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -127,7 +128,8 @@ class Counters:
         )
         what = "is an older update: its counter is" if counter < last else "has the counter"
         had = f"has had {last}" if counter < last else "has had another update with it"
-        raise UpdateError(f"'{update.path}' {what} {counter}, and '{assembly}' {had} (signed by {by})", hint=hint)
+        told = f"'{update.path}' {what} {counter}{_time(counter)}, and '{assembly}' {had}{_time(last)}"
+        raise UpdateError(f"{told} (signed by {by})", hint=hint)
 
     def _records(self, lineage: Lineage, assembly: Path) -> Iterator[_Record]:
         for path in (self._place(lineage), self._place_of_path(assembly), *self._left(assembly)):
@@ -180,6 +182,13 @@ class Counters:
                 continue
             if path.name == _named(name, os.fsencode(place)) and not os.path.lexists(place):
                 yield path
+
+
+def _time(counter: int) -> str:
+    """Return which day a counter is, where it is one: the default of `sign` is the time."""
+    if not 10**18 < counter < 2**62:
+        return ""
+    return f" ({datetime.fromtimestamp(counter // 10**9, UTC):%Y-%m-%d})"
 
 
 def _named(name: str, whole: bytes) -> str:
