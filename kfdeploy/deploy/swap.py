@@ -15,6 +15,7 @@ A journal may have come with a folder from somebody: nothing in it is followed t
 """
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -25,7 +26,7 @@ from kfdeploy.files import dump_json, sha256
 from kfdeploy.locks import lock
 from kfdeploy.manifest import ASSEMBLY, GRAPH, MODELS, check_files, read_manifest, stamp
 from kfdeploy.names import inside, tree
-from kfdeploy.writing import link, place_errors, sync_folder, write
+from kfdeploy.writing import TOKEN, link, place_errors, stem, sync_folder, write
 
 PREVIOUS = ".previous"
 COUNTER = ".counter.json"
@@ -149,6 +150,10 @@ def _settle(root: Path) -> None:
                 journal.rename(root / _PARTIAL)
         if (root / _PARTIAL).exists():
             shutil.rmtree(root / _PARTIAL)
+        known = re.compile(re.escape(stem(root / COUNTER)) + rf"\.{TOKEN}\.partial")
+        for path in root.glob(f"{stem(root / COUNTER)}.*.partial"):  # a counter that was being written
+            if known.fullmatch(path.name):
+                path.unlink()
 
 
 def _finish(root: Path, *, keep: bool) -> None:
