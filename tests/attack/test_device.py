@@ -5,6 +5,7 @@ names places on the command line, moves and copies folders, and shares the machi
 nor the rights of whoever owns the state folder.
 """
 
+import itertools
 import json
 import os
 import random
@@ -37,6 +38,7 @@ class Device(World):
 
     def __init__(self, toy, root):
         super().__init__(toy, root)
+        self.number = itertools.count()
         self.first, (self.key, new) = self.key, keygen(root / "second")
         self.stranger, self.strange = keygen(root / "stranger")
         keygen(root / "accomplice")
@@ -60,7 +62,7 @@ class Device(World):
 
     def variant(self, manifest=None, payloads=None, signature=None, signer=None):
         found = Update.read(self.good)
-        path = self.root / "variant.kfu"
+        path = self.root / f"variant{next(self.number)}.kfu"
         given = (found.manifest if manifest is None else manifest, found.payloads if payloads is None else payloads,
                  found.signature if signature is None else signature, found.signer if signer is None else signer)  # fmt: skip
         path.write_bytes(Update(path, *given).to_bytes())
