@@ -24,7 +24,7 @@ TRAINING = "train/"  # in a pool: what resuming or adding a task needs; not need
 # The schema that this version writes and reads, a number for each kind of file.
 SCHEMAS: Mapping[str, int] = dict.fromkeys(
     ("pool", "assembly", "student", "teacher", "artifact", "task", "evidence", "calibration", "state", "replay",
-     "update", "swap", "counter", "benchmark", "inspection", "costs", "subsets"), 1,
+     "update", "swap", "counter", "rotation", "benchmark", "inspection", "costs", "subsets"), 1,
 )  # fmt: skip
 
 

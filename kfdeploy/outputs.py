@@ -80,7 +80,8 @@ def _check_parent(out: Path) -> None:
 
 
 # What is in a folder of ours besides the files that its manifest lists: what training, updates, kits and engines leave.
-_BESIDE = ("train/", "parts/", ".update/", ".update.partial/", ".previous/", "recipe.json", "state.safetensors")
+_BESIDE = ("train/", "parts/", ".update/", ".update.partial/", ".previous/", ".counter.json", "recipe.json",
+           "state.safetensors")  # fmt: skip
 
 
 _DEMO = {"demo.json", "images", "pool", "students", "assembly", "artifacts", "three-seven", "small", "benchmark.json",

@@ -118,7 +118,10 @@ def _put_new(place: Path, path: Path) -> None:
         os.link(place, path)
     except FileExistsError:
         raise
-    except OSError:  # a file system without hard links: whoever makes the name has it
+    except OSError:  # a file system without hard links
+        if _rename(place, path, _NEVER_OVER):
+            return
+        # Nor such renames: whoever makes the name has it.
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | NOFOLLOW, 0o600))
         place.replace(path)
     else:
@@ -204,9 +207,17 @@ def sync_tree(folder: Path) -> None:
         sync_folder(Path(place))
 
 
+# Flags of a rename: Linux's, and the Mac's.
+_NEVER_OVER, _EXCHANGE = (1, 2) if sys.platform == "linux" else (4, 2)
+
+
 def exchange(one: Path, other: Path) -> bool:
     """Let two paths change places in one step; return False where the system cannot."""
-    name, flag = ("renameat2", 2) if sys.platform == "linux" else ("renamex_np", 2)
+    return _rename(one, other, _EXCHANGE)
+
+
+def _rename(one: Path, other: Path, flag: int) -> bool:
+    name = "renameat2" if sys.platform == "linux" else "renamex_np"
     try:
         function: Any = getattr(ctypes.CDLL(None, use_errno=True), name)
     except (OSError, AttributeError, TypeError):

@@ -27,6 +27,7 @@ from kfdeploy.cli import (
     recipes,
     report,
     rollback,
+    rotate,
     sign,
     verify,
 )
@@ -62,6 +63,7 @@ for verb in (
     diff,
     keygen,
     sign,
+    rotate,
     apply,
     rollback,
     doctor,

@@ -1,4 +1,4 @@
-"""`kfdeploy apply`: an update becomes the assembly of this device."""
+"""`kfdeploy apply`: an update becomes the assembly of this device, or a new key the one that it trusts."""
 
 import shlex
 from pathlib import Path
@@ -9,20 +9,29 @@ from kfdeploy.cli.console import say, tasks_text
 
 
 def command(
-    update: Path = typer.Argument(..., help="What `kfdeploy diff --out` wrote."),
+    update: Path = typer.Argument(..., help="What `kfdeploy diff --out` wrote; or `kfdeploy rotate`."),
     assembly: Path = typer.Argument(Path("assembly"), help="The assembly to bring up to date."),
     state: Path | None = typer.Option(
         None, help="Keys and counters of this device. Default: $KFDEPLOY_STATE, else kfdeploy in your state folder."
     ),
+    unsigned: bool = typer.Option(
+        False, "--unsigned", help="This device has no key, and takes anything that is whole. Not with --state."
+    ),
 ) -> None:
     """Bring an assembly up to date: checked, composed, proved, swapped in at once; the old one is kept."""
     from kfdeploy.deploy.update.apply import apply
-    from kfdeploy.deploy.update.trust import state_folder
+    from kfdeploy.deploy.update.rotation import is_rotation
+    from kfdeploy.deploy.update.trust import device_of
 
-    done = apply(update, assembly, state=state)
+    if is_rotation(update):
+        old, new = device_of(state, unsigned=unsigned).rotate(update)
+        until = f", until {new.expires:%Y-%m-%d}" if new.expires else ""
+        say(f"key:  {old.name} ({old.path.name}) is replaced by {new.name}{until}: its updates are taken from now on")
+        return
+    done = apply(update, assembly, state=state, unsigned=unsigned)
     names = [task.name for task in done.model.tasks]
     if done.key is None:
-        say(f"signature:  not asked for: there is no key in '{state_folder(state) / 'keys'}'")
+        say("signature:  not asked for, as --unsigned says: anything that is whole is taken")
     else:
         say(f"signature:  by {done.key.name}, counter {done.counter}")
     if done.already:

@@ -20,6 +20,13 @@ POOL = "PATH|URL"  # a folder, or what fsspec opens; text, because a path makes 
 FORCE = typer.Option(False, "--force", help="Replace what is there.")
 WAIT = typer.Option(False, "--wait", help="Wait for another kfdeploy that writes there.")
 SET = typer.Option([], "--set", metavar="KEY=VALUE…", help="Recipe keys to change, such as train.epochs=5.")
+KEY = typer.Option(..., metavar="FILE|URI", help="The private key, from `kfdeploy keygen`, or one in a token or a KMS.")
+PASSPHRASE = typer.Option(
+    None,
+    metavar="ask|env:NAME|file:PATH",
+    help="Where the key's passphrase or PIN comes from. Default: $KFDEPLOY_PASSPHRASE, else it is asked for.",
+)
+PUBLIC = typer.Option(None, metavar="FILE", help="The public half of a key that is named by a URI.")
 RESUME = typer.Option(False, "--resume", help="Go on from a checkpoint; afresh where there is none.")
 
 

@@ -31,6 +31,6 @@ def command(
     if out is not None:
         say(f"wrote {out}")
         say(f"next:  kfdeploy sign {shlex.quote(str(out))} --key update.key   (or, on a device without a key,")
-        say(f"       kfdeploy apply {shlex.quote(str(out))} {shlex.quote(str(old))})")
+        say(f"       kfdeploy apply {shlex.quote(str(out))} {shlex.quote(str(old))} --unsigned)")
     elif found.bytes:
         say(f"next:  kfdeploy diff {shlex.quote(str(old))} {shlex.quote(str(new))} --out update.kfu")

@@ -3,6 +3,7 @@
     assembly/model.onnx …       what the device's application reads
     assembly/.previous/         the one before, whole: what `kfdeploy rollback` puts back
     assembly/.update.partial/   being prepared, or done with; worth nothing
+    assembly/.counter.json      the last signed update's statement, which goes with the folder; see `update/counters`
     assembly/.update/           prepared and on the disk: new/, old/ and swap.json
 
 Renaming `model.onnx` into its place is the moment of commit. Before it the journal `.update/` is dropped, after it the
@@ -14,6 +15,7 @@ A journal may have come with a folder from somebody: nothing in it is followed t
 """
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -24,9 +26,10 @@ from kfdeploy.files import dump_json, sha256
 from kfdeploy.locks import lock
 from kfdeploy.manifest import ASSEMBLY, GRAPH, MODELS, check_files, read_manifest, stamp
 from kfdeploy.names import inside, tree
-from kfdeploy.writing import link, place_errors, sync_folder, write
+from kfdeploy.writing import TOKEN, link, place_errors, stem, sync_folder, write
 
 PREVIOUS = ".previous"
+COUNTER = ".counter.json"
 _JOURNAL, _PARTIAL, _RECORD, _PARTS = ".update", ".update.partial", "swap.json", "parts"
 _AGAIN = "copy the assembly again"
 _FULL = "free some space, or mend the rights; the model is as it was"
@@ -125,7 +128,7 @@ def _refuse_links(root: Path) -> None:
     Raises:
         PoolError: as above.
     """
-    for name in (_JOURNAL, _PARTIAL, PREVIOUS, _PARTS, GRAPH, ASSEMBLY):
+    for name in (_JOURNAL, _PARTIAL, PREVIOUS, COUNTER, _PARTS, GRAPH, ASSEMBLY):
         tree(root / name)
 
 
@@ -147,6 +150,10 @@ def _settle(root: Path) -> None:
                 journal.rename(root / _PARTIAL)
         if (root / _PARTIAL).exists():
             shutil.rmtree(root / _PARTIAL)
+        known = re.compile(re.escape(stem(root / COUNTER)) + rf"\.{TOKEN}\.partial")
+        for path in root.glob(f"{stem(root / COUNTER)}.*.partial"):  # a counter that was being written
+            if known.fullmatch(path.name):
+                path.unlink()
 
 
 def _finish(root: Path, *, keep: bool) -> None:

@@ -100,6 +100,13 @@ def place(toy, tmp_path):
     return tmp_path / "here"
 
 
+def keyed(state, public):
+    """A device's state folder that holds a key."""
+    (state / "keys").mkdir(parents=True, exist_ok=True)
+    shutil.copy(public, state / "keys")
+    return state
+
+
 VERBS = {
     "assemble": lambda p: assemble(p / "pool", ["pets", "élan"], p / "out"),
     "assemble --force": lambda p: assemble(p / "pool", ["élan", "pets"], p / "out", force=True),
@@ -115,7 +122,7 @@ VERBS = {
     "diff": lambda p: write_update(p / "out", assemble(p / "pool", ["élan", "pets", "sea horse"], p / "new" / "out").path,
                                    p / "x.kfu"),
     "sign": lambda p: sign(p / "x.kfu", p / "update.key"),
-    "apply": lambda p: apply(p / "x.kfu", p / "out", state=p / "state"),
+    "apply": lambda p: apply(p / "x.kfu", p / "out", state=keyed(p / "state", p / "update.pub")),
 }  # fmt: skip
 
 

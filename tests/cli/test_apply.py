@@ -49,11 +49,54 @@ def test_an_update_from_the_difference_to_the_way_back(run, toy, here, tmp_path)
     assert code == 1
     assert "has nothing to go back to" in err
     code, out, err = run("apply", "update.kfu", "--state", "elsewhere")
+    assert (code, out) == (1, "")
+    assert re.fullmatch(
+        r"error: this device has no key: 'elsewhere/keys' is not there, .*\nhint:  .*--unsigned.*\n", err
+    )
+    assert run("apply", "update.kfu", "--state", "elsewhere", "--unsigned")[0] == 2
+    assert run("apply", "update.kfu", "--unsigned")[0] == 1  # $KFDEPLOY_STATE has a key
+    shutil.rmtree(tmp_path / "state")
+    code, out, err = run("apply", "update.kfu")
+    assert (code, out) == (1, "")
+    assert "error: this device has no key" in err
+    code, out, err = run("apply", "update.kfu", "--unsigned")
     assert code == 0, err
-    assert "signature:  not asked for: there is no key in 'elsewhere/keys'" in out
+    assert "signature:  not asked for, as --unsigned says: anything that is whole is taken" in out
     code, out, err = run("diff", "assembly", "new/assembly")
     assert out == "nothing changed\nto ship:  0 bytes, as nothing changed\n"
     assert not Path("elsewhere").exists()
+
+
+def test_a_key_with_a_passphrase_and_a_day_and_another_in_its_place(run, toy, here, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORD", "secret")
+    for out, tasks in (("assembly", ["pets"]), ("new/assembly", ["pets", "élan"])):
+        assert run("assemble", "--tasks", *tasks, "--pool", toy.pool, "--out", out)[0] == 0
+    assert run("diff", "assembly", "new/assembly", "--out", "update.kfu")[0] == 0
+    code, out, err = run("keygen", "locked", "--passphrase", "env:WORD", "--expires", "2099-12-31")
+    assert code == 0, err
+    assert "which signs updates, until 2099-12-31" in out
+    assert Path("locked.pub").read_text().startswith("Expires: 2099-12-31T00:00:00Z\n-----BEGIN PUBLIC KEY-----\n")
+    Path("locked.pub").unlink()
+    code, out, err = run("keygen", "locked", "--passphrase", "env:WORD")
+    assert "locked.key was there, without its public half\nwrote locked.pub (" in out
+    (tmp_path / "state" / "keys").mkdir(parents=True)
+    shutil.copy("locked.pub", tmp_path / "state" / "keys")
+    assert run("keygen", "next")[0] == 0
+    code, out, err = run("rotate", "next.pub", "--key", "locked.key", "--passphrase", "env:WORD")
+    assert code == 0, err
+    assert "wrote rotation.json\nnext:  copy it to the devices, and there: kfdeploy apply rotation.json" in out
+    code, out, err = run("apply", "rotation.json")
+    assert code == 0, err
+    assert re.fullmatch(
+        r"key:  [0-9a-f]{16} \(locked.pub\) is replaced by [0-9a-f]{16}: its updates are taken .*\n", out
+    )
+    code, out, err = run("sign", "update.kfu", "--key", "next.key", "--expires", "2099-06-01")
+    assert ", expires 2099-06-01 00:00 UTC" in out
+    code, out, err = run("apply", "update.kfu")
+    assert code == 0, err
+    code, out, err = run("sign", "update.kfu", "--key", "locked.key", "--passphrase", "secret")
+    assert (code, out) == (2, "")
+    assert "it is never on the command line" in err
 
 
 def test_pools_are_compared_but_not_shipped(run, toy, here):

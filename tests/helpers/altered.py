@@ -303,7 +303,7 @@ def write_verbs(place, update, out):
         return [lambda: assemble(folder, ["pets", "élan"], out / "a"), lambda: calibrate(folder, images=8),
                 lambda: push(folder, out / "pushed", train=True), lambda: remove(folder, ["sea horse"])]  # fmt: skip
     if place.kind == "assembly":
-        return [lambda: apply(update, folder), lambda: rollback(folder)]
+        return [lambda: apply(update, folder, unsigned=True), lambda: rollback(folder)]
     return []
 
 

@@ -20,6 +20,7 @@ cli/predict: cli/test_cli
 cli/recipes: cli/test_cli
 cli/report: report/test_page
 cli/rollback: cli/test_apply
+cli/rotate: cli/test_apply
 cli/sign: cli/test_apply
 cli/verify: cli/test_cli
 data/imageset: data/test_sources
@@ -29,7 +30,9 @@ deploy/model: deploy/test_assemble
 deploy/parity: deploy/test_verify
 deploy/prepare: targets/test_contract
 deploy/update/file: deploy/update/test_apply
-deploy/update/keys: deploy/update/test_trust
+deploy/update/public: deploy/update/test_trust
+deploy/update/signers: deploy/update/test_keys
+deploy/update/when: deploy/update/test_keys
 graph/heads: graph/test_compose
 graph/known: tasks/test_openset
 graph/precision: graph/test_quantize

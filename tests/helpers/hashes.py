@@ -39,7 +39,7 @@ LINES = (
     "export bank --batch 4 --out fixed",
     "pool remove pool --tasks élan --out smaller",
     "pool convert --half pool --out half",
-    "apply update.kfu assembly --state state",
+    "apply update.kfu assembly --unsigned",
 )  # fmt: skip
 KITS = ("onnx", "openvino", "mnn", "trt")
 
@@ -51,6 +51,7 @@ def sha(path):
 def made(place):
     """Make everything from the record in the folder `place`; return `{name: sha256}`."""
     before = Path.cwd()
+    os.environ["KFDEPLOY_STATE"] = str(Path(place).absolute() / "state")  # not that of whoever runs this
     shutil.copytree(RECORD, place, dirs_exist_ok=True)
     os.chdir(place)
     try:

@@ -142,7 +142,11 @@ class Sweep:
         self.mend()
         Model.open(self.device).check()
         assert tree(self.device) == self.trees[side]
-        assert {path.name for path in self.device.iterdir()} - {".previous"} == {"model.onnx", "assembly.json", "parts"}
+        assert {path.name for path in self.device.iterdir()} - {".previous", ".counter.json"} == {
+            "model.onnx",
+            "assembly.json",
+            "parts",
+        }
 
     def apply(self):
         update.apply(self.root / "update.kfu", self.device, state=self.state)

@@ -30,7 +30,7 @@ POOL_VERBS = (
 )  # fmt: skip
 MODEL_VERBS = ("verify {}", "verify {}", "predict image.png --model {}", "export {} --out out", "diff {} base/new/assembly",
                "export {} --out out --precision int8")  # fmt: skip
-ASSEMBLY = tuple(verb.replace("{}", "assembly") for verb in (*MODEL_VERBS, "apply update.kfu {} --state state",
+ASSEMBLY = tuple(verb.replace("{}", "assembly") for verb in (*MODEL_VERBS, "apply update.kfu {} --unsigned",
                                                              "diff {} base/new/assembly --out new.kfu", ))  # fmt: skip
 STUDENT = tuple(
     verb.replace("{}", "student")
@@ -60,7 +60,7 @@ KINDS = {
     "manifest": ("artifact", "manifest.json", json_file, ARTIFACT),
     "golden": ("artifact", "golden.npz", npz_file, ARTIFACT),
     "engine": ("artifact", "model.onnx", onnx_file, ARTIFACT),
-    "update": ("", "update.kfu", update_file, ("apply update.kfu assembly --state state", "apply update.kfu assembly --state keyed",
+    "update": ("", "update.kfu", update_file, ("apply update.kfu assembly --unsigned", "apply update.kfu assembly --state keyed",
                                               "sign update.kfu --key update.key --out signed.kfu")),
     "previous": ("assembly", ".previous/assembly.json", json_file, ("rollback assembly",)),
     "journal": ("assembly", ".update/swap.json", json_file, ("verify assembly", "rollback assembly")),
@@ -71,6 +71,8 @@ KINDS = {
     "inspection": ("", "inspect.json", json_file, ("report base/benchmark.json --inspect inspect.json --out page.html",)),
     "costs": ("", "costs.json", json_file, ("plan --pool base/pool --tasks pets --costs costs.json",
                                             "plan --pool base/pool --budget-ms 1 --costs costs.json")),
+    "carried": ("assembly", ".counter.json", json_file, ("apply update.kfu assembly --state keyed",)),
+    "rotation": ("", "rotation.json", json_file, ("apply rotation.json --state keyed",)),
     "counter": ("state", "counter", json_file, ("apply update.kfu assembly --state keyed",)),
     "recipe": ("", "recipe.toml", toml_file, ("recipe recipe.toml",)),
     "image": ("", "image.png", image_file, ("predict image.png --model assembly", "predict image.png --model artifact --json")),
@@ -98,6 +100,7 @@ class World:
             shutil.copytree(base / source, base / name)
         self._more()
         self.before = Path.cwd()
+        os.environ["KFDEPLOY_STATE"] = str(self.place / "none")  # not that of whoever runs this
         os.chdir(self.place)
         self.images = sorted(base.glob("data/test/*/000.png"))
         self.true = {name: meaning(base / name, self.images) for name in MANIFESTS}
@@ -110,6 +113,7 @@ class World:
 
         from kfdeploy.deploy.assemble import assemble
         from kfdeploy.deploy.update.keys import keygen, sign
+        from kfdeploy.deploy.update.rotation import rotate
         from kfdeploy.pool.pool import Pool
 
         base = self.base
@@ -122,6 +126,8 @@ class World:
         (base / "keyed" / "keys").mkdir(parents=True)
         shutil.copy(base / "update.pub", base / "keyed" / "keys")
         sign(base / "update.kfu", base / "update.key", counter=5)
+        keygen(base / "next")
+        rotate(base / "next.pub", base / "update.key", base / "rotation.json")
         costs = {"schema": 1, "kind": "costs", "pool": Pool.open(base / "pool").sha256, "machine": "a processor", "target": "onnx",
                  "precision": "fp32", "threads": 1, "common_ms": 0.1, "task_ms": 0.05, "error": 0.01,
                  "points": {"1": 0.15, "2": 0.2}, "students": {"small": 0.1}, "quick": False}  # fmt: skip
@@ -192,6 +198,13 @@ class World:
         assembly = self.place / "assembly"
         if kind == "previous":
             shutil.copytree(self.base / "assembly", assembly / ".previous")
+        elif kind == "carried":
+            from kfdeploy.deploy.update.file import Update
+
+            found = Update.read(self.base / "update.kfu")
+            about = {"schema": 1, "kind": "counter", "assembly": "assembly", "pool": "", "counter": 5, "signer": found.signer,
+                     "update": found.identity, "manifest": found.manifest, "signature": found.signature}  # fmt: skip
+            (assembly / ".counter.json").write_text(json.dumps(about))
         elif kind == "journal":
             (assembly / ".update" / "new").mkdir(parents=True)
             (assembly / ".update" / "old").mkdir()

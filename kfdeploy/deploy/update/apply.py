@@ -14,7 +14,7 @@ from kfdeploy.deploy.assemble import recompose
 from kfdeploy.deploy.model import Model
 from kfdeploy.deploy.swap import PREVIOUS, exclusive, swap
 from kfdeploy.deploy.update.file import AGAIN, NEW, Update
-from kfdeploy.deploy.update.trust import DeviceState, state_folder
+from kfdeploy.deploy.update.trust import device_of
 from kfdeploy.errors import KfdeployError, UpdateError
 from kfdeploy.files import sha256
 from kfdeploy.graph.reference import golden_difference
@@ -34,30 +34,35 @@ class Applied:
     model: Model
     before: tuple[str, ...]
     already: bool  # it was the new one before: nothing was done
-    key: Path | None  # whose signature was checked; None: the device has no key
+    key: Path | None  # whose signature was checked; None: somebody has said that the device has no key
     counter: int | None
     difference: float
     tolerance: float
 
 
-def apply(update: str | Path, assembly: str | Path, *, state: str | Path | None = None) -> Applied:
+def apply(
+    update: str | Path, assembly: str | Path, *, state: str | Path | None = None, unsigned: bool = False
+) -> Applied:
     """Bring an assembly up to date, in place: checked, composed, proved on the golden samples, then swapped in at once.
 
     The old one is kept for `rollback`. An update that is applied already changes nothing. `state` is the device's
-    state folder, with the keys it trusts; see `trust`. If anything fails, the assembly is as it was.
+    state folder, with the keys it trusts; see `trust`. Without a key nothing is taken, unless `unsigned` says that the
+    device has none, and takes whatever is whole. If anything fails, the assembly is as it was.
 
     Raises:
-        UpdateError: the update is cut short or altered, not signed as this device wants it, older than the last, for
-            another assembly, or for another version of kfdeploy.
+        UpdateError: the update is cut short or altered, not signed as this device wants it, expired, older than the
+            last, for another assembly, or for another version of kfdeploy; or there is no key.
+        UsageError: `unsigned` goes with a named `state`.
         PoolError: the assembly is not there, or was altered.
         ParityError: the new graph's numbers are not the torch network's.
         OutputError: the disk is full, or cannot be written to.
         MissingDependencyError: the device has a key, and `cryptography` is not installed.
     """
-    found, root, device = Update.read(update), _place(assembly), DeviceState(state_folder(state))
+    device, found, root = device_of(state, unsigned=unsigned), Update.read(update), _place(assembly)
     with exclusive(root):
         old = Model.open(root)
         key = device.check(found, old)
+        path = None if key is None else key.path
         found.check()
         before = tuple(task.name for task in old.tasks)
         if all(_hash(root / name) == found.new[name] for name in NEW):
@@ -65,15 +70,15 @@ def apply(update: str | Path, assembly: str | Path, *, state: str | Path | None 
             evidence = old.evidence()
             difference, allowed = golden_difference(old.graph, evidence.images, evidence.golden)
             if key is not None:
-                device.remember(found, old)
-            return Applied(old, before, True, key, found.counter, difference, allowed)
+                device.remember(found, key, old, old)
+            return Applied(old, before, True, path, found.counter, difference, allowed)
         _check_base(found, old)
         _refuse_strangers(old)
         with swap(root, keep=True) as work:
-            difference, allowed = _stage(found, root, work)
+            new, difference, allowed = _stage(found, root, work)
             if key is not None:  # before the commit: the very same update may come again, an older one may not
-                device.remember(found, old)
-        return Applied(Model.open(root), before, False, key, found.counter, difference, allowed)
+                device.remember(found, key, old, new)
+        return Applied(Model.open(root), before, False, path, found.counter, difference, allowed)
 
 
 def rollback(assembly: str | Path) -> Model:
@@ -157,8 +162,10 @@ def _check_base(update: Update, old: Model) -> None:
     old.check()
 
 
-def _stage(update: Update, root: Path, work: Path) -> tuple[float, float]:
+def _stage(update: Update, root: Path, work: Path) -> tuple[Model, float, float]:
     """Put the new assembly together in `work`, and prove it: every hash, and its numbers on the golden samples.
+
+    Return it, and by how much it differs from the torch network, and may.
 
     Raises:
         UpdateError: the update and this assembly's files do not make what it promises.
@@ -196,7 +203,7 @@ def _stage(update: Update, root: Path, work: Path) -> tuple[float, float]:
         model = Model.open(work)
         model.check()
         evidence = model.evidence()
-        return golden_difference(model.graph, evidence.images, evidence.golden)
+        return model, *golden_difference(model.graph, evidence.images, evidence.golden)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UpdateError(f"'{update.path}' does not make an assembly: {error!r:.200}", hint=AGAIN) from error
     except KfdeployError as error:  # what it says of files in `work` is about the update

@@ -9,17 +9,24 @@ import json
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from kfdeploy.deploy.update.when import moment
 from kfdeploy.errors import UpdateError
 from kfdeploy.files import METADATA_KEY
 from kfdeploy.manifest import SCHEMAS, stamp
-from kfdeploy.reading import MOST_FILE, ReadingError, header_of, json_of, read_named
+from kfdeploy.reading import LARGEST, MOST_FILE, ReadingError, header_of, json_of, read_named
 
 MAKE = "kfdeploy diff OLD NEW --out update.kfu"
 AGAIN = "copy the update again, or make it again: " + MAKE
+
+
+def canonical(about: Mapping[str, Any]) -> bytes:
+    """Return the bytes of a statement that are signed."""
+    return json.dumps(about, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 @dataclass(frozen=True)
@@ -98,7 +105,7 @@ class Update:
     @cached_property
     def message(self) -> bytes:
         """The canonical bytes of the manifest: what is signed."""
-        return json.dumps(self.manifest, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
+        return canonical(self.manifest)
 
     @cached_property
     def identity(self) -> str:
@@ -117,13 +124,19 @@ class Update:
         found: dict[str, Any] = self.manifest["new"]
         return found
 
-    def counted(self, counter: int) -> "Update":
-        """Return it with a counter, and without a signature."""
-        return Update(self.path, self.manifest | {"counter": counter}, self.payloads)
+    def stated(self, counter: int, expires: str | None = None) -> "Update":
+        """Return it with a counter and a day on which it expires, or none, and without a signature."""
+        manifest = {key: value for key, value in self.manifest.items() if key != "expires"} | {"counter": counter}
+        return Update(self.path, manifest | ({} if expires is None else {"expires": expires}), self.payloads)
 
     def signed(self, signature: bytes, signer: str) -> "Update":
         """Return it with a signature over `message`, and the signer's fingerprint."""
         return Update(self.path, self.manifest, self.payloads, signature.hex(), signer)
+
+    @property
+    def expires(self) -> datetime | None:
+        """The moment from which on no device takes it, or None."""
+        return moment(self.manifest.get("expires"))
 
     @property
     def counter(self) -> int | None:
@@ -190,8 +203,12 @@ class Update:
                 return f"it does not say how long '{name}' is"
             if not isinstance(entry.get("sha256"), str) or min(entry["unpacked"], entry["bytes"]) < 0:
                 return f"it does not say what '{name}' is"
+        if self.manifest.get("expires") is not None and self.expires is None:
+            return "it expires at no moment"
         counter = self.manifest.get("counter")
-        return "" if counter is None or type(counter) is int else "its counter is not a number"
+        if counter is not None and type(counter) is not int:
+            return "its counter is not a number"
+        return "" if counter is None or 0 <= counter <= LARGEST else f"its counter is not one of 0 … {LARGEST}"
 
 
 _SPARE, _RATIO = 16 << 20, 24  # what is shipped unpacks to so many times its bytes at most: zeros would to a thousand

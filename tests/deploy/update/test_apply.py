@@ -72,7 +72,7 @@ def test_diff_then_apply_equals_assembling_afresh_byte_for_byte(toy, before, for
         # No weights but those of tasks that are new there.
         shipped = {name for name in Update.read(update).payloads if name.startswith("parts/tasks/")}
         assert len(shipped) == len(set(after) - set(before))
-        done = apply(update, old)
+        done = apply(update, old, unsigned=True)
         assert [task.name for task in done.model.tasks] == after
         assert done.before == tuple(before)
         fresh = make(toy.pool, after, root / "afresh", form_after)
@@ -86,7 +86,7 @@ def test_an_assembly_that_tells_strangers_is_updated_too(toy, tmp_path):
     old = assemble(toy.pool, ["pets"], tmp_path / "device" / "assembly", open_set=0.25).path
     new = assemble(toy.pool, ["pets", "élan"], tmp_path / "new" / "assembly", open_set=0.5).path
     write_update(old, new, tmp_path / "update.kfu")
-    done = apply(tmp_path / "update.kfu", old)
+    done = apply(tmp_path / "update.kfu", old, unsigned=True)
     assert done.model.manifest["open_set"]["false_accept"] == 0.5
     assert tree(old) == tree(new)
 
@@ -130,28 +130,28 @@ def test_the_same_pair_gives_the_same_bytes(pair, tmp_path):
 def test_applying_again_does_nothing_and_going_back_is_possible_once(pair):
     old, new, update = pair
     was = tree(old)
-    done = apply(update, old)
+    done = apply(update, old, unsigned=True)
     assert not done.already
     assert (done.key, done.before) == (None, ("pets", "élan"))
     assert 0 <= done.difference <= done.tolerance
-    assert apply(update, old).already
+    assert apply(update, old, unsigned=True).already
     assert tree(old) == tree(new)
     assert [task.name for task in rollback(old).tasks] == ["pets", "élan"]
     assert tree(old) == was
     with pytest.raises(UpdateError, match="has nothing to go back to"):
         rollback(old)
-    apply(update, old)
+    apply(update, old, unsigned=True)
     assert tree(old) == tree(new)
 
 
 def test_going_back_mends_what_was_damaged_and_says_what_it_cannot(pair):
     old, _, update = pair
     was = tree(old)
-    apply(update, old)
+    apply(update, old, unsigned=True)
     (old / "model.onnx").write_bytes(b"torn")
     rollback(old)
     assert tree(old) == was
-    apply(update, old)
+    apply(update, old, unsigned=True)
     (old / ".previous" / "model.onnx").write_bytes(b"torn")
     with pytest.raises(PoolError, match="has 4 bytes"):
         rollback(old)
@@ -164,11 +164,11 @@ def test_a_student_and_a_stranger_are_no_assemblies(toy, pair, tmp_path):
     _, new, update = pair
     shutil.copytree(toy.students / "small", tmp_path / "small")
     with pytest.raises(UpdateError, match="is no assembly but a student"):
-        apply(update, tmp_path / "small")
+        apply(update, tmp_path / "small", unsigned=True)
     with pytest.raises(PoolError, match="is a student: it has no parts|is a student and"):
         diff(tmp_path / "small", new)
     with pytest.raises(PoolError, match="there is no assembly"):
-        apply(update, tmp_path / "none")
+        apply(update, tmp_path / "none", unsigned=True)
 
 
 def test_an_assembly_of_another_version_is_not_shipped(pair, tmp_path, monkeypatch):
@@ -186,12 +186,12 @@ def test_a_device_with_an_assembly_of_0_1_0_takes_old_and_new_updates(here):
     """What 0.1.0 made goes on being composed as it did, and what is made now as it is now."""
     shutil.copytree(RECORD, here, dirs_exist_ok=True)
     before = sha256(Path("assembly/model.onnx"))
-    assert not apply("update.kfu", "assembly").already  # written by 0.1.0, for its own assembly
+    assert not apply("update.kfu", "assembly", unsigned=True).already  # written by 0.1.0, for its own assembly
     rollback("assembly")
     assert sha256(Path("assembly/model.onnx")) == before
     new = assemble("pool", ["sea horse", "pets", "élan"], "new/assembly")
     write_update("assembly", new.path, "new.kfu")
-    assert apply("new.kfu", "assembly").model.tasks == new.tasks
+    assert apply("new.kfu", "assembly", unsigned=True).model.tasks == new.tasks
     assert sha256(Path("assembly/model.onnx")) == sha256(new.graph)
 
 
@@ -264,7 +264,7 @@ def test_bad_updates_are_refused_and_nothing_is_left(pair, case):
     was, (spoil, message) = tree(old), BAD[case]
     spoil(update)
     with pytest.raises(UpdateError, match=message) as caught:
-        apply(update, old)
+        apply(update, old, unsigned=True)
     assert caught.value.hint
     assert tree(old) == was
     assert {path.name for path in old.iterdir()} == {"model.onnx", "assembly.json", "parts"}
@@ -275,13 +275,13 @@ def test_bad_updates_are_refused_and_nothing_is_left(pair, case):
 def test_a_missing_update_and_an_assembly_of_another_pool(toy, pool, pair, tmp_path):
     _, _, update = pair
     with pytest.raises(UpdateError, match="there is no update at"):
-        apply(tmp_path / "none.kfu", tmp_path / "device" / "assembly")
+        apply(tmp_path / "none.kfu", tmp_path / "device" / "assembly", unsigned=True)
     with pytest.raises(UpdateError, match="cannot be read"):
-        apply(tmp_path, tmp_path / "device" / "assembly")
+        apply(tmp_path, tmp_path / "device" / "assembly", unsigned=True)
     retrain(pool)
     other = make(pool, ["pets", "élan"], tmp_path / "other")
     with pytest.raises(UpdateError, match="is for an assembly of pets, élan of another pool or version, and"):
-        apply(update, other)
+        apply(update, other, unsigned=True)
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "parts/common.onnx", "parts/tasks/pets.safetensors"])
@@ -291,7 +291,7 @@ def test_an_assembly_altered_on_the_device_is_refused(pair, name):
     (old / name).write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     was = tree(old)
     with pytest.raises(PoolError, match="was altered: its sha256"):
-        apply(update, old)
+        apply(update, old, unsigned=True)
     assert tree(old) == was
     assert not list(old.glob(".*"))
 
@@ -307,7 +307,7 @@ def test_wrong_numbers_are_not_let_through(toy, pool, pair, tmp_path):
     write_update(old, new, update, force=True)
     was = tree(old)
     with pytest.raises(ParityError, match="was refused: the graph 'model.onnx' differs from the torch network by 1"):
-        apply(update, old)
+        apply(update, old, unsigned=True)
     assert tree(old) == was
     assert not list(old.glob(".*"))
 
@@ -321,7 +321,7 @@ def test_a_pool_of_another_schema_in_an_update_is_refused(pair):
     target = found.manifest["new"] | {"parts/pool.json": hashlib.sha256(data).hexdigest()}
     update.write_bytes(Update.make(update, found.manifest["base"], target, files).to_bytes())
     with pytest.raises(PoolError, match="was refused: .* has schema 7"):
-        apply(update, old)
+        apply(update, old, unsigned=True)
     assert not list(old.glob(".*"))
 
 
@@ -329,7 +329,7 @@ def test_applying_needs_no_torch(pair, tmp_path):
     old, new, update = pair
     code = (
         "import sys\n"
-        "sys.argv = ['kfdeploy', 'apply', *sys.argv[1:]]\n"
+        "sys.argv = ['kfdeploy', 'apply', '--unsigned', *sys.argv[1:]]\n"
         "from kfdeploy.cli import main\n"
         "try: main()\n"
         "except SystemExit as e: assert not e.code\n"
@@ -362,7 +362,7 @@ def test_an_interrupted_update_is_mended_by_the_next_one(pair):
             patch.setattr(swap, "_settle", lambda _: None)
             patch.setattr(swap, "_finish", cut)
             with pytest.raises(PowerCut):
-                apply(update, old)
+                apply(update, old, unsigned=True)
         assert swap._finish is finish
         assert (old / ".update").is_dir()
         assert sha256(old / "model.onnx") in {sha256(folder / "model.onnx") for folder in (old, new)}
@@ -382,7 +382,7 @@ def test_an_interrupted_update_is_mended_by_the_next_one(pair):
             with exclusive(old):
                 pass
         else:
-            assert apply(update, old).already
+            assert apply(update, old, unsigned=True).already
         Model.open(old).check()
         assert tree(old) == mended
         assert not (old / ".update").exists()
