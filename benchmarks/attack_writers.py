@@ -200,8 +200,8 @@ SCENARIOS = {
     "diff": Scenario("diff assembly new/assembly --out x.kfu", "x.kfu", whole_update),
     "keygen": Scenario("keygen update", "update.key", whole_key),
     "sign": Scenario("sign step.kfu --key mine.key", "step.kfu", whole_update),
-    "apply": Scenario("apply step.kfu assembly", "assembly", whole_model),
-    "rollback": Scenario("rollback assembly", "assembly", whole_model, "apply step.kfu assembly"),
+    "apply": Scenario("apply step.kfu assembly --unsigned", "assembly", whole_model),
+    "rollback": Scenario("rollback assembly", "assembly", whole_model, "apply step.kfu assembly --unsigned"),
     "report": Scenario("report benchmark.json --out page.html", "page.html", whole_text),
 }
 
@@ -309,8 +309,8 @@ RACES = {
     "calibrate --wait": Race((f"{_RANGES} --wait",), "pool", whole_pool, "all"),
     "calibrate and remove": Race((_RANGES, _LESS), "pool", whole_pool, "some"),
     "remove and assemble": Race((_LESS, _ONE), "pool", whole_pool, "some"),
-    "apply": Race(("apply step.kfu assembly",), "assembly", whole_model, "some"),
-    "apply and rollback": Race(("apply step.kfu assembly", "rollback assembly"), "assembly", whole_model, "some"),
+    "apply": Race(("apply step.kfu assembly --unsigned",), "assembly", whole_model, "some"),
+    "apply and rollback": Race(("apply step.kfu assembly --unsigned", "rollback assembly"), "assembly", whole_model, "some"),
     "calibrate and --add-task": Race((_RANGES, _ADD), "pool", whole_pool, "some"),
     "--add-task": Race((_ADD,), "pool", whole_pool, "some"),
 }  # fmt: skip

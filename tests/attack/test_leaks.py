@@ -55,7 +55,7 @@ LINES = (
     "keygen key",
     "sign new.kfu --key key.key --counter 1",
     "copy key.pub state/keys/key.pub",
-    "apply new.kfu old --state state",
+    "apply new.kfu old --unsigned",
     "rollback old",
     "pool remove pool --tasks élan --out smaller",
     "pool convert --half pool --out half",

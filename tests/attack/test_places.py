@@ -32,7 +32,7 @@ LINES = {
     "diff": "diff assembly new/assembly --out x.kfu",
     "keygen": "keygen update",
     "sign": "sign step.kfu --key mine.key",
-    "apply": "apply step.kfu assembly --state state",
+    "apply": "apply step.kfu assembly --unsigned",
     "rollback": "rollback applied",
     "report": "report benchmark.json --out page.html --markdown page.md",
 }
@@ -40,7 +40,7 @@ NAMED = {name: line for name, line in LINES.items() if "--out" in line and "--fo
 _FIRST = (
     "assemble --tasks sea@horse pets --out assembly", "assemble --tasks sea@horse élan --out new/assembly",
 "diff assembly new/assembly --out step.kfu", "keygen mine",
-    "export assembly --out artifacts", "apply step.kfu applied --state state", "export assembly --out warm --kit",
+    "export assembly --out artifacts", "apply step.kfu applied --unsigned", "export assembly --out warm --kit",
     "pool remove pool --tasks pets sea@horse --out one", "pool remove pool --tasks élan ünï/c --out two",
 )  # fmt: skip
 

@@ -41,7 +41,7 @@ diff assembly bank --out new.kfu
 keygen key
 sign update.kfu --key key.key --counter 1
 copy key.pub state/keys/key.pub
-apply update.kfu assembly --state state
+apply update.kfu assembly --unsigned
 pool show pool
 pool push pool pushed
 report benchmark.json --markdown report.md

@@ -12,8 +12,8 @@ from kfdeploy.pool.pool import Pool
 
 RECORD = Path(__file__).parents[1] / "records" / "0.1.0"
 READ = ("verify {}", "predict image.png --model {}", "plan --pool {} --tasks pets", "assemble --pool {} --tasks pets --out o",
-        "export {} --out o", "diff {} assembly", "diff assembly {}", "rollback {}", "apply {} assembly --state s",
-        "apply update.kfu {} --state s", "sign update.kfu --key {} --out s.kfu", "sign {} --key my.key --out s.kfu", "report {} --out p.html",
+        "export {} --out o", "diff {} assembly", "diff assembly {}", "rollback {}", "apply {} assembly --unsigned",
+        "apply update.kfu {} --unsigned", "sign update.kfu --key {} --out s.kfu", "sign {} --key my.key --out s.kfu", "report {} --out p.html",
         "report benchmark.json --inspect {} --out p.html", "plan --pool pool --tasks pets --student {}", "calibrate {}",
         "plan --pool pool --budget-ms 1 --costs {}", "pool show {}", "pool check {}", "pool remove {} --tasks pets", "recipes show {}",
         "pool merge {} pool --out o", "pool convert {} --half --out o", "pool push {} o", "recipes copy {} o.toml")  # fmt: skip
@@ -64,7 +64,7 @@ def test_what_is_no_file_is_told_and_never_waited_for(line, odd, capsys, monkeyp
 def test_here_is_a_place_like_any_other(dots, odd, monkeypatch, capsys):
     """Verbs that write to what lies in the working directory, whatever it is called."""
     for name, lines in (("pool", ("calibrate {} --images 8", "pool remove {} --tasks pets")),
-                        ("assembly", ("apply ../update.kfu {} --state ../state", "rollback {}"))):  # fmt: skip
+                        ("assembly", ("apply ../update.kfu {} --unsigned", "rollback {}"))):  # fmt: skip
         monkeypatch.chdir(odd / name)
         place = dots.replace("{}/../{}", "../pool/../{}").replace("{}", name)
         if dots == "sub/..":
