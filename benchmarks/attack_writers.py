@@ -187,6 +187,8 @@ class Scenario(NamedTuple):
     first: str = ""
 
 
+_APPLY = "apply step.kfu assembly --unsigned"
+
 SCENARIOS = {
     "assemble": Scenario("assemble --tasks pets élan --out out", "out", whole_model),
     "assemble --force": Scenario("assemble --tasks pets élan --out assembly --force", "assembly", whole_model),
@@ -200,8 +202,8 @@ SCENARIOS = {
     "diff": Scenario("diff assembly new/assembly --out x.kfu", "x.kfu", whole_update),
     "keygen": Scenario("keygen update", "update.key", whole_key),
     "sign": Scenario("sign step.kfu --key mine.key", "step.kfu", whole_update),
-    "apply": Scenario("apply step.kfu assembly --unsigned", "assembly", whole_model),
-    "rollback": Scenario("rollback assembly", "assembly", whole_model, "apply step.kfu assembly --unsigned"),
+    "apply": Scenario(_APPLY, "assembly", whole_model),
+    "rollback": Scenario("rollback assembly", "assembly", whole_model, _APPLY),
     "report": Scenario("report benchmark.json --out page.html", "page.html", whole_text),
 }
 
@@ -309,8 +311,8 @@ RACES = {
     "calibrate --wait": Race((f"{_RANGES} --wait",), "pool", whole_pool, "all"),
     "calibrate and remove": Race((_RANGES, _LESS), "pool", whole_pool, "some"),
     "remove and assemble": Race((_LESS, _ONE), "pool", whole_pool, "some"),
-    "apply": Race(("apply step.kfu assembly --unsigned",), "assembly", whole_model, "some"),
-    "apply and rollback": Race(("apply step.kfu assembly --unsigned", "rollback assembly"), "assembly", whole_model, "some"),
+    "apply": Race((_APPLY,), "assembly", whole_model, "some"),
+    "apply and rollback": Race((_APPLY, "rollback assembly"), "assembly", whole_model, "some"),
     "calibrate and --add-task": Race((_RANGES, _ADD), "pool", whole_pool, "some"),
     "--add-task": Race((_ADD,), "pool", whole_pool, "some"),
 }  # fmt: skip

@@ -107,6 +107,8 @@ def test_a_full_disk_is_told_and_nothing_is_lost_or_left(name, original, told, c
             now = content(place)
             if name == "pool push":  # sends file by file, the manifest last
                 now = {path: data for path, data in now.items() if "/pushed/" not in path}
+            # A counter that was meant for an update is noted before it is given, and is never given again.
+            now = {path: data for path, data in now.items() if not str(path).endswith(".key.last")}
             assert now == before, f"with {free:,} bytes: {sorted(now.keys() ^ before.keys())}"
         assert failed
         command(LINES[name]) if code else None
