@@ -13,7 +13,7 @@ from kfdeploy.data.imageset import ImageSet
 from kfdeploy.data.sources import load_split
 from kfdeploy.errors import DataError
 from kfdeploy.manifest import DataOrigin
-from kfdeploy.places import found_data
+from kfdeploy.places import alternatives, found_data
 from kfdeploy.tasks.evidence import Seen
 from kfdeploy.tasks.spec import ImageSpec
 
@@ -54,8 +54,15 @@ def validation_set(about: DataOrigin, seen: Seen, image: ImageSpec, folder: str 
     Raises:
         DataError: some are not there.
     """
-    place = folder or found_data(about)["root"] or about["source"]
-    return found_again(load(about, "train", image, folder), seen, f"the train split at '{place}'")
+    first: DataError | None = None
+    for each in [dict(about)] if folder is not None else alternatives(about):
+        place, origin = folder or each["root"] or about["source"], cast(DataOrigin, each)
+        try:
+            return found_again(load(origin, "train", image, folder), seen, f"the train split at '{place}'")
+        except DataError as error:
+            first = first or error
+    assert first is not None  # there is a first place
+    raise first
 
 
 def found_again(split: ImageSet, seen: Seen, where: str) -> ImageSet:
