@@ -1,11 +1,14 @@
-"""Holding a pool's evidence to its manifest: kinds, shapes, and places that are there."""
+"""Holding a pool to its manifest: kinds, shapes, places that are there, and files that are still those it names."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
-from kfdeploy.errors import PoolError
+from kfdeploy.errors import PoolError, StoreError
 from kfdeploy.manifest import TaskEntry
 from kfdeploy.pool.manifest import Role
+from kfdeploy.pool.remote.place import Place
+from kfdeploy.reading import ReadingError, json_of
 from kfdeploy.schema import hold, hold_indices
 from kfdeploy.tasks.spec import KINDS
 
@@ -76,3 +79,23 @@ def hold_together(
                 f"{0 if logits is None else len(logits)} images, and the pool has {golden} and {seen}",
                 hint=_AGAIN,
             )
+
+
+@contextmanager
+def as_opened(place: Place, where: str, files: Mapping[str, Any]) -> Iterator[None]:
+    """Say of a file that is not what the manifest said, where it is the pool that was changed since it was opened.
+
+    Raises:
+        PoolError: as above, or what happened inside.
+    """
+    try:
+        yield
+    except PoolError:
+        now: Any = None
+        with suppress(PoolError, StoreError, ReadingError):
+            now = json_of(place.manifest())
+        if isinstance(now, dict) and now.get("files", files) != files:
+            raise PoolError(
+                f"'{where}' was changed by another process while it was read", hint="run it again"
+            ) from None
+        raise

@@ -16,7 +16,7 @@ from kfdeploy.graph.known import add_known
 from kfdeploy.manifest import POOL, BlockEntry, DataOrigin, PoolManifest, TaskEntry, describe_files, open_manifest
 from kfdeploy.places import found_recipe
 from kfdeploy.pool import manifest
-from kfdeploy.pool.held import check_kinds, hold_evidence, hold_together
+from kfdeploy.pool.held import as_opened, check_kinds, hold_evidence, hold_together
 from kfdeploy.pool.manifest import COMMON, SHARED, TEMPLATE, Role
 from kfdeploy.pool.remote.locate import locate
 from kfdeploy.pool.remote.place import AGAIN, Folder, Place
@@ -57,11 +57,7 @@ class Pool(Described):
 
     @classmethod
     def at(cls, place: Place, hint: str = AGAIN) -> "Pool":
-        """Open the pool at a place.
-
-        Raises:
-            PoolError, StoreError: as `open`.
-        """
+        """Open the pool at a place; it raises as `open` does."""
         manifest: PoolManifest = open_manifest(place.manifest(), f"{place}/{POOL}", ("pool",), _NEEDS, hint)
         check_kinds(manifest["tasks"], f"{place}/{POOL}")
         pool = cls(place, manifest)
@@ -160,20 +156,22 @@ class Pool(Described):
         return tuple(TaskSpec.from_json(self._entries[name]) for name in wanted)  # ten of ten thousand
 
     def check(self, names: Sequence[str] | None = None) -> None:
-        """Check files against their hashes: the named ones, or every one (those in `train/` if they are in its folder).
+        """Check the named files' hashes, or every one's (those in `train/` if they are in its folder).
 
         Raises:
-            PoolError: a file is missing, truncated or altered.
+            PoolError: one is missing, truncated or altered.
         """
-        self.place.check(names, self.files)
+        with as_opened(self.place, self.where, self.files):
+            self.place.check(names, self.files)
 
     def read(self, name: str) -> bytes:
         """Return a file of the pool, its hash checked; every reading of a file goes through here.
 
         Raises:
-            PoolError: it is missing, truncated or altered, or not one of the pool's.
+            PoolError: it is missing, truncated, altered, or none of the pool's.
         """
-        return self.place.read(name, self.files)
+        with as_opened(self.place, self.where, self.files):
+            return self.place.read(name, self.files)
 
     def tensors(self, name: str) -> Arrays:
         """Return the arrays of a file of the pool.

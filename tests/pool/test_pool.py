@@ -6,6 +6,7 @@ import pytest
 from kfdeploy.errors import PoolError, TaskError
 from kfdeploy.files import load_tensors
 from kfdeploy.graph.reference import tolerance
+from kfdeploy.pool.edit import remove
 from kfdeploy.pool.pool import Pool
 from kfdeploy.tasks.spec import TaskSpec, choose
 
@@ -131,3 +132,11 @@ def test_a_part_of_a_pool_holds_what_concerns_its_tasks(toy, tmp_path):
 def test_tolerance_grows_with_the_logits():
     assert tolerance(np.array([0.5])) == 1e-4
     assert tolerance(np.array([-20.0, 3.0])) == pytest.approx(2e-3)
+
+
+def test_a_pool_that_changes_while_it_is_read_is_told(pool):
+    opened = Pool.open(pool)
+    remove(pool, ["pets"])
+    with pytest.raises(PoolError, match="was changed by another process while it was read") as caught:
+        opened.read(next(entry["file"] for entry in opened.entries if entry["name"] == "pets"))
+    assert caught.value.hint == "run it again"
