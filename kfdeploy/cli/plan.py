@@ -57,6 +57,11 @@ def command(
     paths = student or [path for path in sorted(Path("students").glob("*")) if (path / "assembly.json").is_file()]
     students = [Model.open(path) for path in paths]
     for model in students:
+        if model.parts is not None:
+            raise UnsupportedError(
+                f"'{model.path}' is an assembly: it has no validation logits of its own, as its pool has them",
+                hint="--student names a student or a teacher; --tasks say what an assembly is worth",
+            )
         model.check()
     if every:
         check_count(len(opened.choose(tasks) if tasks else opened.entries))  # before all of it is read

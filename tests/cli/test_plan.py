@@ -23,3 +23,9 @@ def test_a_design_is_chosen_for_named_tasks(run, toy, here):
     assert (code, "--size chooses tasks, and --tasks names them" in err) == (2, True)
     code, out, err = run(*words, "--budget-ms", "1", "--target", "onnx")
     assert code == 0, err
+
+
+def test_an_assembly_is_no_student(run, toy, assembly):
+    code, out, err = run("plan", "--pool", toy.pool, "--tasks", "pets", "élan", "--student", assembly.path)
+    assert (code, out) == (2, "")
+    assert "is an assembly: it has no validation logits of its own" in err
