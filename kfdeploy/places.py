@@ -19,7 +19,7 @@ from kfdeploy.files import dump_json
 from kfdeploy.reading import MOST_TEXT, ReadingError, json_of, read_regular
 from kfdeploy.writing import write_file
 
-_MOST = 64  # places of one set of images, the newest first
+_MOST = 64  # places of one set of images, the oldest first: copies are changed, and thrown away
 _KEY = re.compile("[0-9a-f]{64}")
 # What of a recipe names a place; a star is any of several. `roots` are left out whole, of others the last part stays.
 _ROOTS = ("data.root", "run.replay")
@@ -159,10 +159,10 @@ def _remember(images: str, found: Mapping[str, list[str]]) -> None:
     if place is None or not any(found.values()):
         return
     known = _recall(images)
-    fresh = {kind: list(dict.fromkeys([*found[kind], *known[kind]])) for kind in known}
+    fresh = {kind: list(dict.fromkeys([*known[kind], *found[kind]])) for kind in known}
     for kind, each in fresh.items():
         there = each if len(each) <= _MOST else [path for path in each if Path(path).exists()]
-        fresh[kind] = there[:_MOST]
+        fresh[kind] = there[-_MOST:]
     if fresh != known:
         with suppress(Exception):  # a home that cannot be written to: `--data` is then asked for
             place.parent.mkdir(parents=True, exist_ok=True)

@@ -11,8 +11,10 @@ import pytest
 
 # Two test processes share two cores, and toy networks gain nothing from a second thread. Before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# What is remembered of places (kfdeploy/places.py) is of this test process alone.
-os.environ.update(XDG_STATE_HOME=tempfile.mkdtemp(prefix="kfdeploy-state-"))
+# What is remembered of places (kfdeploy/places.py) is of this run alone: its processes share what one of them has made.
+os.environ.update(
+    {} if "PYTEST_XDIST_WORKER" in os.environ else {"XDG_STATE_HOME": tempfile.mkdtemp(prefix="kfdeploy-state-")}
+)
 
 from servers import S3, Web, forget
 from toys import TOY, write_images
@@ -24,7 +26,8 @@ from kfdeploy.deploy.model import Model
 from kfdeploy.pool.pool import Pool
 from kfdeploy.training.recipe.recipe import Recipe, load_recipe
 
-atexit.register(shutil.rmtree, os.environ["XDG_STATE_HOME"], ignore_errors=True)
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    atexit.register(shutil.rmtree, os.environ["XDG_STATE_HOME"], ignore_errors=True)
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,10 @@ def main() -> None:
             if any("\ud800" <= letter <= "\udfff" for letter in word):
                 shown = os.fsencode(word).decode("utf-8", "backslashreplace")
                 raise UsageError(f"'{shown}' is no text in UTF-8", hint="rename the file, or type it again")
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # here, where a reader that has gone is told apart, and not when Python ends
     except KfdeployError as error:
         _tell(error)
         sys.exit(error.exit_code)

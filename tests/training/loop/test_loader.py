@@ -76,6 +76,9 @@ class Deadly:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # torch's own, over the process that died
 def test_a_reading_process_that_dies_ends_the_run_with_its_error(train):
     from dataclasses import replace
 
