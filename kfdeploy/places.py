@@ -162,7 +162,7 @@ def _remember(images: str, found: Mapping[str, list[str]]) -> None:
     fresh = {kind: list(dict.fromkeys([*known[kind], *found[kind]])) for kind in known}
     for kind, each in fresh.items():
         there = each if len(each) <= _MOST else [path for path in each if Path(path).exists()]
-        fresh[kind] = there[-_MOST:]
+        fresh[kind] = there if len(there) <= _MOST else [*there[: _MOST // 2], *there[-_MOST // 2 :]]
     if fresh != known:
         with suppress(Exception):  # a home that cannot be written to: `--data` is then asked for
             place.parent.mkdir(parents=True, exist_ok=True)
