@@ -2,25 +2,28 @@
 
 What ships (pools, assemblies, students, artifacts, kits, updates) says of its images what they are, by a hash of them
 all, and of a checkpoint its name. An absolute path, or one that leads upwards, is left out of it and kept for the same
-user and machine in STATE/places/<hash>.json, so that nobody has to name his data twice. STATE is `KFDEPLOY_STATE`, else
+user and machine in STATE/places/<hash>/, so that nobody has to name his data twice. STATE is `KFDEPLOY_STATE`, else
 `kfdeploy` in the user's state folder (XDG_STATE_HOME). Where it is not there, `--data` names the folder.
 
 A path that is relative and leads down stays: it says nothing of a machine. What 0.1.0 wrote is read as it is.
 """
 
+import hashlib
 import os
 import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
+from typing import Any, cast
 
 from kfdeploy.files import dump_json
 from kfdeploy.reading import MOST_TEXT, ReadingError, json_of, read_regular
 from kfdeploy.writing import write_file
 
-_MOST = 64  # places of one set of images, the oldest first: copies are changed, and thrown away
+_MOST = 256  # places of one set of images of a kind: copies are changed, and thrown away
+_READ = 4096  # files of places that are read at most
 _KEY = re.compile("[0-9a-f]{64}")
+_NAME = re.compile(r"[0-9a-f]{32}\.json").fullmatch
 # What of a recipe names a place; a star is any of several. `roots` are left out whole, of others the last part stays.
 _ROOTS = ("data.root", "run.replay")
 _FILES = (
@@ -32,7 +35,7 @@ _KINDS = re.compile(r"(file|onnx|pool):")
 
 def shipped_recipe(recipe: Mapping[str, Any], images: str = "") -> dict[str, Any]:
     """Return a recipe without places of this machine, which are remembered as of `images`, the hash of them all."""
-    found: dict[str, list[str]] = {"roots": [], "files": []}
+    found = _nothing()
     out: Any = recipe
     for names, change in ((_ROOTS, _rootless), (_FILES, _last)):
         for name in names:
@@ -84,6 +87,10 @@ def is_private(text: str) -> bool:
     return absolute or ".." in parts or text.startswith("~")
 
 
+def _nothing() -> dict[str, list[str]]:
+    return {"roots": [], "files": []}
+
+
 def _rootless(text: str, found: dict[str, list[str]]) -> str:
     if not is_private(text):
         return text
@@ -129,7 +136,7 @@ def _changed(value: Any, names: list[str], change: Callable[[str], str]) -> Any:
     return value
 
 
-def _file(images: str) -> Path | None:
+def _folder(images: str) -> Path | None:
     if not _KEY.fullmatch(images):
         return None
     chosen = os.environ.get("KFDEPLOY_STATE")
@@ -138,32 +145,51 @@ def _file(images: str) -> Path | None:
         state = Path(chosen).expanduser() if chosen else (base if base.is_absolute() else Path.home() / ".local/state")
     except RuntimeError:  # nobody's home
         return None
-    return (state if chosen else state / "kfdeploy") / "places" / f"{images}.json"
+    return (state if chosen else state / "kfdeploy") / "places" / images
 
 
 def _recall(images: str) -> dict[str, list[str]]:
-    place, found = _file(images), None
-    if place is not None:
+    """Return the places of each kind, the oldest first."""
+    folder, known = _folder(images), _nothing()
+    for name in _names(folder) if folder else ():
         with suppress(OSError, ReadingError):
-            found = json_of(read_regular(place, MOST_TEXT))
-    known = found if isinstance(found, dict) else {}
-    return {
-        kind: [each for each in known.get(kind, ()) if isinstance(each, str)]
-        if isinstance(known.get(kind), list) else []
-        for kind in ("roots", "files")
-    }  # fmt: skip
+            read = json_of(read_regular(cast(Path, folder) / name, MOST_TEXT))
+            if isinstance(read, dict) and read.get("kind") in known and isinstance(read.get("path"), str):
+                known[read["kind"]].append(read["path"])
+    return known
+
+
+def _names(folder: Path) -> list[str]:
+    """Return the files of a folder of places, the oldest first, and of very many the last ones."""
+    with suppress(OSError), os.scandir(folder) as entries:
+        found = [(each.stat(follow_symlinks=False).st_mtime_ns, each.name) for each in entries if _NAME(each.name)]
+        return [name for _, name in sorted(found)[-_READ:]]
+    return []
 
 
 def _remember(images: str, found: Mapping[str, list[str]]) -> None:
-    place = _file(images)
-    if place is None or not any(found.values()):
+    """Keep places, each in a file of its own: whoever does the same beside us loses nothing of ours."""
+    folder, known = _folder(images), _recall(images)
+    fresh = [(kind, path) for kind, paths in found.items() for path in paths if path not in known[kind]]
+    if folder is None or not fresh:
         return
-    known = _recall(images)
-    fresh = {kind: list(dict.fromkeys([*known[kind], *found[kind]])) for kind in known}
-    for kind, each in fresh.items():
-        there = each if len(each) <= _MOST else [path for path in each if Path(path).exists()]
-        fresh[kind] = there if len(there) <= _MOST else [*there[: _MOST // 2], *there[-_MOST // 2 :]]
-    if fresh != known:
-        with suppress(Exception):  # a home that cannot be written to: `--data` is then asked for
-            place.parent.mkdir(parents=True, exist_ok=True)
-            write_file(place, dump_json(fresh), durable=False)
+    with suppress(Exception):  # a home that cannot be written to: `--data` is then asked for
+        folder.mkdir(parents=True, exist_ok=True)
+        for kind, path in fresh:
+            write_file(folder / _name(kind, path), dump_json({"kind": kind, "path": path}), durable=False)
+        for kind, paths in _recall(images).items():
+            for path in _too_many(paths):
+                (folder / _name(kind, path)).unlink(missing_ok=True)
+
+
+def _too_many(paths: list[str]) -> list[str]:
+    """Return which places to forget: those that are gone, then those in the middle: the first is used longest."""
+    if len(paths) <= _MOST:
+        return []
+    there = [path for path in paths if Path(path).exists()]
+    kept = there if len(there) <= _MOST else [*there[: _MOST // 2], *there[-_MOST // 2 :]]
+    return [path for path in paths if path not in kept]
+
+
+def _name(kind: str, path: str) -> str:
+    return f"{hashlib.sha256(f'{kind}:{path}'.encode('utf-8', 'surrogateescape')).hexdigest()[:32]}.json"

@@ -1,10 +1,13 @@
 """Places of this machine: left out of what ships, and found again here."""
 
 import json
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
+from multiprocessing import get_context
 
 import pytest
 
-from kfdeploy.places import found_data, found_recipe, is_private, shipped_data, shipped_recipe
+from kfdeploy.places import alternatives, found_data, found_recipe, is_private, shipped_data, shipped_recipe
 
 IMAGES = "ab" * 32
 
@@ -41,7 +44,8 @@ def test_images_are_found_again_by_their_hash(tmp_path, state):
     place.rename(newer)
     shipped_data({"source": "folder", "root": str(newer)}, IMAGES)
     assert found_data(shipped)["root"] == str(newer)
-    (state / "places" / f"{IMAGES}.json").write_text("[]", encoding="utf-8")
+    for each in (state / "places" / IMAGES).iterdir():
+        each.write_text("[]", encoding="utf-8")
     assert found_data(shipped)["root"] == ""
 
 
@@ -68,3 +72,34 @@ def test_a_home_that_cannot_be_written_to_is_no_error(tmp_path, state):
     state.write_text("a file", encoding="utf-8")
     shipped = shipped_data({"source": "folder", "root": str(tmp_path)}, IMAGES)
     assert found_data(shipped)["root"] == ""
+
+
+def _tell(folder):
+    for number in range(60):
+        shipped_data({"source": "folder", "root": str(folder / str(number))}, IMAGES)
+
+
+def test_processes_that_remember_at_once_lose_nothing_of_each_other(tmp_path):
+    folders = [tmp_path / name for name in "abcd"]
+    for folder in folders:
+        for number in range(60):
+            (folder / str(number)).mkdir(parents=True)
+    with ProcessPoolExecutor(4, mp_context=get_context("spawn")) as pool:
+        list(pool.map(_tell, folders))
+    known = {each["root"] for each in alternatives({"source": "folder", "root": "", "images": IMAGES})}
+    assert known == {str(folder / str(number)) for folder in folders for number in range(60)}
+
+
+def test_of_very_many_places_the_first_and_the_last_are_kept_and_those_that_are_gone_forgotten(tmp_path, state):
+    for number in range(300):
+        (tmp_path / str(number)).mkdir()
+        shipped_data({"source": "folder", "root": str(tmp_path / str(number))}, IMAGES)
+    known = [each["root"] for each in alternatives({"source": "folder", "root": "", "images": IMAGES})]
+    assert len(known) == 256
+    assert {str(tmp_path / "0"), str(tmp_path / "299")} <= set(known)
+    for number in range(1, 200):
+        with suppress(FileNotFoundError):
+            (tmp_path / str(number)).rmdir()
+    (tmp_path / "last").mkdir()
+    shipped_data({"source": "folder", "root": str(tmp_path / "last")}, IMAGES)
+    assert len(list((state / "places" / IMAGES).iterdir())) == 102
