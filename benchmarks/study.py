@@ -22,7 +22,7 @@ from kfdeploy.files import dump_line_json
 from kfdeploy.manifest import versions
 from kfdeploy.measuring.rounds import describe_machine
 from kfdeploy.pool.pool import Pool
-from kfdeploy.tasks.spec import class_names
+from kfdeploy.tasks.spec import TaskSpec
 from kfdeploy.tasks.worth import subset_accuracy
 from kfdeploy.training.loop.devices import precision_of
 from kfdeploy.training.recipe.recipe import load_recipe
@@ -97,7 +97,7 @@ def factors(recipe, out, study, row):
     factorize(recipe, out, resume=True, report=TrainingProgress())
     pool = Pool.open(out)
     found = describe(pool.manifest["training"], out / "train") | {"nets": pool.manifest["nets"]}
-    found["validation"] = accuracies(pool.evidence(), class_names(pool.tasks), study["subsets"])
+    found["validation"] = accuracies(pool.evidence(), pool.classes, study["subsets"])
     if row.get("inspect"):
         from kfdeploy.measuring.factors.inspect import inspect
 
@@ -221,7 +221,7 @@ def accuracies(evidence, classes, subsets):
     found = {}
     for name, chosen in {"all": classes, **subsets}.items():
         part = replace(evidence, logits=evidence.logits[:, [list(classes).index(c) for c in chosen]])
-        found[name] = round(100 * subset_accuracy(part, chosen).value, 2)
+        found[name] = round(100 * subset_accuracy(part, [TaskSpec(c, (c,)) for c in chosen]).value, 2)
     return found
 
 

@@ -70,6 +70,14 @@ class BlockEntry(TypedDict):
     without: NotRequired[list[str]]  # tasks that have no logits for them, after a merge
 
 
+class FieldEntry(TypedDict):
+    """What a pool says of one thing that it knows of an image."""
+
+    kind: str
+    classes: list[str]  # that the labels of evidence/shared count in
+    coupling: str
+
+
 class PoolManifest(TypedDict):
     """`pool.json`."""
 
@@ -88,6 +96,7 @@ class PoolManifest(TypedDict):
     images: NotRequired[dict[str, Any]]  # how many it was made from, and a hash of them all
     tasks: list[TaskEntry]
     classes: list[str]  # that the labels of evidence/shared count in
+    fields: NotRequired[dict[str, FieldEntry]]  # schema 2: of each field its kind, classes, coupling
     files: Files
     calibration: NotRequired[str]
     blocks: NotRequired[list[BlockEntry]]

@@ -57,7 +57,7 @@ def test_a_planned_accuracy_is_that_of_the_graph_that_is_run(world, names):
     root, pool, whole, images, _ = world
     chosen = pool.choose(names)
     classes = class_names(chosen)
-    planned = subset_accuracy(pool.evidence(chosen), classes)
+    planned = subset_accuracy(pool.evidence(chosen), chosen)
     at_once = Subsets.of_pool(pool).accuracy([TASKS.index(name) for name in names])
     model = assemble(pool, names, root / "assembly", force=True)
     logits = session(model.graph, 1).run(None, {"image": images})[0]

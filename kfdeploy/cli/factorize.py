@@ -100,11 +100,10 @@ def _say(out: Path, seconds: float) -> None:
     """Say what a new pool is worth."""
     from kfdeploy.pool.pool import Pool
     from kfdeploy.targets.device.watch import peak_mib
-    from kfdeploy.tasks.spec import class_names
     from kfdeploy.tasks.worth import subset_accuracy
 
     opened = Pool.open(out)
-    accuracy = subset_accuracy(opened.evidence(), class_names(opened.tasks))
+    accuracy = subset_accuracy(opened.evidence(), opened.tasks)
     teacher = opened.teacher["accuracy"]
     seen = " (a published teacher may have seen these images)" if opened.teacher["seen_validation"] else ""
     say(f"teacher: {100 * teacher['validation']:.2f} % on validation{seen}, {100 * teacher['test']:.2f} % on test")
@@ -128,8 +127,7 @@ def _add(
     """Add a task to a pool, and say what it is worth."""
     from kfdeploy.manifest import POOL
     from kfdeploy.pool.pool import Pool
-    from kfdeploy.tasks.spec import class_names
-    from kfdeploy.tasks.worth import subset_accuracy
+    from kfdeploy.tasks.worth import known_accuracy
     from kfdeploy.training.recipe.recipe import apply_settings, parse_recipe
 
     changed = parse_recipe(apply_settings(Pool.open(pool).recipe, settings), str(pool / POOL))
@@ -150,9 +148,7 @@ def _add(
     say(f"task:    {name}, {len(entry['classes'])} classes, learned from {taught} in {fitted.seconds:.0f} s")
     beside = [task for task in grown.tasks if not set(task.classes) & set(about["instead_of"])]
     evidence = grown.evidence(beside)
-    names = class_names(tuple(beside))
-    if set(names) <= set(evidence.labels):
-        accuracy = subset_accuracy(evidence, names)
+    if accuracy := known_accuracy(evidence, beside):
         say(f"pool:    {100 * accuracy.value:.2f} % on {accuracy.images} validation images, {len(beside)} tasks")
     else:
         say("pool:    what the new task is worth beside all others cannot be known: their images are gone")

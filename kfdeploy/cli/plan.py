@@ -189,7 +189,7 @@ def _subset(pool: "Pool", tasks: list[str], students: "list[Model]") -> None:
     chosen = pool.choose(tasks)
     classes = class_names(chosen)
     evidence = pool.evidence(chosen)
-    accuracy = subset_accuracy(evidence, classes)
+    accuracy = subset_accuracy(evidence, chosen)
     if len(classes) == 1:
         say(f"{classes[0]}: one class leaves nothing to tell apart")
         return
@@ -199,30 +199,30 @@ def _subset(pool: "Pool", tasks: list[str], students: "list[Model]") -> None:
     )
     say(
         f"assembly:   {100 * accuracy.value:.2f} %, exactly; "
-        f"calibration error {calibration_error(evidence, classes):.3f}"
+        f"calibration error {calibration_error(evidence, chosen):.3f}"
     )
     for model in students:
         if set(classes) <= set(model.classes):
             theirs = masked(model.evidence(), model.classes, classes)
-            value = subset_accuracy(theirs, classes).value
+            value = subset_accuracy(theirs, chosen).value
             say(
                 f"{model.name + ':':11} {100 * value:.2f} % masked to them; "
-                f"calibration error {calibration_error(theirs, classes):.3f}"
+                f"calibration error {calibration_error(theirs, chosen):.3f}"
             )
     if advice := _advice(pool, chosen, accuracy.value, students):
         say(f"advice:     {advice}")
-    told = separation(evidence, classes)
+    told = separation(evidence, chosen)
     if not math.isnan(told["score"]):
         line = f"strangers:  --open-set tells them with AUROC {told['score']:.3f}"
         for model in students:
             if set(classes) <= set(model.classes):
-                other = separation(masked(model.evidence(), model.classes, classes), classes)
+                other = separation(masked(model.evidence(), model.classes, classes), chosen)
                 line += f"; {model.name} {other['softmax']:.3f} by softmax, {other['score']:.3f} by the same score"
         say(line)
-    _confusion("the assembly", evidence, classes)
+    _confusion("the assembly", evidence, chosen)
     for model in students:
         if set(classes) <= set(model.classes):
-            _confusion(f"{model.name}, masked to them", masked(model.evidence(), model.classes, classes), classes)
+            _confusion(f"{model.name}, masked to them", masked(model.evidence(), model.classes, classes), chosen)
 
 
 def _advice(pool: "Pool", tasks: "Sequence[TaskSpec]", accuracy: float, students: "list[Model]") -> str:
@@ -233,11 +233,11 @@ def _advice(pool: "Pool", tasks: "Sequence[TaskSpec]", accuracy: float, students
     from kfdeploy.tasks.spec import class_names
     from kfdeploy.tasks.worth import subset_accuracy
 
-    classes = class_names(tuple(tasks))
+    classes = class_names(tasks)
     theirs = [
         Candidate(
             model.name,
-            subset_accuracy(masked(model.evidence(), model.classes, classes), classes).value,
+            subset_accuracy(masked(model.evidence(), model.classes, classes), tasks).value,
             multiplications(model.load()),
         )
         for model in students
@@ -247,13 +247,16 @@ def _advice(pool: "Pool", tasks: "Sequence[TaskSpec]", accuracy: float, students
     return plain_words(Candidate("the assembly", accuracy, own), theirs)
 
 
-def _confusion(who: str, evidence: "Evidence", classes: "Sequence[str]") -> None:
-    from kfdeploy.tasks.worth import confusion
+def _confusion(who: str, evidence: "Evidence", tasks: "Sequence[TaskSpec]") -> None:
+    from kfdeploy.tasks.spec import class_names
+    from kfdeploy.tasks.worth import confusions
 
-    width = max(len(name) for name in classes)
-    say(f"confusion of {who}, each row a class:")
-    for name, row in zip(classes, confusion(evidence, classes), strict=True):
-        say(f"  {name:{width}}  " + " ".join(f"{count:5}" for count in row))
+    for field, table in confusions(evidence, tasks).items():
+        names = class_names(task for task in tasks if task.field == field)
+        width = max(len(name) for name in names)
+        say(f"confusion of {who}, each row a class:")
+        for name, row in zip(names, table, strict=True):
+            say(f"  {name:{width}}  " + " ".join(f"{count:5}" for count in row))
 
 
 def _designs(pool: "Pool", tasks: list[str], students: "list[Model]", known: "Costs | None") -> "list[Design]":
@@ -267,10 +270,10 @@ def _designs(pool: "Pool", tasks: list[str], students: "list[Model]", known: "Co
     classes, evidence = class_names(chosen), pool.evidence(chosen)
     require_known(evidence, chosen, pool.where)
     ms = None if known is None else known.of(len(chosen))
-    found = [Design("the assembly", ms, subset_accuracy(evidence, classes).value)]
+    found = [Design("the assembly", ms, subset_accuracy(evidence, chosen).value)]
     for model in students:
         if set(classes) <= set(model.classes):
             theirs = masked(model.evidence(), model.classes, classes)
             cost = None if known is None else known.students.get(model.name)
-            found.append(Design(f"student {model.name}", cost, subset_accuracy(theirs, classes).value))
+            found.append(Design(f"student {model.name}", cost, subset_accuracy(theirs, chosen).value))
     return found

@@ -74,7 +74,7 @@ def find(wanted: Content, classes: Sequence[str], there: Content, names: Sequenc
 class Record:
     """What a training was made from: its images' names, sizes, content, classes, and which were held back.
 
-    All arrays are (N,), in the order of the source; `content` is (N, 8).
+    All arrays are (N,), in the order of the source; `content` is (N, 8), and `labels` are those of an `ImageSet`.
     """
 
     classes: tuple[str, ...]
@@ -135,10 +135,13 @@ class Record:
         return "; ".join(told) + (" (the same images, split or sorted otherwise, count too)" if self._same(now) else "")
 
     def _each(self) -> list[tuple[bytes, str, int]]:
+        names = [self._text(np.atleast_1d(labels)) for labels in self.labels]
         return [
-            (each.tobytes(), self.classes[label], int(held))
-            for each, label, held in zip(self.content, self.labels, self.held, strict=True)
+            (each.tobytes(), name, int(held)) for each, name, held in zip(self.content, names, self.held, strict=True)
         ]
+
+    def _text(self, labels: np.ndarray[Any, Any]) -> str:
+        return "; ".join(self.classes[label] if label >= 0 else "" for label in labels)
 
     def _same(self, other: "Record") -> bool:
         return sorted(map(bytes, self.content)) == sorted(map(bytes, other.content))

@@ -14,15 +14,18 @@ from kfdeploy.data.content import Record
 from kfdeploy.data.images import File, read_images
 from kfdeploy.errors import DataError, nearest
 from kfdeploy.tasks.kinds.classes import label_columns
-from kfdeploy.tasks.spec import ImageSpec
+from kfdeploy.tasks.spec import CLASS, ImageSpec
 
 
 @dataclass(frozen=True)
 class ImageSet:
     """Labelled images: in memory (`images`), or still on disk (`paths`).
 
-    `labels` (N,) index `classes`. `rows` (N,) are the images' positions in the source's own order, which name them
-    in the evidence of a pool of 0.1.0; `content` (N, 8), once it is `identified`, is what names them since.
+    `labels` index `classes`: (N,) where there is nothing but the class of each image. Where there are fields, `classes`
+    are the columns of them all (`TaskSpec.columns`), `fields` says of each whose it is, and `labels` are (N, F), a
+    column for each field in the order of `field_names`, with -1 where an image has none. `rows` (N,) are the images'
+    positions in the source's own order, which name them in the evidence of a pool of 0.1.0; `content` (N, 8), once it
+    is `identified`, is what names them since.
     """
 
     classes: tuple[str, ...]
@@ -35,6 +38,7 @@ class ImageSet:
     root: Path | None = None  # the folder that the files lie in
     order: str = "source"  # of the classes: names, numbers, or the source's own
     note: str = ""  # what was found beside the images and left out
+    fields: tuple[str, ...] = ()  # (C,) the field of each column; none: all are of the field `class`
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -138,8 +142,44 @@ class ImageSet:
         if tuple(classes) == self.classes:
             return self
         new = label_columns(self.classes, classes)
-        kept = self.take(np.flatnonzero(new[self.labels] >= 0))
-        return replace(kept, classes=tuple(classes), labels=new[kept.labels])
+        labels = np.where(self.labels >= 0, new[self.labels], -1)
+        if not self.fields:
+            kept = self.take(np.flatnonzero(labels >= 0))
+            return replace(kept, classes=tuple(classes), labels=new[kept.labels])
+        fields = tuple(self.fields[self.classes.index(name)] for name in classes)
+        labels = labels[:, [self.field_names.index(name) for name in dict.fromkeys(fields)]]
+        some = np.flatnonzero((labels >= 0).any(1))
+        return replace(self.take(some), classes=tuple(classes), labels=labels[some], fields=fields)
+
+    @property
+    def field_names(self) -> tuple[str, ...]:
+        """The fields that its labels are of, in the order of their columns."""
+        return tuple(dict.fromkeys(self.fields)) or (CLASS,)
+
+    def labels_of(self, field: str) -> Labels:
+        """Return one field's labels (N,): indices of `classes`, -1 where an image has none."""
+        if self.labels.ndim == 1:
+            return self.labels
+        found: Labels = self.labels[:, self.field_names.index(field)]
+        return found
+
+    def texts_of(self, field: str) -> tuple[str, ...]:
+        """Return the name of each image's column (N,), "" where it has none."""
+        return tuple(self.classes[label] if label >= 0 else "" for label in self.labels_of(field))
+
+    def texts(self) -> tuple[str, ...]:
+        """Return what each image is said to be, in one text: its class, or its column of every field."""
+        return tuple(map("; ".join, zip(*map(self.texts_of, self.field_names), strict=True)))
+
+    def parted(self, share: float, seed: int, needed: Sequence[str] = ()) -> tuple[Labels, Labels]:
+        """Return the indices of a split (rest, share): of every class alike, or where there are fields of all images.
+
+        Raises:
+            DataError: a class, or the whole, has fewer than two images.
+        """
+        if not self.fields:
+            return stratified(self.labels, share, seed, self.classes, needed)
+        return stratified(np.zeros(len(self), np.int64), share, seed, ("all",))
 
 
 def stratified(

@@ -15,6 +15,7 @@ from kfdeploy.errors import DataError
 from kfdeploy.manifest import DataOrigin
 from kfdeploy.places import alternatives, found_data
 from kfdeploy.tasks.evidence import Seen
+from kfdeploy.tasks.kinds.classes import label_columns
 from kfdeploy.tasks.spec import ImageSpec
 
 IMAGES = 512  # that ranges of activations are observed on
@@ -73,9 +74,22 @@ def found_again(split: ImageSet, seen: Seen, where: str) -> ImageSet:
     """
     index = _by_position(split, seen, where) if seen.content is None else _by_content(split, seen, where)
     found = split.take(index)
-    names = tuple(dict.fromkeys((*split.classes, *seen.labels)))
-    place = {name: i for i, name in enumerate(names)}
-    return replace(found, classes=names, labels=np.array([place[name] for name in seen.labels], dtype=np.int64))
+    said = {column: field for field, names in seen.labels.items() for column in names if column}
+    names = tuple(dict.fromkeys((*split.classes, *said)))
+    labels = [label_columns(each, names) for each in seen.labels.values()]
+    if not split.fields:
+        return replace(found, classes=names, labels=labels[0])
+    known = dict(zip(split.classes, split.fields, strict=True)) | said
+    # In the order of the record's fields, to which those come that it knows nothing of.
+    others = [name for name in split.field_names if name not in seen.labels]
+    labels += [label_columns(found.texts_of(name), names) for name in others]
+    order = [name for field in (*seen.labels, *others) for name in names if known[name] == field]
+    back = label_columns(names, order)
+    table = np.stack(labels, axis=1)
+    return replace(
+        found, classes=tuple(order), labels=np.where(table >= 0, back[table], -1),
+        fields=tuple(known[name] for name in order),
+    )  # fmt: skip
 
 
 def _by_content(split: ImageSet, seen: Seen, where: str) -> Any:
@@ -84,11 +98,11 @@ def _by_content(split: ImageSet, seen: Seen, where: str) -> Any:
     index = np.searchsorted(split.rows, seen.rows)  # rows ascend
     if int(index.max(initial=-1)) < len(split):
         same = split.take(index)
-        if _names(same) == list(seen.labels) and np.array_equal(same.contents(), seen.content):
+        if same.texts() == seen.texts and np.array_equal(same.contents(), seen.content):
             return index
-    found = find(seen.content, seen.labels, split.contents(), _names(split))
+    found = find(seen.content, seen.texts, split.contents(), split.texts())
     if lost := found.count(-1):
-        first = seen.labels[found.index(-1)]
+        first = seen.texts[found.index(-1)]
         raise DataError(
             f"{where} lacks {lost} of the {len(found)} validation images on record, the first of class '{first}'; they "
             "are known by their content, whatever their names",
@@ -101,7 +115,7 @@ def _by_position(split: ImageSet, seen: Seen, where: str) -> Any:
     place = {int(row): i for i, row in enumerate(_in_old_order(split))}
     missing = any(int(row) not in place for row in seen.rows)
     index = np.array([] if missing else [place[int(row)] for row in seen.rows], dtype=np.int64)
-    same = not missing and _names(split.take(index)) == list(seen.labels)
+    same = not missing and split.take(index).texts() == seen.texts
     if same and seen.golden is not None:
         which, golden = seen.golden
         again = split.load(index[which])
@@ -123,10 +137,6 @@ def _in_old_order(split: ImageSet) -> Labels:
         return split.rows
     words = np.argsort(np.array(split.classes))
     return np.argsort(np.concatenate([np.flatnonzero(split.labels == label) for label in words]), kind="stable")
-
-
-def _names(data: ImageSet) -> list[str]:
-    return [data.classes[label] for label in data.labels]
 
 
 def test_images(about: DataOrigin, image: ImageSpec, classes: Sequence[str], folder: str | Path | None) -> ImageSet:

@@ -11,7 +11,7 @@ from kfdeploy.outputs import check_not_read, output_folder
 from kfdeploy.pool.pool import Fuse, Pool
 from kfdeploy.tasks.openset import open_set as choose_threshold
 from kfdeploy.tasks.openset import threshold_of
-from kfdeploy.tasks.spec import class_names
+from kfdeploy.tasks.spec import together
 
 
 def assemble(
@@ -41,12 +41,12 @@ def assemble(
             place cannot be written.
     """
     pool = pool if isinstance(pool, Pool) else Pool.open(pool)
-    chosen = pool.choose(tasks)
+    chosen = together(pool.choose(tasks))
     pool.fetch(pool.needs(chosen))
     evidence, threshold = pool.evidence(chosen), None
     fields: dict[str, Any] = {}
     if open_set is not None:
-        found = choose_threshold(evidence, class_names(chosen), open_set)
+        found = choose_threshold(evidence, chosen, open_set)
         threshold = found.threshold
         fields["open_set"] = found.to_json() | {"threshold": threshold}
     graph, form = pool.fused(chosen, fuse, threshold)

@@ -39,9 +39,10 @@ from kfdeploy.pool.held import hold_seen
 from kfdeploy.pool.pool import Pool
 from kfdeploy.pool.ranges import parse_ranges, replaced, sweep_ranges, write_ranges
 from kfdeploy.schema import hold
-from kfdeploy.tasks.evidence import Evidence, Seen
+from kfdeploy.tasks.evidence import Evidence, Seen, labels_key
+from kfdeploy.tasks.kinds.classes import label_columns
 from kfdeploy.tasks.openset import threshold_of
-from kfdeploy.tasks.spec import Described, ImageSpec, TaskSpec, class_names
+from kfdeploy.tasks.spec import Described, ImageSpec, TaskSpec, class_names, fields_of
 from kfdeploy.tasks.worth import Accuracy, known_accuracy, subset_accuracy
 from kfdeploy.version import __version__
 from kfdeploy.writing import write_file
@@ -208,7 +209,7 @@ class Model(Described):
              "validation.logits": (kinds, ("V", columns)), "validation.labels": ("int64", ("V",))},
             str(self.path / _EVIDENCE), "make it again",
         )  # fmt: skip
-        seen = Seen.of(arrays, self.classes)
+        seen = Seen.of(arrays, self.labels)
         golden, logits = arrays["golden.logits"], arrays["validation.logits"]
         return Evidence(arrays["golden.images"], golden, seen.labels, seen.rows, logits, seen.content)
 
@@ -227,7 +228,12 @@ class Model(Described):
         """
         if self.parts is not None:
             return self.parts.seen()
-        return Seen.of(self._evidence(), self.classes)
+        return Seen.of(self._evidence(), self.labels)
+
+    @property
+    def labels(self) -> dict[str, tuple[str, ...]]:
+        """Of each field the columns that the labels of its evidence count in."""
+        return {field: tuple(self.classes[i] for i in columns) for field, columns in fields_of(self.tasks).items()}
 
     def ranges(self) -> "dict[str, tuple[float, float]]":
         """Return the activation ranges of a student's or a teacher's graph, by tensor; an assembly's are its parts'.
@@ -310,19 +316,20 @@ def write_model(
     out.mkdir(parents=True, exist_ok=True)
     graph.write_bytes(data)
     if kind != "assembly":
-        labels = {label: i for i, label in enumerate(class_names(tuple(tasks)))}
         arrays: dict[str, np.ndarray[Any, Any]] = {
             "golden.images": evidence.images,
             "golden.logits": evidence.golden,
-            "validation.labels": np.array([labels[label] for label in evidence.labels], dtype=np.int64),
             "validation.rows": evidence.rows,
             "validation.logits": evidence.logits,
         }
+        for field, columns in fields_of(tasks).items():
+            own = [class_names(tasks)[i] for i in columns]
+            arrays[labels_key(field)] = label_columns(evidence.labels[field], own)
         if evidence.content is not None:
             arrays["validation.content"] = evidence.content
         save_tensors(out / _EVIDENCE, arrays, stamp("evidence"))
     difference, allowed = golden_difference(graph, evidence.images, evidence.golden)
-    accuracy = subset_accuracy(evidence, class_names(tuple(tasks)))
+    accuracy = subset_accuracy(evidence, tasks)
     if kind == "assembly":  # of some of its classes alone it would be another subset's
         accuracy = known_accuracy(evidence, tasks) or Accuracy(float("nan"), 0)
     files = [path for path in (graph, out / _EVIDENCE) if path.is_file()]

@@ -174,7 +174,7 @@ def alternate(candidates: Mapping[str, Callable[[], list[float]]], rounds: int =
 def _validation(model: Model, images: int, data: str | Path | None) -> ImageSet:
     """Return validation images of a model's classes, `images` of them at most."""
     seen = model.seen()
-    inside = np.flatnonzero(np.isin(seen.labels, model.classes))
+    inside = np.flatnonzero(np.any([np.isin(names, model.classes) for names in seen.labels.values()], axis=0))
     picked = seen.take(inside[spread(len(inside), images)])
     return validation_set(model.data, picked, model.image, data).only(model.classes).in_memory()
 

@@ -13,7 +13,7 @@ from kfdeploy.files import CHECKPOINTS, TIMING, about_of, dump_json, file_name, 
 from kfdeploy.manifest import POOL, TRAINING, BlockEntry, Files, PoolManifest, TaskEntry, describe_files, stamp
 from kfdeploy.names import inside
 from kfdeploy.places import is_private, shipped_data, shipped_recipe
-from kfdeploy.tasks.spec import TaskSpec
+from kfdeploy.tasks.spec import CLASS, TaskSpec, column_names
 from kfdeploy.version import __version__
 from kfdeploy.writing import write_file
 
@@ -73,6 +73,14 @@ def made(
         **fields,
     }
     return cast(PoolManifest, manifest)
+
+
+def label_columns(manifest: PoolManifest) -> dict[str, tuple[str, ...]]:
+    """Return of each field the columns that the labels of evidence/shared count in."""
+    fields = manifest.get("fields")
+    if fields is None:
+        return {CLASS: tuple(manifest["classes"])}
+    return {field: column_names(field, about["classes"]) for field, about in fields.items()}
 
 
 def file_names(manifest: PoolManifest) -> list[str]:

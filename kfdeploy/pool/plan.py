@@ -39,7 +39,7 @@ class Subsets:
     @classmethod
     def of(cls, evidence: Evidence, tasks: Sequence[TaskSpec]) -> "Subsets":
         """Return the subsets of these tasks, whose classes are the evidence's columns."""
-        owner, labels = _columns(tasks, evidence.labels)
+        owner, labels = _columns(tasks, evidence.labels[tasks[0].field])
         return cls(tuple(task.name for task in tasks), owner, labels, evidence.logits)
 
     @classmethod
@@ -54,12 +54,12 @@ class Subsets:
         labels: list[str] = []
         logits, known = [np.empty((0, sum(widths)), np.float32)], [np.empty((0, len(chosen)), np.bool_)]
         for block in pool.blocks(chosen):
-            count = len(block.seen.labels)
+            count = len(block.seen)
             columns = [
                 np.zeros((count, width), np.float32) if found is None else found
                 for found, width in zip(block.logits, widths, strict=True)
             ]
-            labels += block.seen.labels
+            labels += block.seen.labels[chosen[0].field]
             logits.append(np.concatenate(columns, axis=1))
             known.append(np.tile([found is not None for found in block.logits], (count, 1)))
         owner, places = _columns(chosen, labels)
@@ -239,7 +239,7 @@ def _unknown() -> PoolError:
 def _columns(tasks: Sequence[TaskSpec], labels: Sequence[str]) -> tuple[Any, Any]:
     """Return the task of each column (C,), and the column of each label (V,), -1 where it is of no task."""
     owner = np.repeat(np.arange(len(tasks)), [len(task.classes) for task in tasks])
-    return owner, label_columns(labels, class_names(tuple(tasks)))
+    return owner, label_columns(labels, class_names(tasks))
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from kfdeploy.pool.manifest import COMMON, SHARED, TEMPLATE, Role
 from kfdeploy.pool.remote.locate import locate
 from kfdeploy.pool.remote.place import AGAIN, Folder, Place
 from kfdeploy.tasks.evidence import Block, Evidence, Seen
-from kfdeploy.tasks.spec import Described, TaskSpec, choose_names
+from kfdeploy.tasks.spec import CLASS, Described, TaskSpec, choose_names
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -131,9 +131,9 @@ class Pool(Described):
         return self.manifest["tasks"]
 
     @property
-    def labels(self) -> list[str]:
-        """The class names that the labels of evidence/shared count in."""
-        return self.manifest["classes"]
+    def labels(self) -> dict[str, tuple[str, ...]]:
+        """Of each field the columns that the labels of evidence/shared count in."""
+        return manifest.label_columns(self.manifest)
 
     @property
     def added(self) -> list[dict[str, Any]]:
@@ -302,15 +302,18 @@ class Pool(Described):
         self.fetch([SHARED, *own, *(block["file"] for block in self.added_images)])
         shared = self.tensors(SHARED)
         each = [self._own(task, name) for task, name in zip(chosen, own, strict=True)]
-        labels, rows = list[str](), [np.empty(0, np.int64)]
+        labels: dict[str, tuple[str, ...]] = dict.fromkeys(self.labels, ())
+        rows = [np.empty(0, np.int64)]
         logits = [np.empty((0, sum(len(task.classes) for task in chosen)), np.float32)]
         for block in self.blocks(chosen, shared, each):
             if all(columns is not None for columns in block.logits):
-                labels += block.seen.labels
+                count = len(block.seen)
+                for field in labels:
+                    labels[field] += block.seen.labels.get(field, ("",) * count)
                 rows.append(block.seen.rows)
                 logits.append(np.concatenate([columns for columns in block.logits if columns is not None], axis=1))
         golden = np.concatenate([arrays["golden.logits"] for arrays in each], axis=1)
-        return Evidence(shared["golden.images"], golden, tuple(labels), np.concatenate(rows), np.concatenate(logits))
+        return Evidence(shared["golden.images"], golden, labels, np.concatenate(rows), np.concatenate(logits))
 
     def blocks(
         self, tasks: Sequence[TaskSpec], shared: Mapping[str, Any] | None = None, each: Sequence[Any] | None = None
@@ -341,7 +344,7 @@ class Pool(Described):
                     found.append(known if mine is None else mine)
                 else:
                     found.append(mine if place[t.name] > place[task] else known)
-            yield Block(task, Seen.of(images, about["classes"]), tuple(found))
+            yield Block(task, Seen.of(images, {CLASS: about["classes"]}), tuple(found))
 
     def seen(self) -> Seen:
         """Return which validation images the pool was made with.

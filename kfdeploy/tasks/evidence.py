@@ -6,37 +6,60 @@ from typing import Any
 
 import numpy as np
 
-from kfdeploy.tasks.spec import columns
+from kfdeploy.tasks.spec import CLASS, columns
 
 Images = np.ndarray[Any, np.dtype[np.uint8]]
+
+
+# Of each field the images' columns (V,), by name; "" where an image has none that is known.
+Names = Mapping[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
 class Seen:
     """Which images evidence is of: their classes, where they lay, and what tells that they are the same ones."""
 
-    labels: tuple[str, ...]  # (V,) class names
+    labels: Names
     rows: np.ndarray[Any, np.dtype[np.int64]]  # (V,) positions in the train split
     content: Images | None  # (V, 8) a hash of each; None in what 0.1.0 wrote, which knew images by position
     golden: tuple[Any, Images] | None = None  # which of them are the golden samples, and those (G, H, W, C)
 
     @classmethod
-    def of(cls, arrays: Mapping[str, Any], names: Sequence[str]) -> "Seen":
-        """Return it from a file's arrays, whose labels index `names`."""
-        labels = tuple(names[i] for i in arrays["validation.labels"])
+    def of(cls, arrays: Mapping[str, Any], fields: Mapping[str, Sequence[str]]) -> "Seen":
+        """Return it from a file's arrays, whose labels of each field index the columns that `fields` names."""
+        labels = {
+            field: tuple(names[i] if i >= 0 else "" for i in arrays[labels_key(field)])
+            for field, names in fields.items()
+        }
         golden = None
         if "golden.images" in arrays:
-            golden = golden_samples(arrays["validation.labels"], len(arrays["golden.images"])), arrays["golden.images"]
+            count = len(arrays["golden.images"])
+            several = np.zeros(len(arrays["validation.rows"]))
+            spread = arrays[labels_key(*fields)] if len(fields) == 1 else several
+            golden = golden_samples(spread, count), arrays["golden.images"]
         return cls(labels, arrays["validation.rows"], arrays.get("validation.content"), golden)
+
+    def __len__(self) -> int:
+        return len(self.rows)
 
     def take(self, indices: Any) -> "Seen":
         """Return just the images at `indices`."""
-        labels = tuple(self.labels[i] for i in indices)
+        labels = {field: tuple(names[i] for i in indices) for field, names in self.labels.items()}
         return Seen(labels, self.rows[indices], None if self.content is None else self.content[indices])
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """What each image is said to be, in one text."""
+        return tuple(map("; ".join, zip(*self.labels.values(), strict=True)))
+
+
+def labels_key(field: str) -> str:
+    """Return the name of the array of a field's labels in a file of evidence."""
+    return "validation.labels" if field == CLASS else f"validation.labels/{field}"
 
 
 def golden_samples(labels: Any, count: int = 16) -> Any:
-    """Return the indices of the golden samples: images spread over the classes. `labels` are (N,)."""
+    """Return the indices of the golden samples: images spread over the classes. `labels` are (N,), or all the same."""
     order = np.argsort(labels, kind="stable")
     return np.sort(order[np.linspace(0, len(order) - 1, min(count, len(order))).astype(np.int64)])
 
@@ -45,13 +68,13 @@ def golden_samples(labels: Any, count: int = 16) -> Any:
 class Evidence:
     """Golden samples and validation logits: what is known of a model without running it.
 
-    Columns of logits are classes, of the tasks asked for, one task after another. V is 0 where there are no validation
-    logits: in an assembly's parts, which hold what a device needs.
+    Columns of logits are those of the tasks asked for, one task after another (`class_names`). V is 0 where there are
+    no validation logits: in an assembly's parts, which hold what a device needs.
     """
 
     images: Images  # (G, H, W, C)
     golden: np.ndarray[Any, np.dtype[np.float32]]  # (G, C) the torch model's logits
-    labels: tuple[str, ...]  # (V,) class names
+    labels: Names
     rows: np.ndarray[Any, np.dtype[np.int64]]  # (V,) positions in the train split they are of
     logits: np.ndarray[Any, np.dtype[np.float32]]  # (V, C)
     content: Images | None = None  # (V, 8) what they contain, by a hash, where it is on record

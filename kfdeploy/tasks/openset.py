@@ -16,6 +16,7 @@ import numpy as np
 from kfdeploy.arrays import Floats
 from kfdeploy.errors import PoolError, TaskError, UnsupportedError
 from kfdeploy.tasks.evidence import Evidence
+from kfdeploy.tasks.spec import TaskSpec, class_names
 
 FALSE_ACCEPT = 0.05
 
@@ -53,21 +54,22 @@ def auroc(known: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> float:  #
     return float((ranks[:P].sum() - P * (P + 1) / 2) / (P * Q)) if P and Q else float("nan")
 
 
-def separation(evidence: Evidence, classes: Sequence[str]) -> dict[str, float]:
+def separation(evidence: Evidence, tasks: Sequence[TaskSpec]) -> dict[str, float]:
     """Return the AUROC of telling images of `classes` from others by the score, and by the largest softmax share.
 
-    The latter is the usual baseline (Hendrycks & Gimpel 2017). `classes` are the columns of `evidence.logits`.
+    The latter is the usual baseline (Hendrycks & Gimpel 2017). The tasks are of one field; the columns of
+    `evidence.logits` are theirs.
     """
-    known = np.isin(evidence.labels, list(classes))
+    known = _known(evidence, tasks)
     ways = {"score": scores(evidence.logits), "softmax": evidence.logits.max(1) - scores(evidence.logits)}
     return {name: auroc(found[known], found[~known]) for name, found in ways.items()}
 
 
-def open_set(evidence: Evidence, classes: Sequence[str], false_accept: float = FALSE_ACCEPT) -> OpenSet:
+def open_set(evidence: Evidence, tasks: Sequence[TaskSpec], false_accept: float = FALSE_ACCEPT) -> OpenSet:
     """Choose the lowest threshold at which at most `false_accept` of the other classes' validation images are accepted.
 
-    `classes` are the columns of `evidence.logits`; images of other classes are those of the pool's tasks that were left
-    out.
+    The tasks are of one field, and the columns of `evidence.logits` are theirs; images of other classes are those of
+    the pool's tasks that were left out.
 
     Raises:
         UnsupportedError: the rate is not a share.
@@ -81,7 +83,7 @@ def open_set(evidence: Evidence, classes: Sequence[str], false_accept: float = F
             "a threshold for 'none of these' is chosen on validation logits, and there are none for these tasks",
             hint="assemble from the pool itself, without --open-set otherwise",
         )
-    known = np.isin(evidence.labels, list(classes))
+    known = _known(evidence, tasks)
     if known.all():
         raise TaskError(
             "no class is left out: every validation image is of one of these tasks, and of strangers nothing is known",
@@ -96,6 +98,11 @@ def open_set(evidence: Evidence, classes: Sequence[str], false_accept: float = F
         float(threshold), false_accept, float((found[known] >= threshold).mean()), auroc(found[known], other),
         int(known.sum()), int((~known).sum()),
     )  # fmt: skip
+
+
+def _known(evidence: Evidence, tasks: Sequence[TaskSpec]) -> np.ndarray[Any, np.dtype[np.bool_]]:  # (V,)
+    """Return which images are of these tasks."""
+    return np.isin(evidence.labels[tasks[0].field], class_names(tasks))
 
 
 def threshold_of(open_set: Mapping[str, Any] | None) -> float | None:

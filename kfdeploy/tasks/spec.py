@@ -2,16 +2,20 @@
 
 import math
 import shlex
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Literal, get_args
+
+import numpy as np
 
 from kfdeploy.errors import PoolError, TaskError, listed, nearest
 from kfdeploy.manifest import Files
 
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
-KINDS = ("classification",)  # what a task may be
+KINDS = ("classification", "classes")  # what a task may be; the former is what schema 1 calls the latter
+CLASS = "class"  # the field of class folders, whose output is `logits`; others' outputs have their own names
+LOGITS = "logits"
 LARGEST_SIDE = 1 << 14  # pixels of a side that a file may ask for
 
 
@@ -66,20 +70,37 @@ class ImageSpec:
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """One task: its name, its classes in the order of its outputs, and its kind."""
+    """One task: its name, its classes in the order of its outputs, and the field of an image that they are of.
+
+    A field is one thing known of an image: the class of its folder (`class`), or a column of `attributes.csv`. Tasks
+    of one field compete in one argmax; those of several fields answer side by side.
+    """
 
     name: str
     classes: tuple[str, ...]
-    kind: Literal["classification"] = "classification"
+    kind: Literal["classes"] = "classes"
+    field: str = CLASS
+
+    @property
+    def output(self) -> str:
+        """The graph's output that holds its columns, with those of the other tasks of its field."""
+        return LOGITS if self.field == CLASS else self.field
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of its columns, which no other field's has: `cat`, or `shape: square`."""
+        return column_names(self.field, self.classes)
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain lists and strings."""
-        return {"name": self.name, "classes": list(self.classes), "kind": self.kind}
+        """Return plain lists and strings; those of schema 1 where it can say them."""
+        if self.field == CLASS:
+            return {"name": self.name, "classes": list(self.classes), "kind": "classification"}
+        return {"name": self.name, "classes": list(self.classes), "kind": self.kind, "field": self.field}
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> "TaskSpec":
         """Read back what `to_json` wrote."""
-        return cls(fields["name"], tuple(fields["classes"]), fields["kind"])
+        return cls(fields["name"], tuple(fields["classes"]), field=fields.get("field", CLASS))
 
 
 class Described:
@@ -112,7 +133,7 @@ class Described:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The columns of the logits."""
+        """The columns of all its logits, of one task after another; see `TaskSpec.columns`."""
         return class_names(self.tasks)
 
     @property
@@ -122,9 +143,43 @@ class Described:
         return found
 
 
-def class_names(tasks: tuple[TaskSpec, ...]) -> tuple[str, ...]:
-    """Return the classes of the tasks, one after another: the columns of the logits."""
-    return tuple(name for task in tasks for name in task.classes)
+def column_names(field: str, classes: Iterable[str]) -> tuple[str, ...]:
+    """Return the names of a field's columns: its classes, behind the field's name but for the field `class`."""
+    return tuple(classes) if field == CLASS else tuple(f"{field}: {name}" for name in classes)
+
+
+def class_names(tasks: Iterable[TaskSpec]) -> tuple[str, ...]:
+    """Return the columns of the tasks, one task after another: the columns of all their logits side by side."""
+    return tuple(name for task in tasks for name in task.columns)
+
+
+def fields_of(tasks: Iterable[TaskSpec]) -> dict[str, list[int]]:
+    """Return the fields of tasks in their order, and of each its columns among all that the tasks have."""
+    found: dict[str, list[int]] = {}
+    start = 0
+    for task in tasks:
+        found.setdefault(task.field, []).extend(range(start, start + len(task.classes)))
+        start += len(task.classes)
+    return found
+
+
+def together(tasks: Iterable[TaskSpec]) -> tuple[TaskSpec, ...]:
+    """Return tasks with those of one field beside each other, which is how a graph gives them; else in their order."""
+    by_field: dict[str, list[TaskSpec]] = {}
+    for task in tasks:
+        by_field.setdefault(task.field, []).append(task)
+    return tuple(task for some in by_field.values() for task in some)
+
+
+def outputs_of(tasks: Iterable[TaskSpec]) -> list[str]:
+    """Return the names of the outputs of a graph of these tasks, one a field, in their order."""
+    return list(dict.fromkeys(task.output for task in tasks))
+
+
+def joined(outputs: Mapping[str, Any], tasks: Iterable[TaskSpec]) -> Any:  # → (N, C)
+    """Return a model's outputs (N, ·) side by side: the columns of tasks that stand `together`."""
+    names = outputs_of(tasks)
+    return outputs[names[0]] if len(names) == 1 else np.concatenate([outputs[name] for name in names], axis=1)
 
 
 def columns(known: Sequence[str], wanted: Sequence[str], who: str = "the model") -> list[int]:

@@ -10,7 +10,7 @@ from kfdeploy.arrays import Labels
 from kfdeploy.errors import PoolError, listed
 from kfdeploy.tasks.evidence import Evidence
 from kfdeploy.tasks.kinds import classes as kind
-from kfdeploy.tasks.spec import TaskSpec, class_names
+from kfdeploy.tasks.spec import TaskSpec, class_names, fields_of
 
 
 @dataclass(frozen=True)
@@ -21,38 +21,52 @@ class Accuracy:
     images: int
 
 
-def subset_accuracy(evidence: Evidence, classes: Sequence[str]) -> Accuracy:
-    """Return the accuracy over the images whose class is among `classes`: argmax over those classes' columns.
+def subset_accuracy(evidence: Evidence, tasks: Sequence[TaskSpec]) -> Accuracy:
+    """Return the accuracy of tasks together; of several fields the mean of theirs, over the images that any has.
 
-    `classes` are the columns of `evidence.logits`, in their order.
+    The columns of `evidence.logits` are the tasks', in their order.
     """
-    logits, labels = _among(evidence, classes)
-    return Accuracy(kind.accuracy(logits, labels), len(labels))
+    found = list(accuracies(evidence, tasks).values())
+    if len(found) == 1:
+        return found[0]
+    known = np.any([_labels(evidence, tasks, field) >= 0 for field in fields_of(tasks)], axis=0)
+    return Accuracy(float(np.mean([each.value for each in found])), int(known.sum()))
 
 
-def confusion(evidence: Evidence, classes: Sequence[str]) -> np.ndarray[Any, np.dtype[np.int64]]:  # (C, C)
-    """Return how many images of each class (a row) are taken for each (a column), over the images of these classes."""
-    return kind.confusion(*_among(evidence, classes))
+def accuracies(evidence: Evidence, tasks: Sequence[TaskSpec]) -> dict[str, Accuracy]:
+    """Return of each field its accuracy: argmax over its tasks' columns, on the images whose class is among them."""
+    found = {}
+    for field in fields_of(tasks):
+        logits, labels = _among(evidence, tasks, field)
+        found[field] = Accuracy(kind.accuracy(logits, labels), len(labels))
+    return found
 
 
-def calibration_error(evidence: Evidence, classes: Sequence[str], bins: int = 15) -> float:
-    """Return the expected calibration error of a subset (Guo et al. 2017, Eq. 3) over the images whose class is in it.
+def confusions(
+    evidence: Evidence, tasks: Sequence[TaskSpec]
+) -> dict[str, np.ndarray[Any, np.dtype[np.int64]]]:  # field → (c, c)
+    """Return of each field how many images of each class (a row) are taken for each (a column), among its tasks'."""
+    return {field: kind.confusion(*_among(evidence, tasks, field)) for field in fields_of(tasks)}
 
-    Confidence is the largest share; `bins` are of equal width. `classes` are the columns of `evidence.logits`.
+
+def calibration_error(evidence: Evidence, tasks: Sequence[TaskSpec], bins: int = 15) -> float:
+    """Return the expected calibration error of tasks (Guo et al. 2017, Eq. 3); of several fields the mean of theirs.
+
+    Confidence is the largest share; `bins` are of equal width.
     """
-    return kind.calibration_error(*_among(evidence, classes), bins)
+    each = [kind.calibration_error(*_among(evidence, tasks, field), bins) for field in fields_of(tasks)]
+    return float(np.mean(each))
 
 
-def unknown_classes(evidence: Evidence, classes: Sequence[str]) -> list[str]:
-    """Return the classes without a single validation image with these columns' logits: of them nothing is known."""
-    there = set(evidence.labels)
-    return [name for name in classes if name not in there]
+def unknown_classes(evidence: Evidence, tasks: Sequence[TaskSpec]) -> list[str]:
+    """Return the columns without a single validation image that has these tasks' logits: of them nothing is known."""
+    there = {name for names in evidence.labels.values() for name in names}
+    return [name for name in class_names(tasks) if name not in there]
 
 
 def known_accuracy(evidence: Evidence, tasks: Sequence[TaskSpec]) -> Accuracy | None:
     """Return the accuracy of tasks together, or None where there is a class without images to tell it by."""
-    classes = class_names(tuple(tasks))
-    return None if unknown_classes(evidence, classes) else subset_accuracy(evidence, classes)
+    return None if unknown_classes(evidence, tasks) else subset_accuracy(evidence, tasks)
 
 
 def require_known(evidence: Evidence, tasks: Sequence[TaskSpec], where: str) -> None:
@@ -61,7 +75,7 @@ def require_known(evidence: Evidence, tasks: Sequence[TaskSpec], where: str) -> 
     Raises:
         PoolError: for a class there is no validation image for which every task has logits.
     """
-    lacking = unknown_classes(evidence, class_names(tuple(tasks)))
+    lacking = unknown_classes(evidence, tasks)
     if lacking:
         together = ", ".join(listed(task.name for task in tasks))
         worth, whose = ("are worth together", "them all") if len(tasks) > 1 else ("is worth", "it")
@@ -73,8 +87,15 @@ def require_known(evidence: Evidence, tasks: Sequence[TaskSpec], where: str) -> 
         )
 
 
-def _among(evidence: Evidence, classes: Sequence[str]) -> tuple[np.ndarray[Any, np.dtype[np.float32]], Labels]:
-    """Return the logits and labels (columns) of the images whose class is among `classes`."""
-    labels = kind.label_columns(evidence.labels, classes)
+def _among(
+    evidence: Evidence, tasks: Sequence[TaskSpec], field: str
+) -> tuple[np.ndarray[Any, np.dtype[np.float32]], Labels]:
+    """Return a field's logits and labels (columns of them) of the images whose class is among its tasks'."""
+    labels = _labels(evidence, tasks, field)
     inside = labels >= 0
-    return evidence.logits[inside], labels[inside]
+    return evidence.logits[inside][:, fields_of(tasks)[field]], labels[inside]
+
+
+def _labels(evidence: Evidence, tasks: Sequence[TaskSpec], field: str) -> Labels:
+    """Return the column of each image (V,) among those of a field's tasks, or -1."""
+    return kind.label_columns(evidence.labels[field], class_names(t for t in tasks if t.field == field))

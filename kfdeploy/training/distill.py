@@ -143,7 +143,7 @@ def _named(recipe: Recipe, students: Sequence[str]) -> list[Student]:
 
 def _check(chosen: Sequence[TaskSpec], wanted: Iterable[Path], *, separate: bool, resume: bool, force: bool) -> None:
     """Refuse tasks with nothing to tell apart, and a place that is taken: before hours of training, not after."""
-    if len(class_names(tuple(chosen))) < 2:
+    if len(class_names(chosen)) < 2:
         raise RecipeError(
             f"the task '{chosen[0].name}' is one class: a student for it alone has nothing to tell apart",
             hint="name more tasks",

@@ -294,7 +294,7 @@ class Experiment:
     def only(self, tasks: Sequence[TaskSpec]) -> "Experiment":
         """Return the same experiment on the images and classes of just these tasks."""
         part = copy.copy(self)
-        part.tasks, part.classes = tuple(tasks), class_names(tuple(tasks))
+        part.tasks, part.classes = tuple(tasks), class_names(tasks)
         for name in ("train", "validation", "test"):
             if name in self.__dict__:  # decoded already
                 part.__dict__[name] = self.__dict__[name].only(part.classes)

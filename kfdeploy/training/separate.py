@@ -70,7 +70,7 @@ def distill_separately(
     fitted = Fitted([terms], [fit.seconds for fit in fits])
     if not is_main():
         return fitted
-    classes = class_names(tuple(tasks))
+    classes = class_names(tasks)
     owner = torch.repeat_interleave(torch.arange(len(tasks)), torch.tensor([len(task.classes) for task in tasks]))
     labels = torch.tensor([{c: i for i, c in enumerate(classes)}.get(c, -1) for c in experiment.classes])
     data = experiment.validation

@@ -30,8 +30,8 @@ def seen_of(data, spec, *, content=True):
     golden = golden_samples(held.labels)
     labels = tuple(held.classes[label] for label in held.labels)
     if content:
-        return Seen(labels, rows, held.contents()), held.load()
-    return Seen(labels, rows, None, (golden, held.load(golden))), held.load()
+        return Seen({"class": labels}, rows, held.contents()), held.load()
+    return Seen({"class": labels}, rows, None, (golden, held.load(golden))), held.load()
 
 
 def about(data):
@@ -48,7 +48,7 @@ def test_pictures_classes_and_names_that_came_later_change_nothing(data, spec):
     first.rename(train / "dog" / "zzz.png")
     found = validation_set(about(data), seen, spec)
     assert (found.load() == images).all()
-    assert [found.classes[label] for label in found.labels] == list(seen.labels)
+    assert [found.classes[label] for label in found.labels] == list(seen.labels["class"])
     assert "aaa" in found.classes
     few = validation_images(about(data), seen, spec, 5)
     assert (few == images[spread(len(images), 5)]).all()
@@ -86,5 +86,5 @@ def test_folders_of_numbers_are_in_the_order_of_numbers_and_those_of_0_1_0_in_th
     rows = np.arange(1, len(whole), 4)
     images = whole.load(old[rows])
     labels = tuple(whole.classes[whole.labels[i]] for i in old[rows])
-    found = validation_set(about(data), Seen(labels, rows, None), spec)
+    found = validation_set(about(data), Seen({"class": labels}, rows, None), spec)
     assert (found.load() == images).all()

@@ -79,8 +79,10 @@ def test_an_assembly_is_what_the_design_says(toy, assembly):
     assert metadata["kfdeploy"]["image"]["size"] == [8, 8]
     assert metadata["kfdeploy"]["pool"]["sha256"] == sha256(toy.pool / "pool.json")
     accuracy = assembly.manifest["accuracy"]
-    assert accuracy["images"] == sum(label in assembly.classes for label in Pool.open(toy.pool).evidence().labels)
-    assert not assembly.evidence().labels  # a device has no use for them
+    assert accuracy["images"] == sum(
+        label in assembly.classes for label in Pool.open(toy.pool).evidence().labels["class"]
+    )
+    assert not assembly.evidence().labels["class"]  # a device has no use for them
     again = assemble(assembly.path / "parts", ["pets"], toy.root / "again", force=True)
     assert again.classes == ("cat", "dog")
 

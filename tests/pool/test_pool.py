@@ -39,9 +39,9 @@ def test_a_pool_has_what_the_design_says(toy):
     assert head["head.u"].shape == (2, 16)
     assert not any("running" in name for name in head)
     evidence = pool.evidence()
-    assert evidence.logits.shape == (len(evidence.labels), 5)
+    assert evidence.logits.shape == (len(evidence.labels["class"]), 5)
     assert evidence.golden.shape == (16, 5)
-    assert set(evidence.labels) == {"cat", "dog", "sea horse", "élan", "uni"}
+    assert set(evidence.labels["class"]) == {"cat", "dog", "sea horse", "élan", "uni"}
 
 
 def test_only_the_chosen_tasks_are_read(pool):

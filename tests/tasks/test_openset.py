@@ -22,6 +22,7 @@ from kfdeploy.pool.pool import Pool
 from kfdeploy.targets.base import Setup
 from kfdeploy.tasks.evidence import Evidence
 from kfdeploy.tasks.openset import auroc, open_set, scores
+from kfdeploy.tasks.spec import TaskSpec
 
 HERE = [name for name in ("onnx", "openvino", "mnn") if not targets.load(name).can_run()]
 
@@ -33,7 +34,7 @@ def opened(toy, tmp_path_factory):
 
 def evidence(logits, labels):
     empty = np.empty((0, 1), np.float32)
-    return Evidence(empty, empty, tuple(labels), np.arange(len(labels)), np.asarray(logits, np.float32))
+    return Evidence(empty, empty, {"class": tuple(labels)}, np.arange(len(labels)), np.asarray(logits, np.float32))
 
 
 def test_the_score_is_the_logarithm_of_the_mass():
@@ -56,7 +57,7 @@ def test_no_more_strangers_than_asked_for_are_let_in(rate):
     random = np.random.default_rng(1)
     logits = np.concatenate([random.normal(2, 1, (50, 2)), random.normal(0, 1, (60, 2))]).astype(np.float32)
     labels = ["cat"] * 25 + ["dog"] * 25 + ["fish"] * 60
-    found = open_set(evidence(logits, labels), ["cat", "dog"], rate)
+    found = open_set(evidence(logits, labels), [TaskSpec("pets", ("cat", "dog"))], rate)
     score = scores(logits)
     let_in = (score[50:] >= found.threshold).mean()
     assert let_in <= rate
@@ -77,7 +78,7 @@ def test_the_output_is_the_score_less_the_threshold(toy, opened):
     assert metadata["kfdeploy"]["open_set"]["threshold"] == about["threshold"]
     # What the manifest says of the validation images is what their stored logits give.
     pool = Pool.open(toy.pool)
-    assert about == open_set(pool.evidence(opened.tasks), opened.classes, 0.25).to_json() | {
+    assert about == open_set(pool.evidence(opened.tasks), opened.tasks, 0.25).to_json() | {
         "threshold": about["threshold"]
     }
 

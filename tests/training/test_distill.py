@@ -33,7 +33,7 @@ def test_a_student_for_just_some_tasks(toy, tmp_path):
     assert [path.name for path in done] == ["small-%C3%A9lan-pets"]
     student = Model.open(next(iter(done)))
     assert student.classes == ("élan", "cat", "dog")
-    assert set(student.evidence().labels) == {"élan", "cat", "dog"}
+    assert set(student.evidence().labels["class"]) == {"élan", "cat", "dog"}
     assert columns(student.classes, ["cat", "dog"]) == [1, 2]
     with pytest.raises(TaskError, match="does not know the class 'sea horse'"):
         columns(student.classes, ["sea horse"])

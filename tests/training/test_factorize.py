@@ -146,7 +146,7 @@ def test_independent_tasks_are_calibrated_and_assemble_like_others(toy, tmp_path
     assert pool.manifest["coupling"] == "independent"
     assert list(pool.manifest["temperatures"]) == toy.tasks
     evidence = pool.evidence()
-    labels = np.array([pool.manifest["classes"].index(name) for name in evidence.labels])
+    labels = np.array([pool.manifest["classes"].index(name) for name in evidence.labels["class"]])
     # What is stored is calibrated already: nothing is left to divide by.
     again = fit_temperatures(evidence.logits, labels, np.array([0, 0, 1, 2, 3]))
     inside = [0.06 < value < 19 for value in pool.manifest["temperatures"].values()]
@@ -321,7 +321,7 @@ def test_a_teachers_confusions_make_the_tasks(toy, tmp_path):
     assert pool.recipe["tasks"] == {"group": 2}
     teacher = Model.open(tmp_path / "pool" / "train" / "teacher")
     assert teacher.classes == pool.classes
-    assert subset_accuracy(teacher.evidence(), pool.classes).value == pytest.approx(
+    assert subset_accuracy(teacher.evidence(), teacher.tasks).value == pytest.approx(
         pool.teacher["accuracy"]["validation"]
     )
     factorize(recipe, tmp_path / "pool", resume=True)

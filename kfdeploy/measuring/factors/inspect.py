@@ -14,6 +14,7 @@ from kfdeploy.measuring.factors.features import COMMON, features
 from kfdeploy.measuring.factors.probes import probe_matrix
 from kfdeploy.pool.pool import Pool
 from kfdeploy.tasks.evidence import Evidence
+from kfdeploy.tasks.spec import TaskSpec
 from kfdeploy.tasks.worth import calibration_error, subset_accuracy
 
 
@@ -71,7 +72,7 @@ def subset_calibration(evidence: Evidence, classes: Sequence[str], count: int, s
     errors, right = [], []
     for columns in chosen:
         part = replace(evidence, logits=evidence.logits[:, columns])
-        names = [classes[c] for c in columns]
+        names = [TaskSpec(classes[c], (classes[c],)) for c in columns]
         errors.append(calibration_error(part, names))
         right.append(subset_accuracy(part, names).value)
     return {

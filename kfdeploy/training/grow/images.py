@@ -13,6 +13,7 @@ from kfdeploy.pool.manifest import SHARED
 from kfdeploy.pool.pool import Pool
 from kfdeploy.tasks.evidence import Seen
 from kfdeploy.tasks.kinds.classes import label_columns
+from kfdeploy.tasks.spec import CLASS
 from kfdeploy.training.loop.progress import Progress
 
 
@@ -39,11 +40,12 @@ def known_images(pool: Pool, report: Progress) -> list[Known]:
         arrays = pool.tensors(file)
         if "validation.rows" not in arrays:
             continue
-        names = pool.labels if file == SHARED else next(b["classes"] for b in blocks.values() if b["file"] == file)
+        theirs = {block["file"]: tuple(block["classes"]) for block in blocks.values()}
+        names = pool.labels[CLASS] if file == SHARED else theirs[file]
         try:
             place = found_data(about)["root"] or about["source"]
             whole = load(about, "train", pool.image).identified()
-            held = found_again(whole, Seen.of(arrays, names), f"the train split at '{place}'")
+            held = found_again(whole, Seen.of(arrays, {CLASS: names}), f"the train split at '{place}'")
             found.append(Known(key, classes, _without(whole, held).only(classes), held))
         except (DataError, KeyError) as error:
             report.note(

@@ -62,7 +62,7 @@ class FactorNet(nn.Module):
         self.spread_bias = nn.Parameter(torch.full((K, d), -5.0))  # training starts nearly deterministic
 
         sizes = torch.tensor([len(task.classes) for task in tasks])
-        C = len(class_names(tuple(tasks)))
+        C = len(class_names(tasks))
         self.head = nn.Linear(d, C)
         self.task_head = nn.Parameter(torch.empty(K, d, 1 + int(sizes.max())).uniform_(-(d**-0.5), d**-0.5))
         self.task_head_bias = nn.Parameter(torch.zeros(K, 1 + int(sizes.max())))

@@ -59,7 +59,7 @@ def write_classifier(
     evidence = Evidence(
         arrays["golden.images"],
         arrays["golden.logits"],
-        tuple(experiment.classes[i] for i in arrays["validation.labels"]),
+        {field: experiment.validation.texts_of(field) for field in experiment.validation.field_names},
         arrays["validation.rows"],
         arrays["validation.logits"],
         arrays["validation.content"],

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from kfdeploy.data.imageset import ImageSet
-from kfdeploy.tasks.evidence import golden_samples
+from kfdeploy.tasks.evidence import golden_samples, labels_key
 
 
 @torch.no_grad()
@@ -19,11 +19,12 @@ def recorded(validation: ImageSet, logits: Callable[[Tensor], Tensor]) -> dict[s
     `logits` maps uint8 (N, H, W, C) on the CPU to (N, C).
     """
     values = torch.cat([logits(torch.from_numpy(images)) for images in validation.batches()]).float().numpy()
-    golden = golden_samples(validation.labels)
+    labels = [validation.labels_of(field) for field in validation.field_names]
+    golden = golden_samples(labels[0] if len(labels) == 1 else np.zeros(len(validation)))
     return {
         "golden.images": validation.load(golden),
         "golden.logits": values[golden],
-        "validation.labels": validation.labels,
+        **{labels_key(field): each for field, each in zip(validation.field_names, labels, strict=True)},
         "validation.rows": validation.rows,
         "validation.logits": values,
         "validation.content": validation.contents(),

@@ -70,15 +70,15 @@ def test_what_it_is_worth_is_known_exactly(toy, grown, tmp_path):
     evidence = pool.evidence()
     rows = pool.seen().rows
     about = pool.recipe["data"]
-    assert len(evidence.labels) > len(rows)
-    assert set(evidence.labels) == {*class_names(Pool.open(toy.pool).tasks), "junk"}
+    assert len(evidence.labels["class"]) > len(rows)
+    assert set(evidence.labels["class"]) == {*class_names(Pool.open(toy.pool).tasks), "junk"}
     graph = assemble(grown, [task.name for task in pool.tasks], tmp_path / "all").graph
     images = [validation_set(about, block.seen, pool.image).load() for block in pool.blocks(pool.tasks)]
     found = session(graph, 1).run(None, {"image": np.concatenate(images)})[0]
     np.testing.assert_allclose(found, evidence.logits, atol=2e-4)
     names = class_names(pool.tasks)
-    exact = subset_accuracy(evidence, names)
-    right = np.array(names)[found.argmax(1)] == np.array(evidence.labels)
+    exact = subset_accuracy(evidence, pool.tasks)
+    right = np.array(names)[found.argmax(1)] == np.array(evidence.labels["class"])
     assert exact.value == right.mean()
     assert Subsets.of(evidence, pool.tasks).accuracy(range(len(pool.tasks))) == exact.value
 
@@ -108,7 +108,7 @@ def test_a_second_task_sees_the_first_ones_images(grown, toy, tmp_path):
     pool.check()
     assert pool.tasks[-1].classes == ("siamese", "tabby")
     pair = pool.evidence(pool.choose(["cats", "junk"]))
-    assert set(pair.labels) >= {"tabby", "siamese", "junk"}
+    assert set(pair.labels["class"]) >= {"tabby", "siamese", "junk"}
     assert assemble(place, ["cats", "junk"], tmp_path / "a").manifest["accuracy"]["images"] > 0
 
 
@@ -149,7 +149,7 @@ def test_the_pools_data_may_be_gone(toy, tmp_path, capsys, monkeypatch):
     pool = Pool.open(place)
     pool.check()
     evidence = pool.evidence(pool.choose(["pets", "junk"]))
-    assert set(evidence.labels) == {"cat", "junk"}
+    assert set(evidence.labels["class"]) == {"cat", "junk"}
 
 
 def test_what_cannot_be_added(toy, tmp_path):
