@@ -26,6 +26,7 @@ from kfdeploy.tasks.grouping import confusions, group_classes
 from kfdeploy.tasks.spec import CLASS, TaskSpec, class_names, fields_of
 from kfdeploy.tasks.spec import columns as names_columns
 from kfdeploy.training.learners.classifier import ClassifierLearner
+from kfdeploy.training.learners.fields import Coupling, field_losses
 from kfdeploy.training.loop.devices import has_bf16, make_fabric, precision_of
 from kfdeploy.training.loop.fit import Trainer
 from kfdeploy.training.loop.learner import Fitted, Learner
@@ -39,7 +40,6 @@ from kfdeploy.training.nets.build import check_images, describe
 from kfdeploy.training.nets.classifier import Classifier
 from kfdeploy.training.nets.teacher import Teacher, fill, pretrained
 from kfdeploy.training.nets.weights import start_from
-from kfdeploy.training.objectives.fields import Coupling, field_losses
 from kfdeploy.training.recipe.recipe import Recipe
 from kfdeploy.training.recipe.sections import Groups, Train
 from kfdeploy.writing import write_file

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kfdeploy.data.imageset import ImageSet
+from kfdeploy.training.learners.fields import by_field, summed
 from kfdeploy.training.loop.learner import Learner, Taught, Term
 from kfdeploy.training.objectives.classification import against_other, task_information
-from kfdeploy.training.objectives.fields import by_field, summed
 from kfdeploy.training.recipe.sections import SoftTargets
 from kfdeploy.training.transfer.logits import soft_targets, soft_targets_each
 

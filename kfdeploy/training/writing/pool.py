@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from kfdeploy.arrays import Arrays
     from kfdeploy.graph.compose import Part
-    from kfdeploy.training.objectives.fields import FieldLosses
+    from kfdeploy.training.learners.fields import FieldLosses
 
 
 _SHARED = ("golden.images", "validation.rows", "validation.content")  # and the labels of each field
