@@ -103,7 +103,8 @@ class Pool(Described):
     @property
     def data(self) -> DataOrigin:
         """Where its images came from."""
-        return cast(DataOrigin, self.manifest["recipe"]["data"] | {"images": manifest.images_key(self.manifest)})
+        about = origin_of(self.manifest["recipe"]["data"])
+        return cast(DataOrigin, about | {"images": manifest.images_key(self.manifest)})
 
     @property
     def coupling(self) -> str:

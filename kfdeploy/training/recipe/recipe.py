@@ -1,7 +1,7 @@
 """The typed recipe: everything an experiment is, in one TOML file, whole and without inheritance."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -79,8 +79,10 @@ class Recipe(Section):
             raise ValueError(f"two students have one name: {', '.join(names)}")
         return self
 
-    def task_specs(self, classes: Sequence[str]) -> tuple[TaskSpec, ...]:
+    def task_specs(self, classes: Sequence[str], ignored: Collection[str] = ()) -> tuple[TaskSpec, ...]:
         """Return the tasks over the data's `classes`, checking that each class has exactly one place.
+
+        `ignored` are fields that were left out, as `data.ignore` asks.
 
         Where the teacher is to group them, it is not asked here: groups of the right number and sizes are returned.
 
@@ -88,7 +90,7 @@ class Recipe(Section):
             RecipeError: a class is unknown, in two tasks, or in none and not ignored.
         """
         for name in self.data.ignore:
-            if name not in classes:
+            if name not in classes and name not in ignored:
                 raise RecipeError(
                     f"data.ignore names '{name}', which the data do not have",
                     allowed=classes,
@@ -292,7 +294,7 @@ def _keys(where: Sequence[str | int], family: str) -> list[str]:
     """Return the keys that the section at `where` may have."""
     section: Any = Recipe
     for part in where:
-        if isinstance(part, int):
+        if isinstance(part, int) or part not in section.model_fields:  # one of several, or of a table's own names
             continue
         found = _sections(section.model_fields[part].annotation)
         section = next((kind for kind in found if _family(kind) == family), found[0])
