@@ -49,11 +49,22 @@ def shipped_data(about: Mapping[str, Any], images: str = "") -> dict[str, Any]:
 
     That hash is said where it is needed to find them.
     """
+    about = origin_of(about)
     images = images or str(about.get("images", ""))
     out: dict[str, Any] = shipped_recipe({"data": about}, images)["data"]
-    left_out = out["source"] != "digits" and (not out["root"] or out.get("names") != about.get("names"))
+    ours = out["source"] in ("digits", "dsprites")  # they come with us
+    left_out = not ours and (not out["root"] or out.get("names") != about.get("names"))
     out.pop("images", None)
     return out | ({"images": images} if left_out and _KEY.fullmatch(images) else {})
+
+
+def origin_of(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `[data]` of a recipe as where images came from: how many were asked for is `count`, not `images`.
+
+    That is the hash of them all there. What is no recipe's stays as it is.
+    """
+    asked = data.get("images")
+    return {**data, "images": "", "count": asked} if type(asked) is int else dict(data)
 
 
 def found_recipe(recipe: Mapping[str, Any], images: str) -> dict[str, Any]:

@@ -235,7 +235,15 @@ def _image(value: Any) -> str:
 TASK: dict[str, Check] = {"name": _NAME, "classes": listing(_NAME, 1), "kind": text(100)}
 DATA = record(
     {"source": text(), "root": text()},
-    {"names": either(mapping(text()), text()), "test": number(0, 1), "ignore": listing(text())},
+    {
+        "names": either(mapping(text()), text()),
+        "test": number(0, 1),
+        "ignore": listing(text()),
+        "partial": flag,
+        "fields": mapping(record({}, {"kind": text(100), "classes": listing(_NAME), "coupling": maybe(text(100))})),
+        "images": either(text(100), whole()),
+        "count": whole(),
+    },
 )
 _ACCURACY = record({}, {"test": maybe(number(0, 1)), "validation": maybe(number(0, 1))})
 _TEACHER = record({}, {"accuracy": maybe(_ACCURACY), "name": text(), "source": text()})

@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +14,7 @@ from kfdeploy.arrays import Arrays, Floats, Labels
 from kfdeploy.data.content import Record
 from kfdeploy.data.folders import numbered
 from kfdeploy.data.imageset import ImageSet
-from kfdeploy.data.names import readable_names
-from kfdeploy.data.sources import has_test, load_split
+from kfdeploy.data.sources import OPEN_ENDED, has_test, load_split
 from kfdeploy.data.splits import SPLIT_SEED, spread
 from kfdeploy.errors import DataError, TeacherError, TrainingError
 from kfdeploy.files import dump_json, sha256
@@ -61,12 +59,11 @@ class Experiment:
         self.image = recipe.image.spec()
         plain = self._load("train", {})
         self.folders = plain.classes  # what the classes are called where they lie
-        named = plain.classes if plain.fields else readable_names(recipe.data.names, plain.classes, all_there=True)
-        self._whole = replace(plain, classes=named)
+        self._whole = plain.called(recipe.data.names, all_there=True)
         if self._whole.note:
             self.report.note(self._whole.note)
         self.data_classes = self._whole.classes  # columns, where there are several fields
-        self.tasks = recipe.task_specs(self.data_classes, self._whole.fields)
+        self.tasks = recipe.task_specs(self.data_classes, self._whole.fields, self._whole.ignored)
         self.classes = class_names(self.tasks)  # the columns of every logit here
         self.everything = self.classes  # those of the teacher, also where only some of its tasks are chosen
         self.grouping = isinstance(recipe.tasks, Groups)  # the teacher is to say yet what the tasks are
@@ -131,14 +128,16 @@ class Experiment:
 
     def _load(self, split: str, names: str | dict[str, str]) -> ImageSet:
         data = self.recipe.data
-        open_ended = data.source in ("folder", "webdataset") and bool(data.root)
+        open_ended = data.source in OPEN_ENDED and bool(data.root)
         if data.test and not (open_ended and not has_test(data.source, data.root)):
             raise DataError(
                 f"data.test takes a share of the train images for testing, and '{data.root or data.source}' has a test "
                 "split of its own",
                 hint="set data.test to 0, or move the test split away",
             )
-        return load_split(data.source, data.root, split, self.image, names=names, test=data.test, download=True)
+        return load_split(
+            data.source, data.root, split, self.image, names=names, test=data.test, download=True, asked=data.asked()
+        )
 
     def loader(self, data: ImageSet, batch: int) -> Loader:
         """Return a loader with the recipe's augmentation and seed."""
