@@ -59,7 +59,7 @@ def hold_seen(arrays: Mapping[str, Any], labels: int, origin: str) -> None:
     if "validation.content" in arrays:
         seen["validation.content"] = ("uint8", ("V", 8))
     hold(arrays, seen, origin, _AGAIN)
-    hold_indices(arrays["validation.labels"], labels, "validation.labels", origin, _AGAIN)
+    hold_indices(arrays["validation.labels"], labels, "validation.labels", origin, _AGAIN, least=-1)
 
 
 def hold_together(
