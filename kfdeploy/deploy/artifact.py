@@ -58,6 +58,7 @@ class Artifact(Described):
         manifest = open_manifest(read_bytes(place, "artifact", hint), str(place), ("artifact",), _NEEDS, hint)
         artifact = cls(root, manifest)
         artifact.require_image(place, hint)
+        artifact.require_fields(place, hint)
         return artifact
 
     @property

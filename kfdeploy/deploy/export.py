@@ -207,7 +207,7 @@ def _manifest(
     from kfdeploy.version import __version__
 
     return {
-        **stamp("artifact"),
+        **stamp("artifact", [task.to_json() for task in model.tasks]),
         "version": __version__,
         "model": {"kind": model.kind, "name": model.name, "sha256": sha256(model.graph)},
         "target": module.NAME,

@@ -78,6 +78,7 @@ class Model(Described):
         manifest = open_manifest(read_bytes(place, MODELS[0], hint), str(place), MODELS, ("name",), hint)
         model = cls(root, manifest)
         model.require_image(place, "make it again")
+        model.require_fields(place, "make it again")
         return model
 
     @property
@@ -206,7 +207,7 @@ class Model(Described):
         hold(
             arrays,
             {"golden.images": ("uint8", ("G", *self.image.shape)), "golden.logits": (kinds, ("G", columns)),
-             "validation.logits": (kinds, ("V", columns)), "validation.labels": ("int64", ("V",))},
+             "validation.logits": (kinds, ("V", columns)), "validation.rows": ("int64", ("V",))},
             str(self.path / _EVIDENCE), "make it again",
         )  # fmt: skip
         seen = Seen.of(arrays, self.labels)
@@ -216,7 +217,8 @@ class Model(Described):
     def _evidence(self) -> Arrays:
         origin = f"{self.path / _EVIDENCE}"
         arrays = parse_tensors(read_file(self.path, self.files, _EVIDENCE), origin)
-        hold_seen(arrays, len(self.classes), origin)
+        labels = {field: len(columns) for field, columns in self.labels.items()}
+        hold_seen(arrays, labels, origin, unknown=self.manifest["schema"] != 1)
         hold(arrays, {"golden.images": ("uint8", ("G", *self.image.shape))}, origin, "make it again")
         return arrays
 
@@ -303,11 +305,12 @@ def write_model(
     """
     from kfdeploy.graph.compose import parameter_count
 
-    about = stamp(kind) | {
+    entries = [task.to_json() for task in tasks]
+    about = stamp(kind, entries) | {
         "version": __version__,
         "name": name,
         "image": image.to_json(),
-        "tasks": [task.to_json() for task in tasks],
+        "tasks": entries,
     }
     data = serialize(model, about | fields)
     check_whole(model, f"the graph of '{name}'")
