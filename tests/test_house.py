@@ -91,6 +91,7 @@ def test_what_goes_to_a_device_stands_alone(room):
 
 RECORDS = {
     "manifest",
+    "pool.fields",
     "pool.manifest",
     "pool.pool",
     "deploy.model",
