@@ -113,7 +113,7 @@ class PoolManifest(TypedDict):
     training: dict[str, Any]
     images: NotRequired[dict[str, Any]]  # how many it was made from, and a hash of them all
     tasks: list[TaskEntry]
-    classes: list[str]  # that the labels of evidence/shared count in
+    classes: NotRequired[list[str]]  # schema 1: that the labels of evidence/shared count in
     fields: NotRequired[dict[str, FieldEntry]]  # schema 2: of each field its kind, classes, coupling
     faces: NotRequired[dict[str, FaceEntry]]  # schema 2
     templates: NotRequired[dict[str, TemplateEntry]]  # schema 2

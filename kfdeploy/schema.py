@@ -250,6 +250,7 @@ _BLOCK = record({"task": _NAME, "file": _FILE, "classes": listing(_NAME)}, {"dat
 _MORE = {"calibration": _FILE, "weights": text(100), "field": _FIELD, "template": text(100)}
 _WIDTH = whole(1, 1 << 24)
 _COUPLING = among("joint", "independent")
+_CLASSES = record({"classes": listing(_NAME)})  # of schema 1
 # What schema 2 says besides; `pool.held` refuses kinds, faces and templates that this version does not have.
 _FIELDS = record(
     {
@@ -261,7 +262,7 @@ _FIELDS = record(
 _POOL = record(
     _COMMON | {
         "tasks": listing(record(TASK | {"file": _FILE, "evidence": _FILE}, _MORE), 1),
-        "name": _NAME, "recipe": record({"data": DATA, "tasks": anything}), "classes": listing(_NAME),
+        "name": _NAME, "recipe": record({"data": DATA, "tasks": anything}),
         "coupling": _COUPLING, "temperatures": mapping(number(0)), "teacher": _TEACHER,
         "training": table, "nets": record({"ckn": text(), "tsn": text(), "tap": record({"name": text()})}),
     },
@@ -293,7 +294,7 @@ _ARTIFACT = record(
 
 
 def _pool(value: Any) -> str:
-    return _schema_1(value, _POOL) or ("" if value.get("schema") == 1 else _FIELDS(value))
+    return _schema_1(value, _POOL) or (_CLASSES if value.get("schema") == 1 else _FIELDS)(value)
 
 
 def _model(value: Any) -> str:

@@ -207,7 +207,7 @@ class Model(Described):
         hold(
             arrays,
             {"golden.images": ("uint8", ("G", *self.image.shape)), "golden.logits": (kinds, ("G", columns)),
-             "validation.logits": (kinds, ("V", columns)), "validation.labels": ("int64", ("V",))},
+             "validation.logits": (kinds, ("V", columns)), "validation.rows": ("int64", ("V",))},
             str(self.path / _EVIDENCE), "make it again",
         )  # fmt: skip
         seen = Seen.of(arrays, self.labels)
@@ -217,7 +217,8 @@ class Model(Described):
     def _evidence(self) -> Arrays:
         origin = f"{self.path / _EVIDENCE}"
         arrays = parse_tensors(read_file(self.path, self.files, _EVIDENCE), origin)
-        hold_seen(arrays, len(self.classes), origin)
+        labels = {field: len(columns) for field, columns in self.labels.items()}
+        hold_seen(arrays, labels, origin, unknown=self.manifest["schema"] != 1)
         hold(arrays, {"golden.images": ("uint8", ("G", *self.image.shape))}, origin, "make it again")
         return arrays
 

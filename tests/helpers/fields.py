@@ -99,6 +99,7 @@ def field_pool(root, *, tasks=TASKS, source=RECORD, calibrated=True, seed=1):
     manifest |= {"tasks": entries, "classes": list(class_names(tasks)), "temperatures": {}, "name": "fields"}
     manifest["recipe"] |= {"tasks": {task.name: {"field": task.field, "classes": list(task.classes)} for task in tasks}}
     if set(fields) != {"class"}:
+        del manifest["classes"]
         manifest |= {
             "schema": 2,
             "fields": {
