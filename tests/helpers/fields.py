@@ -16,7 +16,7 @@ from kfdeploy.graph.compose import Part
 from kfdeploy.graph.ranges import pool_ranges
 from kfdeploy.graph.reference import run
 from kfdeploy.manifest import POOL, describe_files
-from kfdeploy.pool.manifest import SHARED, task_files
+from kfdeploy.pool.manifest import SHARED, owned, task_files
 from kfdeploy.pool.pool import Pool
 from kfdeploy.pool.ranges import write_pool_ranges
 from kfdeploy.tasks.evidence import labels_key
@@ -83,11 +83,10 @@ def field_pool(root, *, tasks=TASKS, source=RECORD, calibrated=True, seed=1):
     entries = []
     for task, part, mine, its in zip(tasks, parts, proof, seen, strict=True):
         entry = task.to_json() | task_files(task.name)
-        about = {"schema": 1, "kind": "task", "task": task.name, "classes": list(task.classes)}
         head = {"head.z": part.head_z, "head.u": part.head_u, "head.bias": part.head_bias}
-        save_tensors(root / entry["file"], part.weights | head, about)
+        save_tensors(root / entry["file"], part.weights | head, owned("task", entry))
         logits = {"golden.logits": mine, "validation.logits": its}
-        save_tensors(root / entry["evidence"], logits, about | {"kind": "evidence"})
+        save_tensors(root / entry["evidence"], logits, owned("evidence", entry))
         entries.append(entry)
     manifest = json.loads(dump_json(pool.manifest))
     for key in ("calibration", "blocks", "added"):
