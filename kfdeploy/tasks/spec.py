@@ -250,7 +250,7 @@ def columns(known: Sequence[str], wanted: Sequence[str], who: str = "the model")
     """
     for name in wanted:
         if name not in known:
-            raise TaskError(f"{who} does not know the class '{name}'", allowed=known)
+            raise TaskError(f"{who} does not know the class '{name}'", allowed=listed(known))
     return [list(known).index(name) for name in wanted]
 
 
