@@ -14,7 +14,7 @@ from kfdeploy.errors import ComposeError, PoolError, UnsupportedError
 from kfdeploy.files import parse_tensors, save_tensors
 from kfdeploy.graph.known import add_known
 from kfdeploy.manifest import POOL, BlockEntry, DataOrigin, PoolManifest, TaskEntry, describe_files, open_manifest
-from kfdeploy.places import found_recipe
+from kfdeploy.places import found_recipe, origin_of
 from kfdeploy.pool import manifest
 from kfdeploy.pool.held import as_opened, check_kinds, hold_evidence, hold_together
 from kfdeploy.pool.manifest import COMMON, SHARED, TEMPLATE, Role
@@ -103,8 +103,7 @@ class Pool(Described):
     @property
     def data(self) -> DataOrigin:
         """Where its images came from."""
-        about = origin_of(self.manifest["recipe"]["data"])
-        return cast(DataOrigin, about | {"images": manifest.images_key(self.manifest)})
+        return cast(DataOrigin, origin_of(self.manifest["recipe"]["data"], manifest.images_key(self.manifest)))
 
     @property
     def coupling(self) -> str:
