@@ -49,7 +49,7 @@ def shipped_data(about: Mapping[str, Any], images: str = "") -> dict[str, Any]:
 
     That hash is said where it is needed to find them.
     """
-    about = origin_of(about)
+    about = origin_of(about)  # of a student, the recipe's
     images = images or str(about.get("images", ""))
     out: dict[str, Any] = shipped_recipe({"data": about}, images)["data"]
     ours = out["source"] in ("digits", "dsprites")  # they come with us
@@ -58,13 +58,14 @@ def shipped_data(about: Mapping[str, Any], images: str = "") -> dict[str, Any]:
     return out | ({"images": images} if left_out and _KEY.fullmatch(images) else {})
 
 
-def origin_of(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `[data]` of a recipe as where images came from: how many were asked for is `count`, not `images`.
+def origin_of(data: Mapping[str, Any], images: str = "") -> dict[str, Any]:
+    """Return `[data]` of a recipe as where images came from, which has their hash as `images`, and their `count`.
 
-    That is the hash of them all there. What is no recipe's stays as it is.
+    A recipe says as `images` how many are asked for. What is no recipe's keeps its hash where none is given.
     """
     asked = data.get("images")
-    return {**data, "images": "", "count": asked} if type(asked) is int else dict(data)
+    count = {"count": asked, "images": ""} if type(asked) is int else {}
+    return {**data, **count, **({"images": images} if images else {})}
 
 
 def found_recipe(recipe: Mapping[str, Any], images: str) -> dict[str, Any]:

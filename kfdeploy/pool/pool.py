@@ -104,8 +104,7 @@ class Pool(Described):
     @property
     def data(self) -> DataOrigin:
         """Where its images came from."""
-        about = origin_of(self.manifest["recipe"]["data"])
-        return cast(DataOrigin, about | {"images": manifest.images_key(self.manifest)})
+        return cast(DataOrigin, origin_of(self.manifest["recipe"]["data"], manifest.images_key(self.manifest)))
 
     @property
     def coupling(self) -> str:
