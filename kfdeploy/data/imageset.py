@@ -163,6 +163,24 @@ class ImageSet:
         found: Labels = self.labels[:, self.field_names.index(field)]
         return found
 
+    def field_of(self, column: int) -> str:
+        """Return the field of a column."""
+        return self.fields[column] if self.fields else CLASS
+
+    def right(self, logits: np.ndarray[Any, Any]) -> dict[str, tuple[int, int]]:
+        """Return of each field how many images are answered right by the largest of its columns, and of how many.
+
+        `logits` are (N, C), of `classes`; an image without a label does not count.
+        """
+        found = {}
+        for field in self.field_names:
+            columns = np.array([i for i in range(len(self.classes)) if self.field_of(i) == field])
+            labels = self.labels_of(field)
+            known = labels >= 0
+            answers = columns[logits[:, columns].argmax(1)]
+            found[field] = int((answers == labels)[known].sum()), int(known.sum())
+        return found
+
     def texts_of(self, field: str) -> tuple[str, ...]:
         """Return the name of each image's column (N,), "" where it has none."""
         return tuple(self.classes[label] if label >= 0 else "" for label in self.labels_of(field))

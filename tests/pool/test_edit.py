@@ -206,9 +206,9 @@ def test_a_name_that_comes_back_is_not_taken_for_the_one_that_went(grown, tmp_pa
     pool = Pool.open(grown)
     chosen = pool.choose(["fish", "eel"])
     evidence = pool.evidence(chosen)
-    assert evidence.labels.count("fish") == 7
+    assert evidence.labels["class"].count("fish") == 7
     for label in ("fish", "eel"):
-        at = [i for i, name in enumerate(evidence.labels) if name == label]
+        at = [i for i, name in enumerate(evidence.labels["class"]) if name == label]
         ran = np.concatenate(logits_of(pool, ["fish", "eel"], images_of(pool, evidence.rows[at])), axis=1)
         assert evidence.logits[at] == pytest.approx(ran, abs=1e-5)
 

@@ -1,11 +1,13 @@
+import numpy as np
 import pytest
 import torch
 from runtimes import session
 
+from kfdeploy.data.imageset import ImageSet
 from kfdeploy.deploy.model import Model
 from kfdeploy.errors import OutputError, RecipeError, TaskError
 from kfdeploy.pool.pool import Pool
-from kfdeploy.tasks.spec import columns
+from kfdeploy.tasks.spec import ImageSpec, columns
 from kfdeploy.training.distill import distill
 from kfdeploy.training.learners.classifier import ClassifierLearner
 from kfdeploy.training.loop.learner import Taught
@@ -91,7 +93,10 @@ def test_against_the_rest_is_what_an_independent_task_learns():
     expected = soft_targets(odds, merged * 3, 3.0)
     torch.testing.assert_close(terms["kt"].value, expected)
     torch.testing.assert_close(learner.evaluate(torch.zeros(6)), odds)
-    assert learner.answers(labels.numpy()).tolist() == targets.tolist()
+    data = ImageSet(tuple("abcde"), labels.numpy(), np.arange(6), ImageSpec((1, 1), 1, (0.5,), (0.5,)))
+    sure = np.eye(3)[targets.numpy()]
+    assert learner.right(sure, data) == {"class": (6, 6)}
+    assert learner.right(np.roll(sure, 1, axis=0), data) == {"class": (int((targets.roll(1) == targets).sum()), 6)}
 
 
 def test_what_cannot_be_distilled(toy, tmp_path):

@@ -2,11 +2,22 @@
 
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from kfdeploy.tasks.spec import ImageSpec, Interpolation
 from kfdeploy.training.recipe.base import Section
 from kfdeploy.training.recipe.nets import Argument, Net
+
+
+class FieldData(Section):
+    """One thing that is known of each image, where there are several."""
+
+    kind: Literal["classes"] = "classes"  # what its labels are
+    classes: list[str] = Field(default_factory=list)  # in this order; none: the values that there are, sorted
+    coupling: Literal["joint", "independent"] | None = None  # of its tasks; none: the objective's
+
+
+_LATER = ("fields",)  # keys that came later: left out where they say nothing, so that older pools keep their bytes
 
 
 class Data(Section):
@@ -20,12 +31,27 @@ class Data(Section):
     test: float = Field(0.0, ge=0, lt=1)  # of a folder or shards without a test split: the share of train that is one
     stream_above_mb: int = Field(4096, ge=0)  # decoded train images larger than this stream from disk
     workers: int = Field(0, ge=0)  # processes that decode what is streamed; 0: one a core, 8 at most
+    fields: dict[str, FieldData] = Field(default_factory=dict)  # what is to be said of columns of attributes.csv
+
+    @model_serializer(mode="wrap")
+    def _short(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        found: dict[str, Any] = handler(self)
+        default = {name: type(self).model_fields[name].get_default(call_default_factory=True) for name in _LATER}
+        return {key: value for key, value in found.items() if key not in _LATER or value != default[key]}
 
 
 class Groups(Section):
     """Tasks that the teacher's confusions make: classes that it takes for one another, on validation, are one task."""
 
     group: int = Field(ge=2)  # how many tasks, of sizes as even as can be
+
+
+class Task(Section):
+    """A task of one field of several."""
+
+    field: str  # of a folder's attributes.csv: a column; the class of each image's folder is `class`
+    classes: list[str] = Field(default_factory=list)  # those of the field that it has; none: all
+    weight: float = Field(1.0, gt=0)  # of its field's losses; tasks of one field have the same
 
 
 class Image(Section):
@@ -109,9 +135,9 @@ class Teacher(Section):
     net: Net | None = None  # for train and file: its architecture
     weights: str = ""  # for torchvision and timm: a local file instead of a download
     args: dict[str, Argument] = Field(default_factory=dict)  # for torchvision and timm: what the model is made with
-    output: str = ""  # for onnx: which of the outputs the logits are
-    # In its order: names, 'imagenet', or a file with a class a line; none: the data's.
-    classes: str | list[str] = Field(default_factory=list)
+    output: str | dict[str, str] = ""  # for onnx: which of the outputs the logits are; of several fields a table
+    # In its order: names, 'imagenet', or a file with a class a line; of several fields a table; none: the data's.
+    classes: str | list[str] | dict[str, list[str]] = Field(default_factory=list)
     mean: list[float] = Field(default_factory=list)  # where it was normalised otherwise than the recipe's image
     std: list[float] = Field(default_factory=list)  # the same
     min_accuracy: float = Field(0.0, ge=0, le=1)  # refuse a teacher that is less accurate on validation or test
