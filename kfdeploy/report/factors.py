@@ -10,11 +10,16 @@ from kfdeploy.report import tables, words
 
 # What each measure of disentanglement is called, in the order of the columns.
 _MEASURES = {
-    "mig": "MIG", "sap": "SAP", "disentanglement": "DCI disentanglement", "completeness": "DCI completeness",
-    "informativeness": "DCI informativeness", "factor_vae": "FactorVAE",
+    "mig": "MIG", "sap": "SAP", "disentanglement": "disentangled", "completeness": "complete",
+    "informativeness": "informative", "factor_vae": "FactorVAE",
 }  # fmt: skip
+_CALIBRATION = {"subsets": 0, "error": 4, "largest_error": 4, "accuracy": 4}  # decimals
+_HINT = (
+    "1 is best, except for SAP, whose lines do not tell all values of a factor apart. MIG and SAP ask for it in a "
+    "single code, so they compare on codes of one number a task alone."
+)
 _TREES = {"forest": "a random forest", "gbt": "gradient boosting"}
-_CODES = {"tasks": "tasks (all networks side by side)", "each": "each (one principal component a task)",
+_CODES = {"tasks": "tasks (all networks side by side)", "each": "each (a component a task)",
           "common": "common (the common network)"}  # fmt: skip
 
 
@@ -81,9 +86,17 @@ def section(inspection: Mapping[str, Any]) -> str:
         "Balanced accuracy on test of a linear probe for a task (column) on a factor's features (row)",
         asked, matrix("probe"), low=None,
     )  # fmt: skip
-    html += disentanglement(inspection).html()
-    calibration = words.inner(inspection, "calibration")
-    return html + (tables.facts("Calibration of random subsets", calibration).html() if calibration else "")
+    apart = disentanglement(inspection).html()
+    html += apart + (f'<p class="hint">{words.esc(_HINT)}</p>\n' if apart else "")
+    found = words.inner(inspection, "calibration")
+    fields = words.inner(found, "fields")
+    if not fields:
+        return html + (tables.facts("Calibration of random subsets", found).html() if found else "")
+    whole = {"all": found} | {name: words.inner(fields, name) for name in fields}
+    cells = [[name, *(words.figures(words.number(about.get(key)), digits) for key, digits in _CALIBRATION.items())]
+             for name, about in whole.items()]  # fmt: skip
+    head = ["field", *(key.replace("_", " ") for key in _CALIBRATION)]
+    return html + tables.Table("Calibration of random subsets of each field's classes", head, cells).html()
 
 
 def disentanglement(inspection: Mapping[str, Any]) -> tables.Table:
@@ -91,7 +104,10 @@ def disentanglement(inspection: Mapping[str, Any]) -> tables.Table:
     rows = [row for row in words.listed(inspection, "disentanglement") if isinstance(row, dict)]
     names = list(dict.fromkeys(str(name) for row in rows for name in words.listed(row, "factors")))
     trees = list(dict.fromkeys(_TREES.get(str(row.get("trees")), str(row.get("trees"))) for row in rows))
-    caption = f"Disentanglement on test of the factors {', '.join(names)}; DCI by {' and by '.join(trees)}"
+    caption = (
+        f"Disentanglement on test of the factors {', '.join(names)}; how disentangled, complete and informative codes "
+        f"are (DCI) by {' and by '.join(trees)}"
+    )
     cells = [
         [
             _CODES.get(str(row.get("codes")), str(row.get("codes"))),

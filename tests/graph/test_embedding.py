@@ -17,7 +17,13 @@ def graph(*nodes, outputs=("y",), shape=(None, 4)):
     for line in nodes:
         left, right = line.split(" -> ")
         op, *inputs = left.split()
-        extra = {"group": 4} if "depth" in inputs else {"value": numpy_helper.from_array(np.ones(1))} if op == "Constant" else {}
+        extra = (
+            {"group": 4}
+            if "depth" in inputs
+            else {"value": numpy_helper.from_array(np.ones(1))}
+            if op == "Constant"
+            else {}
+        )
         made.append(helper.make_node(op, inputs, right.split(), **extra))
     constants = [numpy_helper.from_array(np.ones(size, np.float32), name) for name, size in SHAPES.items()]
     ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs]
@@ -46,7 +52,9 @@ def test_it_is_found_by_structure(nodes, found):
 
 
 def test_several_outputs_have_their_layers_in_their_order():
-    model = graph("Relu x -> a", "Tanh x -> c", "Gemm a w -> m", "Split m -> y z", "Gemm c v -> q", outputs=("q", "y", "z"))
+    model = graph(
+        "Relu x -> a", "Tanh x -> c", "Gemm a w -> m", "Split m -> y z", "Gemm c v -> q", outputs=("q", "y", "z")
+    )
     assert embedding(model, ["q", "y", "z"]) == ["c", "a"]
     assert embedding(model, ["z"]) == ["a"]
 

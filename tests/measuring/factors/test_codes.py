@@ -25,7 +25,11 @@ def features():
     def spread(values):
         return 5 + 100 * values[:, None] * [[1.0, 2.0, -1.0]] + 0.01 * random.normal(size=(len(values), 3))
 
-    return {"all": FACTORS + 0.1 * random.normal(size=FACTORS.shape), "a": spread(FACTORS[:, 0]), "b": spread(FACTORS[:, 1])}
+    return {
+        "all": FACTORS + 0.1 * random.normal(size=FACTORS.shape),
+        "a": spread(FACTORS[:, 0]),
+        "b": spread(FACTORS[:, 1]),
+    }
 
 
 def test_a_sample_is_shuffled_and_two_thirds_are_fitted_on():
