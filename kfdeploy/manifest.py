@@ -21,11 +21,12 @@ GRAPH = "model.onnx"
 PARTS = "parts"  # in an assembly: the part of the pool it was made from
 GOLDEN = "golden.npz"
 TRAINING = "train/"  # in a pool: what resuming or adding a task needs; not needed to deploy
-# The schema that this version writes and reads, a number for each kind of file.
+# The newest schema that this version reads, a number for each kind of file; older ones are read too, and the lowest
+# that can say it is written.
 SCHEMAS: Mapping[str, int] = dict.fromkeys(
-    ("pool", "assembly", "student", "teacher", "artifact", "task", "evidence", "calibration", "state", "replay",
-     "update", "swap", "counter", "rotation", "benchmark", "inspection", "costs", "subsets"), 1,
-)  # fmt: skip
+    ("task", "evidence", "calibration", "state", "replay", "update", "swap", "counter", "rotation", "benchmark",
+     "inspection", "costs", "subsets"), 1,
+) | dict.fromkeys(("pool", "assembly", "student", "teacher", "artifact"), 2)  # fmt: skip
 
 
 class FileEntry(TypedDict):
@@ -46,6 +47,10 @@ class DataOrigin(TypedDict):
     names: NotRequired[str | dict[str, str]]  # what classes are called instead of their folders
     images: NotRequired[str]  # a hash of them all, by which `places` knows them
     test: NotRequired[float]  # the share of train that is for testing, where there is no test split
+    ignore: NotRequired[list[str]]  # classes that no task has, and fields that are not read
+    fields: NotRequired[dict[str, dict[str, Any]]]  # as in a recipe: of a field its kind, classes, coupling
+    partial: NotRequired[bool]  # images and rows that lack each other were left out
+    count: NotRequired[int]  # of the images of dsprites, which in a recipe is `images`
 
 
 class TaskEntry(TypedDict):
@@ -54,6 +59,8 @@ class TaskEntry(TypedDict):
     name: str
     classes: list[str]
     kind: str
+    field: NotRequired[str]  # schema 2: `class` where it is not said
+    template: NotRequired[str]  # in a pool of schema 2: `task` where it is not said
     file: NotRequired[str]
     evidence: NotRequired[str]
     calibration: NotRequired[str]  # its ranges of activations
@@ -78,6 +85,21 @@ class FieldEntry(TypedDict):
     coupling: str
 
 
+class FaceEntry(TypedDict):
+    """What a common network gives to the tasks: `z`, a vector."""
+
+    channels: int
+
+
+class TemplateEntry(TypedDict):
+    """One architecture of a task's network: its graph, what it reads, the face it adds to, and its width."""
+
+    file: str
+    tap: str
+    face: str
+    D: int
+
+
 class PoolManifest(TypedDict):
     """`pool.json`."""
 
@@ -95,8 +117,10 @@ class PoolManifest(TypedDict):
     training: dict[str, Any]
     images: NotRequired[dict[str, Any]]  # how many it was made from, and a hash of them all
     tasks: list[TaskEntry]
-    classes: list[str]  # that the labels of evidence/shared count in
+    classes: NotRequired[list[str]]  # schema 1: that the labels of evidence/shared count in
     fields: NotRequired[dict[str, FieldEntry]]  # schema 2: of each field its kind, classes, coupling
+    faces: NotRequired[dict[str, FaceEntry]]  # schema 2
+    templates: NotRequired[dict[str, TemplateEntry]]  # schema 2
     files: Files
     calibration: NotRequired[str]
     blocks: NotRequired[list[BlockEntry]]
@@ -156,9 +180,12 @@ class ArtifactManifest(TypedDict):
     kit: NotRequired[list[str]]  # the files of the device kit beside it
 
 
-def stamp(kind: str) -> dict[str, Any]:
-    """Return what every file of ours says first: its schema and its kind."""
-    return {"schema": SCHEMAS[kind], "kind": kind}
+def stamp(kind: str, tasks: Iterable[Mapping[str, Any]] = ()) -> dict[str, Any]:
+    """Return what every file of ours says first: its schema, the lowest that can say what it holds, and its kind.
+
+    `tasks` are the manifest's own entries: schema 1 knows of one field alone, `class`, and does not name it.
+    """
+    return {"schema": 2 if any("field" in entry for entry in tasks) else 1, "kind": kind}
 
 
 def versions(*names: str) -> dict[str, str]:
@@ -235,11 +262,12 @@ def parse_manifest(data: bytes, path: str, kinds: Sequence[str], hint: str) -> d
         PoolError: they are not JSON, or of another schema or kind.
     """
     manifest = parse_json(data, path, hint=hint, constants=kinds[0] in _MEASURED)
-    schema = SCHEMAS[kinds[0]]
-    if not isinstance(manifest, dict) or manifest.get("schema") != schema:
-        seen = manifest.get("schema") if isinstance(manifest, dict) else type(manifest).__name__
+    newest = SCHEMAS[kinds[0]]
+    seen = manifest.get("schema") if isinstance(manifest, dict) else type(manifest).__name__
+    if type(seen) is not int or not 1 <= seen <= newest:
+        known = "schema 1" if newest == 1 else f"schemas 1 to {newest}"
         raise PoolError(
-            f"'{path}' has schema {seen!r}, and this version of kfdeploy reads schema {schema}",
+            f"'{path}' has schema {seen!r:.40}, and this version of kfdeploy reads {known}",
             hint="update kfdeploy, or make it again with this version",
         )
     if manifest.get("kind") not in kinds:

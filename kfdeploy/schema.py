@@ -198,13 +198,13 @@ def hold(
     return sides
 
 
-def hold_indices(array: Any, most: int, name: str, origin: str, hint: str = "") -> None:
-    """Refuse an array of places in something that has `most` of them.
+def hold_indices(array: Any, most: int, name: str, origin: str, hint: str = "", *, least: int = 0) -> None:
+    """Refuse an array of places in something that has `most` of them; with -1 as `least`, a place may be unknown.
 
     Raises:
         PoolError: a place is beyond it.
     """
-    if array.size and not 0 <= int(array.min()) <= int(array.max()) < most:
+    if array.size and not least <= int(array.min()) <= int(array.max()) < most:
         raise PoolError(
             f"'{name}' in '{origin}' goes from {array.min()} to {array.max()}, and there are {most}", hint=hint
         )
@@ -232,23 +232,46 @@ def _image(value: Any) -> str:
     return ""
 
 
-TASK: dict[str, Check] = {"name": _NAME, "classes": listing(_NAME, 1), "kind": text(100)}
+_FIELD = text(200, 1)  # a field's name
+_KIND = text(100)
+TASK: dict[str, Check] = {"name": _NAME, "classes": listing(_NAME, 1), "kind": _KIND}
+_TASK = record(TASK, {"field": _FIELD})
 DATA = record(
     {"source": text(), "root": text()},
-    {"names": either(mapping(text()), text()), "test": number(0, 1), "ignore": listing(text())},
+    {
+        "names": either(mapping(text()), text()),
+        "test": number(0, 1),
+        "ignore": listing(text()),
+        "partial": flag,
+        "fields": mapping(record({}, {"kind": text(100), "classes": listing(_NAME), "coupling": maybe(text(100))})),
+        "images": either(text(100), whole()),
+        "count": whole(),
+    },
 )
 _ACCURACY = record({}, {"test": maybe(number(0, 1)), "validation": maybe(number(0, 1))})
 _TEACHER = record({}, {"accuracy": maybe(_ACCURACY), "name": text(), "source": text()})
-_OPEN_SET = record({"threshold": number()}, dict.fromkeys(("false_accept", "accepted", "auroc"), maybe(number())))
+_THRESHOLD = record({"threshold": number()}, dict.fromkeys(("false_accept", "accepted", "auroc"), maybe(number())))
+_OPEN_SET = either(_THRESHOLD, mapping(_THRESHOLD, 1000))  # of the field `class` alone, or by field
 _FORM = among("bank", "branches")
-_COMMON: dict[str, Check] = {"image": _image, "tasks": listing(record(TASK), 1), "files": files, "version": text(100)}
+_COMMON: dict[str, Check] = {"image": _image, "tasks": listing(_TASK, 1), "files": files, "version": text(100)}
 _BLOCK = record({"task": _NAME, "file": _FILE, "classes": listing(_NAME)}, {"data": DATA, "without": listing(_NAME)})
-_MORE = {"calibration": _FILE, "weights": text(100)}
+_MORE = {"calibration": _FILE, "weights": text(100), "field": _FIELD, "template": text(100)}
+_WIDTH = whole(1, 1 << 24)
+_COUPLING = among("joint", "independent")
+_CLASSES = record({"classes": listing(_NAME)})  # of schema 1
+# What schema 2 says besides; `pool.held` refuses kinds, faces and templates that this version does not have.
+_FIELDS = record(
+    {
+        "fields": mapping(record({"kind": _KIND, "classes": listing(_NAME, 1), "coupling": _COUPLING}), 1000),
+        "faces": mapping(record({"channels": _WIDTH}), 100),
+        "templates": mapping(record({"file": _FILE, "tap": text(100), "face": text(100), "D": _WIDTH}), 100),
+    }
+)
 _POOL = record(
     _COMMON | {
         "tasks": listing(record(TASK | {"file": _FILE, "evidence": _FILE}, _MORE), 1),
-        "name": _NAME, "recipe": record({"data": DATA, "tasks": anything}), "classes": listing(_NAME),
-        "coupling": among("joint", "independent"), "temperatures": mapping(number(0)), "teacher": _TEACHER,
+        "name": _NAME, "recipe": record({"data": DATA, "tasks": anything}),
+        "coupling": _COUPLING, "temperatures": mapping(number(0)), "teacher": _TEACHER,
         "training": table, "nets": record({"ckn": text(), "tsn": text(), "tap": record({"name": text()})}),
     },
     {"calibration": _FILE, "blocks": listing(_BLOCK), "added": listing(record({"task": _NAME})), "images": table,
@@ -278,8 +301,26 @@ _ARTIFACT = record(
 )  # fmt: skip
 
 
+def _pool(value: Any) -> str:
+    return _schema_1(value, _POOL) or (_CLASSES if value.get("schema") == 1 else _FIELDS)(value)
+
+
+def _model(value: Any) -> str:
+    return _schema_1(value, _MODEL)
+
+
+def _schema_1(value: Any, check: Check) -> str:
+    """Check what schema 1 can say, or that schema 2 is what is said."""
+    if (why := check(value)) or value.get("schema") != 1:
+        return why
+    for i, task in enumerate(value["tasks"]):
+        if "field" in task:
+            return _under(f".tasks[{i}].field", f"is {task['field']!r:.80}, and schema 1 has no fields")
+    return ""
+
+
 def _artifact(value: Any) -> str:
-    if why := _ARTIFACT(value):
+    if why := _schema_1(value, _ARTIFACT):
         return why
     if lost := [name for name in value["model_files"] if name not in value["files"]]:
         return _under(".model_files", f"has {lost[0]!r:.80}, which is not among its files")
@@ -291,7 +332,7 @@ def _artifact(value: Any) -> str:
 
 # What a file of ours must say, by its kind, before any of it is used; `measuring` holds a benchmark's result.
 SHAPES: Mapping[str, Check] = {
-    "pool": _POOL, "assembly": _MODEL, "student": _MODEL, "teacher": _MODEL, "artifact": _artifact,
+    "pool": _pool, "assembly": _model, "student": _model, "teacher": _model, "artifact": _artifact,
     "calibration": record({"ranges": mapping(listing(number(), 2, 2))}),
     "swap": record({"keep": flag, "sha256": text(100)}),
 }  # fmt: skip

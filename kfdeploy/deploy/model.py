@@ -41,8 +41,8 @@ from kfdeploy.pool.ranges import parse_ranges, replaced, sweep_ranges, write_ran
 from kfdeploy.schema import hold
 from kfdeploy.tasks.evidence import Evidence, Seen, labels_key
 from kfdeploy.tasks.kinds.classes import label_columns
-from kfdeploy.tasks.openset import threshold_of
-from kfdeploy.tasks.spec import Described, ImageSpec, TaskSpec, class_names, fields_of
+from kfdeploy.tasks.openset import thresholds_of
+from kfdeploy.tasks.spec import Described, ImageSpec, TaskSpec, class_names, fields_of, outputs_of, widths_of
 from kfdeploy.tasks.worth import Accuracy, known_accuracy, subset_accuracy
 from kfdeploy.version import __version__
 from kfdeploy.writing import write_file
@@ -78,6 +78,7 @@ class Model(Described):
         manifest = open_manifest(read_bytes(place, MODELS[0], hint), str(place), MODELS, ("name",), hint)
         model = cls(root, manifest)
         model.require_image(place, "make it again")
+        model.require_fields(place, "make it again")
         return model
 
     @property
@@ -111,13 +112,13 @@ class Model(Described):
         return found
 
     @property
-    def threshold(self) -> float | None:
-        """Where an assembly with an open set begins to accept."""
-        return threshold_of(self.open_set)
+    def thresholds(self) -> dict[str, float]:
+        """Where an assembly with an open set begins to accept, by output."""
+        return thresholds_of(self.open_set, self.tasks)
 
     @property
     def open_set(self) -> dict[str, Any] | None:
-        """What is known of its threshold against strangers, where it has one."""
+        """What is known of its threshold against strangers, where it has one; of several fields, of each by name."""
         return self.manifest.get("open_set")
 
     @property
@@ -175,7 +176,7 @@ class Model(Described):
         own = identity.told_by_onnx(graph, self.graph)
         said = described_as(self, self.open_set) | {"pool": self.source}
         identity.require_same(said, own, place, GRAPH)
-        identity.require_shape(graph, self.graph, self.image.shape, len(self.classes), self.threshold)
+        identity.require_shape(graph, self.graph, self.image.shape, widths_of(self.tasks), self.thresholds)
         if self.parts is None:
             return
         bank = any(name.startswith("bank/") for node in graph.graph.node for name in node.output)
@@ -206,7 +207,7 @@ class Model(Described):
         hold(
             arrays,
             {"golden.images": ("uint8", ("G", *self.image.shape)), "golden.logits": (kinds, ("G", columns)),
-             "validation.logits": (kinds, ("V", columns)), "validation.labels": ("int64", ("V",))},
+             "validation.logits": (kinds, ("V", columns)), "validation.rows": ("int64", ("V",))},
             str(self.path / _EVIDENCE), "make it again",
         )  # fmt: skip
         seen = Seen.of(arrays, self.labels)
@@ -216,7 +217,8 @@ class Model(Described):
     def _evidence(self) -> Arrays:
         origin = f"{self.path / _EVIDENCE}"
         arrays = parse_tensors(read_file(self.path, self.files, _EVIDENCE), origin)
-        hold_seen(arrays, len(self.classes), origin)
+        labels = {field: len(columns) for field, columns in self.labels.items()}
+        hold_seen(arrays, labels, origin, unknown=self.manifest["schema"] != 1)
         hold(arrays, {"golden.images": ("uint8", ("G", *self.image.shape))}, origin, "make it again")
         return arrays
 
@@ -264,11 +266,10 @@ class Model(Described):
 def annotate(model: "ModelProto", about: dict[str, Any]) -> None:
     """Put what a model is into its ONNX metadata, in place: one key with sorted JSON, and the class names for others.
 
-    `about` holds the kind, name, tasks, ImageSpec and provenance.
+    `about` holds the kind, name, tasks, ImageSpec and provenance; see `identity.names_told`.
     """
     del model.metadata_props[:]
-    classes = [name for task in about["tasks"] for name in task["classes"]]
-    for key, value in (("classes", classes), (METADATA_KEY, about)):
+    for key, value in (*identity.names_told(about["tasks"]).items(), (METADATA_KEY, about)):
         entry = model.metadata_props.add()
         entry.key, entry.value = key, json.dumps(value, sort_keys=True, ensure_ascii=False)
 
@@ -296,18 +297,19 @@ def write_model(
 ) -> Accuracy:
     """Write `model.onnx` and `assembly.json` to the folder `out`, proved right on the golden samples first.
 
-    Returns the exact validation accuracy.
+    The graph has the outputs of its tasks, one a field. Returns the exact validation accuracy.
 
     Raises:
         ParityError: the graph's logits differ from the torch model's by more than the tolerance.
     """
     from kfdeploy.graph.compose import parameter_count
 
-    about = stamp(kind) | {
+    entries = [task.to_json() for task in tasks]
+    about = stamp(kind, entries) | {
         "version": __version__,
         "name": name,
         "image": image.to_json(),
-        "tasks": [task.to_json() for task in tasks],
+        "tasks": entries,
     }
     data = serialize(model, about | fields)
     check_whole(model, f"the graph of '{name}'")
@@ -328,7 +330,7 @@ def write_model(
         if evidence.content is not None:
             arrays["validation.content"] = evidence.content
         save_tensors(out / _EVIDENCE, arrays, stamp("evidence"))
-    difference, allowed = golden_difference(graph, evidence.images, evidence.golden)
+    difference, allowed = golden_difference(graph, evidence.images, evidence.golden, outputs_of(tasks))
     accuracy = subset_accuracy(evidence, tasks)
     if kind == "assembly":  # of some of its classes alone it would be another subset's
         accuracy = known_accuracy(evidence, tasks) or Accuracy(float("nan"), 0)

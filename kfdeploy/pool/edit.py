@@ -16,8 +16,19 @@ from kfdeploy.locks import lock
 from kfdeploy.manifest import ASSEMBLY, POOL, TRAINING, PoolManifest
 from kfdeploy.names import inside
 from kfdeploy.outputs import check_not_read, check_output, output_folder
-from kfdeploy.pool.manifest import COMMON, RECIPE, SHARED, TEMPLATE, file_names, merged, own_files, without, write
+from kfdeploy.pool.fields import TEMPLATE, unlike_labels
+from kfdeploy.pool.manifest import (
+    COMMON,
+    RECIPE,
+    SHARED,
+    file_names,
+    merged,
+    own_files,
+    without,
+    write,
+)
 from kfdeploy.pool.pool import Pool
+from kfdeploy.tasks.spec import CLASS
 
 
 def remove(
@@ -163,8 +174,9 @@ def _check_alike(a: Pool, b: Pool) -> None:
     ):
         if a.files.get(name) != b.files.get(name):
             differ.append(what)
-    if a.labels != b.labels and not differ:
-        differ.append("the classes that their validation labels count in")
+    if not differ and (unlike := unlike_labels(a.manifest, b.manifest)):
+        of = "" if unlike == [CLASS] else f" of the field '{unlike[0]}'"
+        differ.append(f"the classes that their validation labels{of} count in")
     if differ:
         raise PoolError(
             f"'{a.path}' and '{b.path}' cannot be merged, as they differ in {', '.join(differ)}",
@@ -179,12 +191,12 @@ def _check_alike(a: Pool, b: Pool) -> None:
             f"({', '.join(listed(both))})",
             hint=f"kfdeploy pool remove {b.path} --tasks {words} --out other, then merge that",
         )
-    owner = {name: entry["name"] for entry in a.entries for name in entry["classes"]}
-    for entry in b.entries:
-        for name in entry["classes"]:
+    owner = {name: task.name for task in a.tasks for name in task.columns}
+    for task in b.tasks:
+        for name in task.columns:
             if name in owner:
                 raise TaskError(
-                    f"the class '{name}' is in task '{owner[name]}' of '{a.path}' and in task '{entry['name']}' of "
+                    f"the class '{name}' is in task '{owner[name]}' of '{a.path}' and in task '{task.name}' of "
                     f"'{b.path}'",
                     hint="a class belongs to one task: leave one of them out with kfdeploy pool remove … --out",
                 )

@@ -10,15 +10,34 @@ from typing import Any, NamedTuple, cast
 from kfdeploy.arrays import Arrays
 from kfdeploy.errors import PoolError
 from kfdeploy.files import CHECKPOINTS, TIMING, about_of, dump_json, file_name, parse_tensors
-from kfdeploy.manifest import POOL, TRAINING, BlockEntry, Files, PoolManifest, TaskEntry, describe_files, stamp
+from kfdeploy.manifest import (
+    POOL,
+    TRAINING,
+    BlockEntry,
+    FieldEntry,
+    Files,
+    PoolManifest,
+    TaskEntry,
+    describe_files,
+    stamp,
+)
 from kfdeploy.names import inside
 from kfdeploy.places import is_private, shipped_data, shipped_recipe
-from kfdeploy.tasks.spec import CLASS, TaskSpec, column_names
+from kfdeploy.pool.fields import (
+    as_second,
+    block_columns,
+    field_of,
+    label_columns,
+    second_entry,
+    upgraded,
+    with_classes,
+)
+from kfdeploy.tasks.spec import CLASS, TaskSpec
 from kfdeploy.version import __version__
 from kfdeploy.writing import write_file
 
 SHARED = "evidence/shared.safetensors"
-COMMON, TEMPLATE = "common.onnx", "task.onnx"
+COMMON = "common.onnx"
 RECIPE = "recipe.json"  # beside an unfinished pool: what it is being made from
 _OWN = ("file", "evidence", "calibration")  # the keys of a task's own files
 
@@ -56,7 +75,9 @@ def made(
 ) -> PoolManifest:
     """Return the manifest of a pool that was factorized, for the files that lie in `root`.
 
-    `calibration` names the files with the ranges of the CKN ("") and of each task.
+    `calibration` names the files with the ranges of the CKN ("") and of each task. The labels of each field in
+    evidence/shared count in the classes of its tasks, one task after another. The lowest schema that can say it is
+    written.
     """
     left_out = (POOL, RECIPE, TIMING)
     files = [
@@ -64,7 +85,7 @@ def made(
     ]
     entries = [task.to_json() | task_files(task.name) | {"calibration": calibration[task.name]} for task in tasks]
     manifest = {
-        **stamp("pool"),
+        **stamp("pool", entries),
         "version": __version__,
         "tasks": entries,
         "classes": [name for task in tasks for name in task.classes],
@@ -72,15 +93,13 @@ def made(
         "files": describe_files(root, files),
         **fields,
     }
-    return cast(PoolManifest, manifest)
-
-
-def label_columns(manifest: PoolManifest) -> dict[str, tuple[str, ...]]:
-    """Return of each field the columns that the labels of evidence/shared count in."""
-    fields = manifest.get("fields")
-    if fields is None:
-        return {CLASS: tuple(manifest["classes"])}
-    return {field: column_names(field, about["classes"]) for field, about in fields.items()}
+    if manifest["schema"] == 1:
+        return cast(PoolManifest, manifest)
+    told: dict[str, FieldEntry] = {}
+    for task in tasks:
+        empty: FieldEntry = {"kind": "classes", "classes": [], "coupling": manifest["coupling"]}
+        told.setdefault(task.field, empty)["classes"].extend(task.classes)
+    return as_second(cast(PoolManifest, manifest), told)
 
 
 def file_names(manifest: PoolManifest) -> list[str]:
@@ -96,14 +115,16 @@ def task_files(task: str) -> dict[str, str]:
 
 def owned(kind: str, entry: TaskEntry) -> dict[str, Any]:
     """Return what a task's own file says of itself; see `own_arrays`."""
-    return stamp(kind) | {"task": entry["name"], "classes": entry["classes"]}
+    field = {} if field_of(entry) == CLASS else {"field": entry["field"]}
+    return stamp(kind) | {"task": entry["name"], "classes": entry["classes"]} | field
 
 
 def own_arrays(data: bytes, task: TaskSpec, name: str, where: str) -> Arrays:
     """Return the arrays in the bytes of a task's own file, which says itself whose it is.
 
     Raises:
-        PoolError: it is another task's, of other classes, has another number of outputs, or is no safetensors file.
+        PoolError: it is another task's, of other classes or another field, has another number of outputs, or is no
+            safetensors file.
     """
     arrays, about = parse_tensors(data, f"{where}/{name}"), about_of(data)
     seen, hint = about.get("classes"), "copy the pool again, or make it again; do not use what somebody has altered"
@@ -113,6 +134,12 @@ def own_arrays(data: bytes, task: TaskSpec, name: str, where: str) -> Arrays:
         raise PoolError(
             f"'{name}' is of {whose}, and '{where}' names it as of task '{task.name}' with the classes "
             f"{', '.join(task.classes)}",
+            hint=hint,
+        )
+    if (field := about.get("field", CLASS)) != task.field:
+        raise PoolError(
+            f"'{name}' is of the field {field!r:.80}, and '{where}' names it as of task '{task.name}' of the field "
+            f"'{task.field}'",
             hint=hint,
         )
     for key, axis in (("head.bias", 0), ("golden.logits", 1)):
@@ -135,23 +162,31 @@ class Role(NamedTuple):
     """What a file of evidence is of: everything, a task, or a task's images."""
 
     kind: str
-    classes: int  # of the task, or those that the labels count in
+    classes: int  # of the task
+    labels: Mapping[str, int]  # of each field how many classes its labels count in
     widths: Mapping[str, int]  # of a task's images: how many classes each task has
+    unknown: bool  # whether a label may be, and a field have none: schema 2
 
 
 def roles(manifest: PoolManifest) -> dict[str, Role]:
     """Return what each file of evidence in a pool is of."""
     widths = {entry["name"]: len(entry["classes"]) for entry in manifest["tasks"]}
-    found = {entry["evidence"]: Role("task", len(entry["classes"]), {}) for entry in manifest["tasks"]}
-    found |= {block["file"]: Role("block", len(block["classes"]), widths) for block in manifest.get("blocks", ())}
-    found[SHARED] = Role("shared", len(manifest["classes"]), {})
+    unknown = manifest["schema"] != 1
+    found = {
+        entry["evidence"]: Role("task", len(entry["classes"]), {}, {}, unknown=False) for entry in manifest["tasks"]
+    }
+    for block in manifest.get("blocks", ()):
+        labels = {field: len(names) for field, names in block_columns(manifest, block).items()}
+        found[block["file"]] = Role("block", 0, labels, widths, unknown=False)
+    labels = {field: len(names) for field, names in label_columns(manifest).items()}
+    found[SHARED] = Role("shared", 0, labels, {}, unknown)
     return found
 
 
 def part(manifest: PoolManifest, entries: Sequence[TaskEntry], files: Files) -> PoolManifest:
     """Return the manifest of a pool of just these tasks, as an assembly has it: without validation images.
 
-    `classes` stays whole: the labels of evidence/shared count in it.
+    `classes`, or `fields`, stay whole: the labels of evidence/shared count in them.
     """
     chosen, recipe = {entry["name"] for entry in entries}, manifest["recipe"]
     out = manifest | {
@@ -168,7 +203,7 @@ def part(manifest: PoolManifest, entries: Sequence[TaskEntry], files: Files) -> 
 def without(manifest: PoolManifest, gone: Collection[str]) -> PoolManifest:
     """Return a manifest without some tasks, and without `train/`.
 
-    `classes` stays whole: the labels of evidence/shared, whose bytes do not change, count in it.
+    `classes`, or `fields`, stay whole: the labels of evidence/shared, whose bytes do not change, count in them.
     """
     stay = [entry for entry in manifest["tasks"] if entry["name"] not in gone]
     before = manifest.get("blocks", [])
@@ -204,6 +239,8 @@ def merged(first: PoolManifest, second: PoolManifest, hashes: Sequence[str]) -> 
     All that both have is of the first, the ranges of the common network too. Where only one has ranges, none has.
     """
     first, second = without(first, ()), without(second, ())
+    if first["schema"] != second["schema"]:
+        first, second = upgraded(first), upgraded(second)
     if ("calibration" in first) != ("calibration" in second):
         first, second = uncalibrated(first), uncalibrated(second)
     own = {name: about for name, about in second["files"].items() if name not in first["files"]}
@@ -215,6 +252,10 @@ def merged(first: PoolManifest, second: PoolManifest, hashes: Sequence[str]) -> 
         "files": first["files"] | own,
         "merged": list(hashes),
     }
+    if first["schema"] != 1:
+        out["fields"] = {**second["fields"], **first["fields"]}
+        for field, about in second["fields"].items():
+            out["fields"][field] = with_classes(out["fields"][field], about["classes"])
     if added := [*first.get("added", ()), *second.get("added", ())]:
         out["added"] = added
     if not out["blocks"]:
@@ -265,7 +306,16 @@ def grown(
     manifest: PoolManifest, entry: TaskEntry, block: BlockEntry, added: dict[str, Any], files: Files,
     temperature: float | None,
 ) -> PoolManifest:  # fmt: skip
-    """Return a manifest with one more task, the validation images it came with, and how it was added."""
+    """Return a manifest with one more task, the validation images it came with, and how it was added.
+
+    With a task of another field than `class` it becomes one of schema 2; no other file changes.
+    """
+    if field_of(entry) != CLASS or manifest["schema"] != 1:
+        manifest, entry = upgraded(manifest), second_entry(entry)
+        field = field_of(entry)
+        new: FieldEntry = {"kind": "classes", "classes": [], "coupling": manifest["coupling"]}
+        about = manifest["fields"].get(field, new)
+        manifest = manifest | {"fields": manifest["fields"] | {field: with_classes(about, entry["classes"])}}
     out: PoolManifest = manifest | {
         "tasks": [*manifest["tasks"], entry],
         "blocks": [*manifest.get("blocks", ()), block],

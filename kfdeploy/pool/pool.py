@@ -12,16 +12,16 @@ import numpy as np
 from kfdeploy.arrays import Arrays
 from kfdeploy.errors import ComposeError, PoolError, UnsupportedError
 from kfdeploy.files import parse_tensors, save_tensors
-from kfdeploy.graph.known import add_known
 from kfdeploy.manifest import POOL, BlockEntry, DataOrigin, PoolManifest, TaskEntry, describe_files, open_manifest
-from kfdeploy.places import found_recipe
+from kfdeploy.places import found_recipe, origin_of
 from kfdeploy.pool import manifest
+from kfdeploy.pool.fields import TEMPLATE, block_columns, label_columns
 from kfdeploy.pool.held import as_opened, check_kinds, hold_evidence, hold_together
-from kfdeploy.pool.manifest import COMMON, SHARED, TEMPLATE, Role
+from kfdeploy.pool.manifest import COMMON, SHARED, Role
 from kfdeploy.pool.remote.locate import locate
 from kfdeploy.pool.remote.place import AGAIN, Folder, Place
-from kfdeploy.tasks.evidence import Block, Evidence, Seen
-from kfdeploy.tasks.spec import CLASS, Described, TaskSpec, choose_names
+from kfdeploy.tasks.evidence import Block, Evidence, Seen, gathered
+from kfdeploy.tasks.spec import Described, TaskSpec, choose_names, outputs_of, widths_of
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 Fuse = Literal["auto", "bank", "branches"]
 FORMS: tuple[Fuse, ...] = ("auto", "bank", "branches")
-_NEEDS = ("name", "recipe", "classes", "coupling", "temperatures", "teacher", "training")
+_NEEDS = ("name", "recipe", "coupling", "temperatures", "teacher", "training")
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,10 @@ class Pool(Described):
     def at(cls, place: Place, hint: str = AGAIN) -> "Pool":
         """Open the pool at a place; it raises as `open` does."""
         manifest: PoolManifest = open_manifest(place.manifest(), f"{place}/{POOL}", ("pool",), _NEEDS, hint)
-        check_kinds(manifest["tasks"], f"{place}/{POOL}")
+        check_kinds(manifest, f"{place}/{POOL}")
         pool = cls(place, manifest)
         pool.require_image(f"{place}/{POOL}", hint)
+        pool.require_fields(f"{place}/{POOL}", hint)
         return pool
 
     @property
@@ -103,7 +104,7 @@ class Pool(Described):
     @property
     def data(self) -> DataOrigin:
         """Where its images came from."""
-        return cast(DataOrigin, self.manifest["recipe"]["data"] | {"images": manifest.images_key(self.manifest)})
+        return cast(DataOrigin, origin_of(self.manifest["recipe"]["data"], manifest.images_key(self.manifest)))
 
     @property
     def coupling(self) -> str:
@@ -133,7 +134,7 @@ class Pool(Described):
     @property
     def labels(self) -> dict[str, tuple[str, ...]]:
         """Of each field the columns that the labels of evidence/shared count in."""
-        return manifest.label_columns(self.manifest)
+        return label_columns(self.manifest)
 
     @property
     def added(self) -> list[dict[str, Any]]:
@@ -226,25 +227,26 @@ class Pool(Described):
         return common, read_onnx(self.read(TEMPLATE), f"{self.where}/{TEMPLATE}", inputs=1)
 
     def graph(
-        self, tasks: Sequence[TaskSpec] | None = None, form: "Form" = "branches", threshold: float | None = None,
-        *, first: bool = False,
+        self, tasks: Sequence[TaskSpec] | None = None, form: "Form" = "branches",
+        thresholds: Mapping[str, float] | None = None, *, first: bool = False,
     ) -> "ModelProto":  # fmt: skip
         """Return the graph of some tasks (default: all): what `assemble` writes, and a device makes of an update.
 
-        With a `threshold` it has the output `known` of `kfdeploy.graph.known`; with `first` it is as 0.1.0 wrote it.
+        It has an output a field, `known` beside those in `thresholds`; with `first` it is as 0.1.0 wrote it.
 
         Raises:
             PoolError: a file of the pool is missing, truncated or altered.
             ComposeError: the form is `bank`, and an operator cannot be banked.
         """
         from kfdeploy.graph.compose import compose
+        from kfdeploy.graph.fields import finish
 
-        parts = [self.part(task) for task in (self.tasks if tasks is None else tasks)]
-        graph = compose(*self.graphs(), parts, form, first=first)
-        return graph if threshold is None else add_known(graph, threshold)
+        chosen = self.tasks if tasks is None else tasks
+        graph = compose(*self.graphs(), [self.part(task) for task in chosen], form, first=first)
+        return finish(graph, widths_of(chosen), thresholds or {})
 
     def fused(
-        self, tasks: Sequence[TaskSpec], fuse: Fuse = "auto", threshold: float | None = None
+        self, tasks: Sequence[TaskSpec], fuse: Fuse = "auto", thresholds: Mapping[str, float] | None = None
     ) -> "tuple[ModelProto, Form]":
         """Return `graph` and the form it has: a bank where that was asked for, or can be.
 
@@ -254,11 +256,11 @@ class Pool(Described):
         """
         if fuse != "branches":
             try:
-                return self.graph(tasks, "bank", threshold), "bank"
+                return self.graph(tasks, "bank", thresholds), "bank"
             except ComposeError:
                 if fuse == "bank":
                     raise
-        return self.graph(tasks, "branches", threshold), "branches"
+        return self.graph(tasks, "branches", thresholds), "branches"
 
     def prove(self) -> None:
         """Run all tasks at once on the golden samples.
@@ -270,7 +272,7 @@ class Pool(Described):
         from kfdeploy.graph.reference import golden_difference
 
         evidence = self.evidence()
-        golden_difference(self.graph(), evidence.images, evidence.golden)
+        golden_difference(self.graph(), evidence.images, evidence.golden, outputs_of(self.tasks))
 
     def part(self, task: TaskSpec) -> "Part":
         """Return one task's weights and folded head.
@@ -292,7 +294,7 @@ class Pool(Described):
         """Return the golden samples and validation logits of some tasks (default: all), as columns side by side.
 
         Validation images come in blocks: those the pool was made with, and those of each task that was added. A block
-        counts where all these tasks have logits for it.
+        counts for a field where all these tasks of it have logits for it: else its labels of the field are not told.
 
         Raises:
             PoolError: a file is missing or altered.
@@ -302,18 +304,9 @@ class Pool(Described):
         self.fetch([SHARED, *own, *(block["file"] for block in self.added_images)])
         shared = self.tensors(SHARED)
         each = [self._own(task, name) for task, name in zip(chosen, own, strict=True)]
-        labels: dict[str, tuple[str, ...]] = dict.fromkeys(self.labels, ())
-        rows = [np.empty(0, np.int64)]
-        logits = [np.empty((0, sum(len(task.classes) for task in chosen)), np.float32)]
-        for block in self.blocks(chosen, shared, each):
-            if all(columns is not None for columns in block.logits):
-                count = len(block.seen)
-                for field in labels:
-                    labels[field] += block.seen.labels.get(field, ("",) * count)
-                rows.append(block.seen.rows)
-                logits.append(np.concatenate([columns for columns in block.logits if columns is not None], axis=1))
         golden = np.concatenate([arrays["golden.logits"] for arrays in each], axis=1)
-        return Evidence(shared["golden.images"], golden, labels, np.concatenate(rows), np.concatenate(logits))
+        seen = gathered(self.blocks(chosen, shared, each), chosen, tuple(self.labels))
+        return Evidence(shared["golden.images"], golden, *seen)
 
     def blocks(
         self, tasks: Sequence[TaskSpec], shared: Mapping[str, Any] | None = None, each: Sequence[Any] | None = None
@@ -344,7 +337,7 @@ class Pool(Described):
                     found.append(known if mine is None else mine)
                 else:
                     found.append(mine if place[t.name] > place[task] else known)
-            yield Block(task, Seen.of(images, {CLASS: about["classes"]}), tuple(found))
+            yield Block(task, Seen.of(images, block_columns(self.manifest, about)), tuple(found))
 
     def seen(self) -> Seen:
         """Return which validation images the pool was made with.

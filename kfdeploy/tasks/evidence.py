@@ -1,12 +1,12 @@
 """What is known of a model without running it: golden samples and validation logits."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from kfdeploy.tasks.spec import CLASS, columns
+from kfdeploy.tasks.spec import CLASS, TaskSpec, columns
 
 Images = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -26,16 +26,20 @@ class Seen:
 
     @classmethod
     def of(cls, arrays: Mapping[str, Any], fields: Mapping[str, Sequence[str]]) -> "Seen":
-        """Return it from a file's arrays, whose labels of each field index the columns that `fields` names."""
+        """Return it from a file's arrays, whose labels of each field index the columns that `fields` names.
+
+        A field that the file has no labels of came later: of none of these images they are known.
+        """
+        none = np.full(len(arrays["validation.rows"]), -1)
         labels = {
-            field: tuple(names[i] if i >= 0 else "" for i in arrays[labels_key(field)])
+            field: tuple(names[i] if i >= 0 else "" for i in arrays.get(labels_key(field), none))
             for field, names in fields.items()
         }
         golden = None
         if "golden.images" in arrays:
             count = len(arrays["golden.images"])
             several = np.zeros(len(arrays["validation.rows"]))
-            spread = arrays[labels_key(*fields)] if len(fields) == 1 else several
+            spread = arrays.get(labels_key(*fields), several) if len(fields) == 1 else several
             golden = golden_samples(spread, count), arrays["golden.images"]
         return cls(labels, arrays["validation.rows"], arrays.get("validation.content"), golden)
 
@@ -87,6 +91,39 @@ class Block:
     task: str | None
     seen: Seen
     logits: tuple[np.ndarray[Any, np.dtype[np.float32]] | None, ...]  # of each task asked for (V, c), None: not known
+
+    def blind(self, tasks: Sequence[TaskSpec]) -> set[str]:
+        """Return the fields that a task is of whose logits are not known; `tasks` are those asked for."""
+        return {task.field for task, known in zip(tasks, self.logits, strict=True) if known is None}
+
+    def columns(self, tasks: Sequence[TaskSpec]) -> np.ndarray[Any, np.dtype[np.float32]]:  # → (V, C)
+        """Return the logits side by side, 0 where they are not known; `tasks` are those asked for."""
+        shapes = [(len(self.seen), len(task.classes)) for task in tasks]
+        each = zip(self.logits, shapes, strict=True)
+        return np.concatenate([np.zeros(s, np.float32) if known is None else known for known, s in each], axis=1)
+
+
+def gathered(
+    blocks: Iterable[Block], tasks: Sequence[TaskSpec], fields: Sequence[str]
+) -> tuple[Names, np.ndarray[Any, np.dtype[np.int64]], np.ndarray[Any, np.dtype[np.float32]]]:
+    """Return the labels, rows and logits of blocks of images, which tell of `tasks`; see `Evidence`.
+
+    Where a task's logits are not known, the labels of its field are not told: the images do not count for it. Images
+    that count for none of the tasks' fields are left out.
+    """
+    labels: dict[str, tuple[str, ...]] = dict.fromkeys(fields, ())
+    rows = [np.empty(0, np.int64)]
+    logits = [np.empty((0, sum(len(task.classes) for task in tasks)), np.float32)]
+    for block in blocks:
+        blind = block.blind(tasks)
+        if blind == {task.field for task in tasks}:
+            continue
+        none = ("",) * len(block.seen)
+        for field in labels:
+            labels[field] += none if field in blind else block.seen.labels.get(field, none)
+        rows.append(block.seen.rows)
+        logits.append(block.columns(tasks))
+    return labels, np.concatenate(rows), np.concatenate(logits)
 
 
 def masked(evidence: Evidence, known: Sequence[str], wanted: Sequence[str]) -> Evidence:

@@ -1,6 +1,7 @@
 """What travels with weights: how an image becomes an input, and what the outputs mean."""
 
 import math
+import re
 import shlex
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -126,10 +127,21 @@ class Described:
         """How an image becomes the input."""
         return ImageSpec.from_json(self.manifest["image"])
 
+    def require_fields(self, place: object, hint: str) -> None:
+        """Refuse a manifest whose fields' names are taken inside a graph, or in which two columns have one name.
+
+        Schema 1, which has no fields, is held to its classes by its graph and its files.
+
+        Raises:
+            PoolError: as above.
+        """
+        if self.manifest["schema"] != 1 and (why := fields_fault(self.tasks)):
+            raise PoolError(f"'{place}' is wrong: {why}", hint=hint)
+
     @cached_property
     def tasks(self) -> tuple[TaskSpec, ...]:
-        """The tasks, in the order of the outputs."""
-        return tuple(TaskSpec.from_json(entry) for entry in self.manifest["tasks"])
+        """The tasks, in the order of the outputs: those of one field beside each other."""
+        return together(TaskSpec.from_json(entry) for entry in self.manifest["tasks"])
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -141,6 +153,32 @@ class Described:
         """Every file by its name, with its bytes and hash."""
         found: Files = self.manifest["files"]
         return found
+
+
+_INNER = re.compile(r"(common|head|bank|task\d+)/")  # how names inside a graph begin
+_TAKEN = ("image", LOGITS, "known")  # a graph's input and outputs
+
+
+def field_fault(name: str) -> str:
+    """Return in what way a name cannot be a field's, which becomes the name of a graph's output; else nothing."""
+    if name in _TAKEN or _INNER.match(name):
+        return f"the field '{name}' has a name that is taken inside a graph"
+    if not name.isprintable() or name.strip() != name or not name:
+        return f"the field {name!r:.80} has a name that does not print, or begins or ends with a space"
+    return ""
+
+
+def fields_fault(tasks: Iterable[TaskSpec]) -> str:
+    """Return in what way tasks of several fields cannot stand in one graph, or an empty string."""
+    owner: dict[str, str] = {}
+    for task in tasks:
+        if why := field_fault(task.field):
+            return why
+        for column in task.columns:
+            if column in owner:
+                return f"task '{task.name}' and task '{owner[column]}' both have the column '{column}'"
+            owner[column] = task.name
+    return ""
 
 
 def column_names(field: str, classes: Iterable[str]) -> tuple[str, ...]:
@@ -184,6 +222,20 @@ def outputs_of(tasks: Iterable[TaskSpec]) -> list[str]:
     return list(dict.fromkeys(task.output for task in tasks))
 
 
+def widths_of(tasks: Iterable[TaskSpec]) -> dict[str, int]:
+    """Return the outputs of a graph of these tasks, one a field, in their order, and how many columns each has.
+
+    Raises:
+        ValueError: tasks of one field do not stand `together`, so that their columns lie apart.
+    """
+    found: dict[str, int] = {}
+    for task in (chosen := tuple(tasks)):
+        found[task.output] = found.get(task.output, 0) + len(task.classes)
+    if chosen != together(chosen):
+        raise ValueError("tasks of one field do not stand together")
+    return found
+
+
 def joined(outputs: Mapping[str, Any], tasks: Iterable[TaskSpec]) -> Any:  # → (N, C)
     """Return a model's outputs (N, ·) side by side: the columns of tasks that stand `together`."""
     names = outputs_of(tasks)
@@ -198,7 +250,7 @@ def columns(known: Sequence[str], wanted: Sequence[str], who: str = "the model")
     """
     for name in wanted:
         if name not in known:
-            raise TaskError(f"{who} does not know the class '{name}'", allowed=known)
+            raise TaskError(f"{who} does not know the class '{name}'", allowed=listed(known))
     return [list(known).index(name) for name in wanted]
 
 

@@ -14,7 +14,8 @@ from kfdeploy.manifest import ASSEMBLY, GRAPH, PARTS, POOL
 from kfdeploy.names import inside
 from kfdeploy.outputs import check_place
 from kfdeploy.places import is_private
-from kfdeploy.pool.manifest import COMMON, SHARED, TEMPLATE
+from kfdeploy.pool.fields import TEMPLATE
+from kfdeploy.pool.manifest import COMMON, SHARED
 from kfdeploy.pool.pool import Pool
 from kfdeploy.reading import MOST_FILE, read_named
 from kfdeploy.writing import write_file

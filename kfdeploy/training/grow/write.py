@@ -13,7 +13,7 @@ from kfdeploy.files import file_name, save_tensors
 from kfdeploy.graph.compose import Part
 from kfdeploy.manifest import POOL, BlockEntry, Files, TaskEntry, describe_files, stamp
 from kfdeploy.names import tree
-from kfdeploy.pool.manifest import SHARED, grown, write
+from kfdeploy.pool.manifest import SHARED, grown, owned, write
 from kfdeploy.pool.pool import Pool
 from kfdeploy.tasks.kinds.classes import label_columns
 from kfdeploy.tasks.spec import TaskSpec
@@ -64,7 +64,7 @@ def write_grown(
     template, weights = template_of(net, recipe, pool.image, pool.graphs()[1])
     W, WA, b = (tensor.numpy() / temperature for tensor in net.folded_heads())
     head = {"head.z": W.astype(np.float32), "head.u": WA.astype(np.float32), "head.bias": b.astype(np.float32)}
-    about = stamp("task") | {"task": task.name, "classes": list(task.classes)}
+    about = owned("task", cast(TaskEntry, task.to_json()))
     stem = file_name(task.name)
     file, evidence = f"tasks/{stem}.safetensors", f"evidence/{stem}.safetensors"
     save_tensors(work / file, weights | head, about)

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kfdeploy.data.imageset import ImageSet
+from kfdeploy.training.learners.fields import by_field, known_information, summed
 from kfdeploy.training.loop.learner import Learner, Taught, Term
-from kfdeploy.training.objectives.classification import against_other, task_information
-from kfdeploy.training.objectives.fields import by_field, summed
+from kfdeploy.training.objectives.classification import against_other
 from kfdeploy.training.recipe.sections import SoftTargets
 from kfdeploy.training.transfer.logits import soft_targets, soft_targets_each
 
@@ -69,19 +69,22 @@ class ClassifierLearner(Learner):
 class AgainstRest(Learner):
     """One task's classes (columns `own` of the labels and of the teacher's logits) against all the others as "other".
 
-    (1 − w) CE + w T² KL, as `ClassifierLearner` has them; the teacher's mass on all other classes is merged.
+    (1 − w) CE + w T² KL, as `ClassifierLearner` has them; the teacher's mass on all other classes is merged. Of several
+    fields of labels the others are those of its own field, which has the `place`-th column of the labels.
     """
 
     own: Tensor
     rest: Tensor
 
-    def __init__(self, net: nn.Module, soft: SoftTargets, own: Sequence[int], classes: int) -> None:
+    def __init__(
+        self, net: nn.Module, soft: SoftTargets, own: Sequence[int], field: int | Sequence[int], place: int = 0
+    ) -> None:
+        """`field` are the columns of its field, or how many there are in all."""
         super().__init__()
-        self.net, self.soft = net, soft
-        chosen = torch.as_tensor(list(own))
-        rest = torch.ones(classes, dtype=torch.bool)
-        rest[chosen] = False
-        for name, value in (("own", chosen), ("rest", rest)):
+        self.net, self.soft, self.place = net, soft, place
+        among = range(field) if isinstance(field, int) else field
+        rest = [column for column in among if column not in own]
+        for name, value in (("own", torch.as_tensor(list(own))), ("rest", torch.tensor(rest, dtype=torch.int64))):
             self.register_buffer(name, value, persistent=False)
 
     def forward(self, images: Tensor, labels: Tensor, taught: Taught | None, step: int) -> dict[str, Term]:
@@ -90,9 +93,10 @@ class AgainstRest(Learner):
         with torch.autocast(images.device.type, enabled=False):
             local = torch.arange(len(self.own), device=logits.device)
             rows = against_other(logits.float(), torch.zeros_like(local), local + 1, 1)  # (N, 1, 1 + c)
+            labels = labels if labels.ndim == 1 else labels[:, self.place]
             hit = labels[:, None] == self.own
-            targets = torch.where(hit.any(1), hit.int().argmax(1) + 1, 0)[:, None]
-            sup = task_information(rows, targets)
+            targets = torch.where(hit.any(1), hit.int().argmax(1) + 1, 0).masked_fill(labels < 0, -1)[:, None]
+            sup = known_information(rows, targets)
             if taught is None:
                 return {"sup": Term(1.0, sup)}
             cold = taught.logits / self.soft.temperature

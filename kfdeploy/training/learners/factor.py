@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 from kfdeploy.errors import RecipeError
 from kfdeploy.tasks.spec import fields_of
+from kfdeploy.training.learners.fields import by_field, field_losses, summed
 from kfdeploy.training.loop.learner import Learner, Taught, Term
 from kfdeploy.training.loop.processes import gather, rank, world
 from kfdeploy.training.nets.factor import FactorNet
 from kfdeploy.training.nets.layers import pooled
-from kfdeploy.training.objectives.fields import by_field, field_losses, summed
 from kfdeploy.training.objectives.information import bottleneck, infomax, infomax_reference, infomin_reference
 from kfdeploy.training.recipe.sections import Objective
 

@@ -1,9 +1,12 @@
 """Which tasks a recipe names, over what is known of the images: their class, or several fields."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Literal
 
-from kfdeploy.errors import RecipeError, listed, nearest
+from kfdeploy.errors import RecipeError, TrainingError, listed, nearest
+from kfdeploy.reading import parse_json, read_named
+from kfdeploy.schema import TASK, listing, record, require
 from kfdeploy.tasks.spec import CLASS, TaskSpec, together
 from kfdeploy.training.recipe.sections import Groups, Task
 
@@ -138,3 +141,16 @@ def _of_fields(
     for field, tasks in found.items():
         _require_places(tasks, known[field], [name.removeprefix(f"{field}: ") for name in ignore])
     return tuple(task for tasks in found.values() for task in tasks)
+
+
+def noted_tasks(path: Path) -> tuple[TaskSpec, ...]:
+    """Return the tasks that were put on record when a run was begun.
+
+    Raises:
+        TrainingError: they cannot be read.
+    """
+    hint = "start afresh with --force"
+    data = read_named(path, f"'{path}' is missing", hint, error=TrainingError)
+    found = parse_json(data, str(path), error=TrainingError, hint=hint)
+    require(found, listing(record(TASK), 1), path, hint)
+    return tuple(TaskSpec.from_json(entry) for entry in found)

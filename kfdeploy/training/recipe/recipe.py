@@ -1,7 +1,7 @@
 """The typed recipe: everything an experiment is, in one TOML file, whole and without inheritance."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -82,13 +82,18 @@ class Recipe(Section):
             raise ValueError(f"two students have one name: {', '.join(names)}")
         return self
 
-    def task_specs(self, classes: Sequence[str], fields: Sequence[str] = ()) -> tuple[TaskSpec, ...]:
+    def task_specs(
+        self, classes: Sequence[str], fields: Sequence[str] = (), ignored: Collection[str] = ()
+    ) -> tuple[TaskSpec, ...]:
         """Return the tasks over the data's columns, checking that each class has exactly one place; see `tasks_of`.
+
+        `ignored` are fields that were left out, as `data.ignore` asks.
 
         Raises:
             RecipeError: a class is unknown, in two tasks, or in none and not ignored.
         """
-        return tasks_of(self.tasks, self.data.ignore, classes, fields)
+        ignore = [name for name in self.data.ignore if name not in ignored]
+        return tasks_of(self.tasks, ignore, classes, fields)
 
     def weights(self) -> dict[str, float]:
         """Return of each field that a task names the weight of its losses."""
@@ -252,7 +257,7 @@ def _keys(where: Sequence[str | int], family: str) -> list[str]:
     """Return the keys that the section at `where` may have."""
     section: Any = Recipe
     for part in where:
-        if isinstance(part, int):
+        if isinstance(part, int) or part not in section.model_fields:  # one of several, or of a table's own names
             continue
         found = _sections(section.model_fields[part].annotation)
         section = next((kind for kind in found if _family(kind) == family), found[0])

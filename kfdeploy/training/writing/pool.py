@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from kfdeploy.files import file_name, save_tensors
-from kfdeploy.manifest import stamp, versions
-from kfdeploy.pool.manifest import SHARED, made, write
+from kfdeploy.manifest import TaskEntry, stamp, versions
+from kfdeploy.pool.manifest import SHARED, made, owned, write
 from kfdeploy.pool.pool import Pool
 from kfdeploy.tasks.evidence import labels_key
 from kfdeploy.tasks.spec import CLASS, ImageSpec, TaskSpec
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from kfdeploy.arrays import Arrays
     from kfdeploy.graph.compose import Part
-    from kfdeploy.training.objectives.fields import FieldLosses
+    from kfdeploy.training.learners.fields import FieldLosses
 
 
 _SHARED = ("golden.images", "validation.rows", "validation.content")  # and the labels of each field
@@ -165,7 +165,7 @@ def _described(net: FactorNet, recipe: Recipe) -> dict[str, Any]:
 def _write_task(work: Path, task: TaskSpec, part: "Part", logits: "Arrays") -> None:
     """Write a task's network and head, and its logits of the golden and the validation images."""
     head = {"head.z": part.head_z, "head.u": part.head_u, "head.bias": part.head_bias}
-    about = stamp("task") | {"task": task.name, "classes": list(task.classes)}
+    about = owned("task", cast(TaskEntry, task.to_json()))
     stem = file_name(task.name)
     save_tensors(work / "tasks" / f"{stem}.safetensors", part.weights | head, about)
     save_tensors(work / "evidence" / f"{stem}.safetensors", logits, about | {"kind": "evidence"})

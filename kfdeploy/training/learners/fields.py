@@ -71,7 +71,7 @@ class FieldLosses(nn.Module):
         own = self.own(logits.float())
         if self.independent:
             rows = against_other(own, self.owner, self.local, len(self.tasks))
-            return task_information(rows, self.targets(labels)) if self.alone else self.information(rows, labels)
+            return self.information(rows, labels)
         if self.alone:
             return F.cross_entropy(own, labels, label_smoothing=smoothing)
         column = self.labels(labels)
@@ -81,10 +81,7 @@ class FieldLosses(nn.Module):
     def information(self, rows: Tensor, labels: Tensor) -> Tensor:  # (N, K, c), (N,) → ()
         """Return Σ_j −log q(y_j | t_j) of its tasks' rows, "other" first: Eq. 7, term 1, over the known labels."""
         targets = self.targets(labels)
-        if self.alone:
-            return task_information(rows, targets)
-        found = F.cross_entropy(rows.float().flatten(0, 1), targets.flatten(), ignore_index=-1, reduction="sum")
-        return found / _count(targets[:, 0] >= 0)
+        return task_information(rows, targets) if self.alone else known_information(rows, targets)
 
     def kt(self, logits: Tensor, taught: Tensor, temperature: float) -> Tensor:  # (N, C), (N, C) → ()
         """Return T² KL(teacher ‖ student) of its columns, or the sum of its tasks' against "other"."""
@@ -120,6 +117,12 @@ def summed(terms: Sequence[Tensor], like: Tensor) -> Tensor:
     if len(terms) == 1:
         return terms[0]
     return torch.stack(list(terms)).sum() if terms else like.new_zeros(())
+
+
+def known_information(rows: Tensor, targets: Tensor) -> Tensor:  # (N, K, c), (N, K) → ()
+    """Return Σ_j −log q(y_j | t_j) as `task_information` does, over the images whose targets are known, not −1."""
+    found = F.cross_entropy(rows.float().flatten(0, 1), targets.flatten(), ignore_index=-1, reduction="sum")
+    return found / _count(targets[:, 0] >= 0)
 
 
 def _count(known: Tensor) -> Tensor:
