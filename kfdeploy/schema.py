@@ -242,7 +242,8 @@ DATA = record(
 )
 _ACCURACY = record({}, {"test": maybe(number(0, 1)), "validation": maybe(number(0, 1))})
 _TEACHER = record({}, {"accuracy": maybe(_ACCURACY), "name": text(), "source": text()})
-_OPEN_SET = record({"threshold": number()}, dict.fromkeys(("false_accept", "accepted", "auroc"), maybe(number())))
+_THRESHOLD = record({"threshold": number()}, dict.fromkeys(("false_accept", "accepted", "auroc"), maybe(number())))
+_OPEN_SET = either(_THRESHOLD, mapping(_THRESHOLD, 1000))  # of the field `class` alone, or by field
 _FORM = among("bank", "branches")
 _COMMON: dict[str, Check] = {"image": _image, "tasks": listing(_TASK, 1), "files": files, "version": text(100)}
 _BLOCK = record({"task": _NAME, "file": _FILE, "classes": listing(_NAME)}, {"data": DATA, "without": listing(_NAME)})
@@ -268,10 +269,11 @@ _POOL = record(
     {"calibration": _FILE, "blocks": listing(_BLOCK), "added": listing(record({"task": _NAME})), "images": table,
      "merged": listing(text(100)), "converted": table, "versions": mapping(text(200))},
 )  # fmt: skip
+_SHARE = {"validation": maybe(number(0, 1)), "images": whole()}
 _MODEL = record(
     _COMMON | {"name": _NAME, "parameters": whole(), "data": DATA,
         "golden": record({"difference": number(0), "tolerance": number(0), "samples": whole()}),
-        "accuracy": record({"validation": maybe(number(0, 1)), "images": whole()}),
+        "accuracy": record(_SHARE, {"fields": mapping(record(_SHARE), 1000)}),
     },
     {"fuse": _FORM, "open_set": maybe(_OPEN_SET), "training": maybe(table), "recipe": table, "calibration": _FILE,
      "provenance": record({}, {"pool": record({"name": text(), "sha256": text(100)}), "open_set": _OPEN_SET}),

@@ -41,8 +41,8 @@ def test_manifests_are_checked(tmp_path):
     path.write_text("[]")
     with pytest.raises(PoolError, match="has schema 'list'"):
         read_manifest(path, "pool", "hint")
-    path.write_text(json.dumps({"schema": 2, "kind": "pool"}))
-    with pytest.raises(PoolError, match="has schema 2, and this version of kfdeploy reads schema 1"):
+    path.write_text(json.dumps({"schema": 3, "kind": "pool"}))
+    with pytest.raises(PoolError, match="has schema 3, and this version of kfdeploy reads schemas 1 to 2"):
         read_manifest(path, "pool", "hint")
     path.write_text(json.dumps({"schema": 1, "kind": "artifact"}))
     with pytest.raises(PoolError, match="describes a 'artifact'"):

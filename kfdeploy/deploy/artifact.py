@@ -13,7 +13,7 @@ from kfdeploy.arrays import Arrays
 from kfdeploy.deploy import identity
 from kfdeploy.errors import MissingDependencyError, PoolError, first_line
 from kfdeploy.graph.bounded import check_cost
-from kfdeploy.graph.known import KNOWN
+from kfdeploy.graph.known import known_beside
 from kfdeploy.graph.opened import read_onnx
 from kfdeploy.manifest import (
     ARTIFACT,
@@ -31,8 +31,8 @@ from kfdeploy.reading import read_arrays
 from kfdeploy.schema import hold
 from kfdeploy.targets import mnn
 from kfdeploy.targets.base import PRECISIONS, Session, Setup
-from kfdeploy.tasks.openset import threshold_of
-from kfdeploy.tasks.spec import Described
+from kfdeploy.tasks.openset import thresholds_of
+from kfdeploy.tasks.spec import Described, widths_of
 
 _NEEDS = ("model.kind", "model.name", "target", "precision", "options.batch", "verify.engine_tolerance", "model_files")
 _AGAIN = "copy the folder again, or make it again"
@@ -108,9 +108,9 @@ class Artifact(Described):
         return None if found is None else str(found["form"])
 
     @property
-    def threshold(self) -> float | None:
-        """Where an assembly with an open set begins to accept."""
-        return threshold_of(self.manifest.get("open_set"))
+    def thresholds(self) -> dict[str, float]:
+        """Where an assembly with an open set begins to accept, by output."""
+        return thresholds_of(self.manifest.get("open_set"), self.tasks)
 
     @property
     def parameters(self) -> int:
@@ -182,7 +182,7 @@ class Artifact(Described):
         if path.suffix == ".onnx":
             graph = identity.load_graph(path)
             identity.require_same(said, identity.told_by_onnx(graph, path), place, name)
-            identity.require_shape(graph, path, self.image.shape, len(self.classes), self.threshold, self.input)
+            identity.require_shape(graph, path, self.image.shape, widths_of(self.tasks), self.thresholds, self.input)
             if (seen := identity.precision_of(graph)) != self.precision:
                 raise PoolError(f"'{path}' computes in {seen}, and its manifest says {self.precision}", hint=_AGAIN)
         elif path.suffix == ".xml":
@@ -263,10 +263,13 @@ def described_as(model: Any, open_set: Any) -> dict[str, Any]:
 
 
 def faces(model: Any, batch: int, takes: str = "uint8") -> dict[str, Any]:
-    """Return what goes into a model and what comes out, by name: the kind of number, and the shape."""
+    """Return what goes into a model and what comes out, by name: the kind of number, and the shape.
+
+    An output is of a field, which its tasks name.
+    """
     count = batch or "N"
+    outputs = {name: ["float32", count, width] for name, width in widths_of(model.tasks).items()}
     return {
         "inputs": {"image": [takes, count, *model.image.shape]},
-        "outputs": {"logits": ["float32", count, len(model.classes)]}
-        | ({} if model.threshold is None else {KNOWN: ["float32", count]}),
+        "outputs": outputs | {known_beside(name): ["float32", count] for name in model.thresholds},
     }

@@ -9,8 +9,7 @@ from kfdeploy.deploy.model import Model, serialize, write_model
 from kfdeploy.manifest import PARTS
 from kfdeploy.outputs import check_not_read, output_folder
 from kfdeploy.pool.pool import Fuse, Pool
-from kfdeploy.tasks.openset import open_set as choose_threshold
-from kfdeploy.tasks.openset import threshold_of
+from kfdeploy.tasks.openset import described, open_sets, thresholds_of
 from kfdeploy.tasks.spec import together
 
 
@@ -26,10 +25,12 @@ def assemble(
 ) -> Model:
     """Assemble `tasks`, in that order, into the folder `out`, proved right on the pool's golden samples.
 
+    Tasks of one field come beside each other, and a field is one output: `logits` for `class`, else the field's name.
     Of a pool on a server, `pool.json` travels, and of the graphs and these tasks' files those that the cache has not.
     `fuse` is how the task-specific networks stand in the graph: as one `bank` of grouped convolutions, as `branches`,
-    or `auto`: a bank where the template's operators allow it. With `open_set`, a rate of false accepts, the graph has a
-    second output `known` (N,), at least 0 for an image that is of these tasks; see `kfdeploy.tasks.openset`.
+    or `auto`: a bank where the template's operators allow it. With `open_set`, a rate of false accepts, the graph
+    has an output `known` (N,), at least 0 for an image that is of these tasks, beside that of each field of which a
+    class is left out; see `kfdeploy.tasks.openset`.
 
     Raises:
         TaskError: a task is unknown or there twice; or `open_set`, and no class is left out to be told from.
@@ -43,13 +44,11 @@ def assemble(
     pool = pool if isinstance(pool, Pool) else Pool.open(pool)
     chosen = together(pool.choose(tasks))
     pool.fetch(pool.needs(chosen))
-    evidence, threshold = pool.evidence(chosen), None
+    evidence = pool.evidence(chosen)
     fields: dict[str, Any] = {}
     if open_set is not None:
-        found = choose_threshold(evidence, chosen, open_set)
-        threshold = found.threshold
-        fields["open_set"] = found.to_json() | {"threshold": threshold}
-    graph, form = pool.fused(chosen, fuse, threshold)
+        fields["open_set"] = described(open_sets(evidence, chosen, open_set))
+    graph, form = pool.fused(chosen, fuse, thresholds_of(fields.get("open_set"), chosen))
     out = Path(out)
     check_not_read(out, pool.place.folder)
     with output_folder(out, force=force, wait=wait) as work:
@@ -73,9 +72,9 @@ def recompose(parts: Pool, about: Mapping[str, Any], wanted: str) -> bytes | Non
 
     They have the hash `wanted`, as this version of kfdeploy composes a graph, or as 0.1.0 did; else there are none.
     """
-    tasks = parts.choose([entry["name"] for entry in about["tasks"]])
+    tasks = together(parts.choose([entry["name"] for entry in about["tasks"]]))
     for first in (False, True):
-        graph = parts.graph(tasks, about["fuse"], threshold_of(about.get("open_set")), first=first)
+        graph = parts.graph(tasks, about["fuse"], thresholds_of(about.get("open_set"), tasks), first=first)
         data = serialize(graph, about)
         if hashlib.sha256(data).hexdigest() == wanted:
             return data

@@ -17,7 +17,7 @@ from kfdeploy.errors import OutputError, UnsupportedError, nearest
 from kfdeploy.files import dump_json, sha256
 from kfdeploy.graph.compose import Form
 from kfdeploy.graph.precision import Prepared, write
-from kfdeploy.graph.reference import run, tolerance
+from kfdeploy.graph.reference import run_joined, tolerance
 from kfdeploy.manifest import ARTIFACT, GOLDEN, GRAPH, describe_files, stamp, versions
 from kfdeploy.names import check_name
 from kfdeploy.outputs import check_not_read, output_folder
@@ -25,6 +25,7 @@ from kfdeploy.places import shipped_data
 from kfdeploy.schema import MOST_BATCH
 from kfdeploy.targets.base import Setup, Target
 from kfdeploy.targets.kits import write_kit
+from kfdeploy.tasks.spec import outputs_of
 
 _LONGEST = 220  # bytes of a folder's name, beside which unfinished work has a longer one
 FUSE = ("auto", "bank", "branches")
@@ -177,7 +178,7 @@ def _write(
         build(work, setting)
     if not unable:
         with module.open(work, setting, Setup()) as session:
-            held = {"batch": setting.batch, "threshold": model.threshold}
+            held = {"batch": setting.batch, "thresholds": model.thresholds}
             found = compare(session, evidence.images, expected, model.tasks, allowed=allowed, **held)
             total = compare(session, evidence.images, evidence.golden, model.tasks, allowed=np.inf, **held)
         require(found, name)
@@ -243,12 +244,13 @@ def _ladder(
     name: str,
 ) -> tuple[list[Verdict], np.ndarray[Any, Any]]:
     """Prove torch → ONNX → the precision's ONNX, and return the verdicts and the last one's logits."""
-    logits = run(prepared.float32, images)["logits"]
+    outputs = outputs_of(model.tasks)
+    logits = run_joined(prepared.float32, images, outputs)
     steps = [judge(logits, golden, model.tasks, tolerance(golden) if atol is None else atol, "onnx")]
     require(steps[0], name)
     if prepared.graph is prepared.float32:
         return steps, logits
-    found = run(prepared.graph, images)["logits"]
+    found = run_joined(prepared.graph, images, outputs)
     steps.append(judge(found, logits, model.tasks, allowed_in(precision, logits, atol), precision))
     if not steps[-1].passed:
         require(steps[-1], name, blame(prepared.float32, prepared.graph, images, model.tasks))

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from kfdeploy.errors import PoolError
 from kfdeploy.files import METADATA_KEY
-from kfdeploy.graph.known import KNOWN, THRESHOLD
+from kfdeploy.graph.known import known_beside, threshold_beside
 from kfdeploy.reading import read_regular, reason
+from kfdeploy.tasks.spec import TaskSpec
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -52,10 +53,10 @@ def told_by_onnx(graph: "ModelProto", path: Path) -> dict[str, Any]:
     """
     found = [entry.value for entry in graph.metadata_props if entry.key == METADATA_KEY]
     about = _parsed(found, path)
-    names = [entry.value for entry in graph.metadata_props if entry.key == "classes"]  # for other programs
+    names = [(entry.key, entry.value) for entry in graph.metadata_props if entry.key in ("classes", "outputs")]
     try:
-        same = [json.loads(text) for text in names] == [[name for task in about["tasks"] for name in task["classes"]]]
-    except (ValueError, KeyError, TypeError, RecursionError):
+        same = [(key, json.loads(text)) for key, text in names] == [*names_told(about["tasks"]).items()]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         same = False
     if not same:
         raise PoolError(f"'{path}' names its classes twice, and not alike", hint=_AGAIN)
@@ -73,6 +74,18 @@ def told_by_openvino(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise PoolError(f"'{path}' cannot be read: {reason(error)}", hint=_AGAIN) from None
     return _parsed([html.unescape(found) for found in _TAG.findall(text)], path)
+
+
+def names_told(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what an ONNX file says of its columns for other programs, by the key of its metadata.
+
+    `classes` is the list of them where the graph has one output; where it has several, `outputs` is such a list by the
+    name of each. `entries` are the tasks of a manifest.
+    """
+    columns: dict[str, list[str]] = {}
+    for task in map(TaskSpec.from_json, entries):
+        columns.setdefault(task.output, []).extend(task.classes)
+    return {"outputs": columns} if len(columns) > 1 else {"classes": [name for own in columns.values() for name in own]}
 
 
 def _parsed(texts: Sequence[str], path: Path) -> dict[str, Any]:
@@ -114,21 +127,21 @@ def require_shape(
     graph: "ModelProto",
     path: Path,
     image: Sequence[int],
-    classes: int,
-    threshold: float | None,
+    widths: Mapping[str, int],
+    thresholds: Mapping[str, float],
     takes: str = "uint8",
 ) -> None:
     """Refuse a graph that takes other images than its manifest says, or gives other outputs.
 
-    `image` is its height, width and channels, `takes` the kind of its numbers; with a `threshold` it has the output
-    `known`.
+    `image` is its height, width and channels, `takes` the kind of its numbers. `widths` are the columns of its outputs,
+    one a field; beside those with a threshold it has the output `known`.
 
     Raises:
         PoolError: it says what differs, with both values.
     """
     inputs = {value.name: _sides(value) for value in graph.graph.input}
     outputs = {value.name: _sides(value) for value in graph.graph.output}
-    wanted = ["logits"] if threshold is None else ["logits", KNOWN]
+    wanted = [*widths, *map(known_beside, thresholds)]
     if list(inputs) != ["image"] or [*inputs["image"][1:]] != [*image]:
         raise PoolError(f"'{path}' takes {inputs}, and its manifest says images of {[*image]}", hint=_AGAIN)
     kind = "float32" if graph.graph.input[0].type.tensor_type.elem_type == 1 else "uint8"
@@ -136,10 +149,15 @@ def require_shape(
         raise PoolError(f"'{path}' takes images as {kind}, and its manifest says {takes}", hint=_AGAIN)
     if sorted(outputs) != sorted(wanted):
         raise PoolError(f"'{path}' gives {', '.join(outputs)}, and its manifest says {', '.join(wanted)}", hint=_AGAIN)
-    sides = outputs["logits"]
-    if len(sides) != 2 or sides[1] not in (0, classes):  # 0: the graph leaves it open
-        raise PoolError(f"'{path}' gives {sides[-1]} logits, and its manifest names {classes} classes", hint=_AGAIN)
-    _require_threshold(graph, path, threshold)
+    for name, width in widths.items():
+        sides = outputs[name]
+        if len(sides) != 2 or sides[1] not in (0, width):  # 0: the graph leaves it open
+            raise PoolError(
+                f"'{path}' gives {sides[-1] if sides else 'no'} {name}, and its manifest names {width} classes",
+                hint=_AGAIN,
+            )
+    for name, threshold in thresholds.items():
+        _require_threshold(graph, path, threshold_beside(name), threshold)
 
 
 def precision_of(graph: "ModelProto") -> str:
@@ -152,12 +170,12 @@ def precision_of(graph: "ModelProto") -> str:
     return "fp16" if halves else "fp32"
 
 
-def _require_threshold(graph: "ModelProto", path: Path, threshold: float | None) -> None:
+def _require_threshold(graph: "ModelProto", path: Path, name: str, threshold: float) -> None:
     from onnx import numpy_helper
 
-    own = [float(numpy_helper.to_array(t)) for t in graph.graph.initializer if t.name == THRESHOLD]
+    own = [float(numpy_helper.to_array(t)) for t in graph.graph.initializer if t.name == name]
     # Float16, the coarsest that a graph is written in, has 11 bits.
-    if threshold is not None and own and not abs(own[0] - threshold) <= 2**-10 * max(1.0, abs(own[0])):
+    if own and not abs(own[0] - threshold) <= 2**-10 * max(1.0, abs(own[0])):
         raise PoolError(
             f"'{path}' accepts images from a score of {own[0]:.6g} on, and its manifest says {threshold:.6g}",
             hint=_AGAIN,

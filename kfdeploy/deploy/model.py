@@ -41,9 +41,9 @@ from kfdeploy.pool.ranges import parse_ranges, replaced, sweep_ranges, write_ran
 from kfdeploy.schema import hold
 from kfdeploy.tasks.evidence import Evidence, Seen, labels_key
 from kfdeploy.tasks.kinds.classes import label_columns
-from kfdeploy.tasks.openset import threshold_of
-from kfdeploy.tasks.spec import Described, ImageSpec, TaskSpec, class_names, fields_of
-from kfdeploy.tasks.worth import Accuracy, known_accuracy, subset_accuracy
+from kfdeploy.tasks.openset import thresholds_of
+from kfdeploy.tasks.spec import Described, ImageSpec, TaskSpec, class_names, fields_of, outputs_of, widths_of
+from kfdeploy.tasks.worth import Accuracy, accuracies, subset_accuracy, unknown_classes
 from kfdeploy.version import __version__
 from kfdeploy.writing import write_file
 
@@ -112,13 +112,13 @@ class Model(Described):
         return found
 
     @property
-    def threshold(self) -> float | None:
-        """Where an assembly with an open set begins to accept."""
-        return threshold_of(self.open_set)
+    def thresholds(self) -> dict[str, float]:
+        """Where an assembly with an open set begins to accept, by output."""
+        return thresholds_of(self.open_set, self.tasks)
 
     @property
     def open_set(self) -> dict[str, Any] | None:
-        """What is known of its threshold against strangers, where it has one."""
+        """What is known of its threshold against strangers, where it has one; of several fields, of each by name."""
         return self.manifest.get("open_set")
 
     @property
@@ -176,7 +176,7 @@ class Model(Described):
         own = identity.told_by_onnx(graph, self.graph)
         said = described_as(self, self.open_set) | {"pool": self.source}
         identity.require_same(said, own, place, GRAPH)
-        identity.require_shape(graph, self.graph, self.image.shape, len(self.classes), self.threshold)
+        identity.require_shape(graph, self.graph, self.image.shape, widths_of(self.tasks), self.thresholds)
         if self.parts is None:
             return
         bank = any(name.startswith("bank/") for node in graph.graph.node for name in node.output)
@@ -266,11 +266,10 @@ class Model(Described):
 def annotate(model: "ModelProto", about: dict[str, Any]) -> None:
     """Put what a model is into its ONNX metadata, in place: one key with sorted JSON, and the class names for others.
 
-    `about` holds the kind, name, tasks, ImageSpec and provenance.
+    `about` holds the kind, name, tasks, ImageSpec and provenance; see `identity.names_told`.
     """
     del model.metadata_props[:]
-    classes = [name for task in about["tasks"] for name in task["classes"]]
-    for key, value in (("classes", classes), (METADATA_KEY, about)):
+    for key, value in (*identity.names_told(about["tasks"]).items(), (METADATA_KEY, about)):
         entry = model.metadata_props.add()
         entry.key, entry.value = key, json.dumps(value, sort_keys=True, ensure_ascii=False)
 
@@ -298,7 +297,7 @@ def write_model(
 ) -> Accuracy:
     """Write `model.onnx` and `assembly.json` to the folder `out`, proved right on the golden samples first.
 
-    Returns the exact validation accuracy.
+    The graph has the outputs of its tasks, one a field. Returns the exact validation accuracy.
 
     Raises:
         ParityError: the graph's logits differ from the torch model's by more than the tolerance.
@@ -331,19 +330,30 @@ def write_model(
         if evidence.content is not None:
             arrays["validation.content"] = evidence.content
         save_tensors(out / _EVIDENCE, arrays, stamp("evidence"))
-    difference, allowed = golden_difference(graph, evidence.images, evidence.golden)
-    accuracy = subset_accuracy(evidence, tasks)
-    if kind == "assembly":  # of some of its classes alone it would be another subset's
-        accuracy = known_accuracy(evidence, tasks) or Accuracy(float("nan"), 0)
+    difference, allowed = golden_difference(graph, evidence.images, evidence.golden, outputs_of(tasks))
+    accuracy, told = _worth(evidence, tasks, kind)
     files = [path for path in (graph, out / _EVIDENCE) if path.is_file()]
     manifest = {
         **about,
         "parameters": parameters,
         "golden": {"difference": difference, "tolerance": allowed, "samples": len(evidence.images)},
-        "accuracy": {"validation": accuracy.value if accuracy.images else None, "images": accuracy.images},
+        "accuracy": told,
         "files": describe_files(out, files),
         **fields,
         "data": shipped_data(fields["data"]),
     }
     (out / ASSEMBLY).write_text(dump_json(manifest), encoding="utf-8")
     return accuracy
+
+
+def _worth(evidence: Evidence, tasks: Sequence[TaskSpec], kind: str) -> tuple[Accuracy, dict[str, Any]]:
+    """Return what a model is worth on its validation images, and what its manifest says of it."""
+    found, each = subset_accuracy(evidence, tasks), accuracies(evidence, tasks)
+    if kind == "assembly" and unknown_classes(evidence, tasks):
+        found, each = Accuracy(float("nan"), 0), {}  # of some of its classes alone it would be another subset's
+
+    def told(one: Accuracy) -> dict[str, Any]:
+        return {"validation": one.value if one.images else None, "images": one.images}
+
+    several = {"fields": {field: told(one) for field, one in each.items()}} if len(each) > 1 else {}
+    return found, told(found) | several

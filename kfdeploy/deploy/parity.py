@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kfdeploy.errors import ParityError, UnsupportedError
-from kfdeploy.graph.known import KNOWN
+from kfdeploy.graph.known import known_beside
 from kfdeploy.graph.reference import require_finite, run, tolerance
 from kfdeploy.targets.base import Session, run_in_batches
 from kfdeploy.tasks.openset import scores
-from kfdeploy.tasks.spec import TaskSpec
+from kfdeploy.tasks.spec import TaskSpec, fields_of, joined, widths_of
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -31,7 +31,7 @@ class Verdict:
     samples: int
     tasks: Mapping[str, float]
     step: str = "engine"
-    equal: float = 1.0  # the share of samples with the same likeliest class
+    equal: float = 1.0  # the share of answers, one a field and sample, with the same likeliest class
 
     @property
     def passed(self) -> bool:
@@ -79,17 +79,19 @@ def compare(
     batch: int = 0,
     allowed: float | None = None,
     step: str = "engine",
-    threshold: float | None = None,
+    thresholds: Mapping[str, float] | None = None,
 ) -> Verdict:
-    """Run golden images (G, H, W, C) and compare the logits with the expected ones (G, C): names, shapes, values.
+    """Run golden images (G, H, W, C) and compare the outputs with the expected logits (G, C): names, shapes, values.
 
-    With a `threshold` the model also says whether an image is of its tasks at all (`known`), which must fit its logits.
+    Where `thresholds` has one for an output, the model also says whether an image is of its tasks at all (`known`),
+    which must fit its logits.
 
     Raises:
         ParityError: an output is missing or has another shape, or `known` does not fit; there are no golden samples, or
             they are not finite.
     """
-    count = sum(len(task.classes) for task in tasks)
+    widths, thresholds = widths_of(tasks), thresholds or {}
+    count = sum(widths.values())
     if images.dtype != np.uint8 or not len(images) or expected.shape != (len(images), count):
         raise ParityError(
             f"{len(images)} golden images of {images.dtype} and golden logits of shape {expected.shape} prove nothing",
@@ -97,13 +99,17 @@ def compare(
             hint="copy the folder again, or make it again",
         )
     outputs = run_in_batches(session, images, batch)
-    wanted = ["logits"] if threshold is None else ["logits", KNOWN]
+    wanted = [*widths, *map(known_beside, thresholds)]
     if sorted(outputs) != sorted(wanted):
         raise ParityError(f"the model's outputs are {list(outputs)}", allowed=wanted)
-    logits = outputs["logits"]
-    _require_alike(logits, expected)
-    if threshold is not None:
-        _fits(outputs[KNOWN], logits, threshold, step)
+    for name, width in widths.items():
+        if outputs[name].shape != (len(images), width):
+            raise ParityError(
+                f"the model's {name} have shape {outputs[name].shape}, the golden samples' have {(len(images), width)}"
+            )
+    logits = joined(outputs, tasks)
+    for name, threshold in thresholds.items():
+        _fits(outputs, name, threshold, step)
     return judge(logits, expected, tasks, tolerance(expected) if allowed is None else allowed, step)
 
 
@@ -112,11 +118,11 @@ def _require_alike(logits: np.ndarray[Any, Any], expected: np.ndarray[Any, Any])
         raise ParityError(f"the model's logits have shape {logits.shape}, the golden samples' have {expected.shape}")
 
 
-def _fits(known: np.ndarray[Any, Any], logits: np.ndarray[Any, Any], threshold: float, step: str) -> None:
-    """Refuse an output `known` that is not what its own logits give."""
-    score = scores(logits)
+def _fits(outputs: Mapping[str, np.ndarray[Any, Any]], name: str, threshold: float, step: str) -> None:
+    """Refuse an output `known` that is not what the logits of the output called `name` give."""
+    known, score = outputs[known_beside(name)], scores(outputs[name])
     if known.shape != score.shape:
-        raise ParityError(f"the model's output 'known' has shape {known.shape}, and not {score.shape}")
+        raise ParityError(f"the model's output '{known_beside(name)}' has shape {known.shape}, and not {score.shape}")
     # Bfloat16, the coarsest that any target computes in, has 8 bits; the float32 graph is held to float32.
     least = TOLERANCE["fp32"] if step == "onnx" else 2**-7
     size = max(1.0, abs(threshold), float(np.abs(score).max(initial=0)))
@@ -124,7 +130,7 @@ def _fits(known: np.ndarray[Any, Any], logits: np.ndarray[Any, Any], threshold: 
     worst = float(apart.max(initial=0))
     if not (np.isfinite(worst) and worst <= least * size):
         raise ParityError(
-            f"the model's output 'known' differs by {worst:.3g} from what its logits give, "
+            f"the model's output '{known_beside(name)}' differs by {worst:.3g} from what its logits give, "
             f"and {least * size:.3g} is allowed"
         )
 
@@ -149,7 +155,8 @@ def judge(
     for task in tasks:
         by_task[task.name] = float(difference[start : start + len(task.classes)].max(initial=0))
         start += len(task.classes)
-    equal = float((logits.argmax(1) == expected.argmax(1)).mean()) if logits.size else 1.0
+    same = [logits[:, own].argmax(1) == expected[:, own].argmax(1) for own in fields_of(tasks).values()]
+    equal = float(np.mean(same)) if logits.size else 1.0
     return Verdict(float(difference.max(initial=0)), allowed, len(logits), by_task, step, equal)
 
 

@@ -6,14 +6,15 @@ from kfdeploy.deploy.model import Model
 from kfdeploy.errors import UnsupportedError
 from kfdeploy.graph.columns import cut_columns
 from kfdeploy.graph.compose import IR_VERSION, Form
+from kfdeploy.graph.fields import finish
 from kfdeploy.graph.half import to_float16
 from kfdeploy.graph.inputs import take_floats
-from kfdeploy.graph.known import add_known
 from kfdeploy.graph.portable import lower
 from kfdeploy.graph.precision import Numerics, Prepared, quantised
 from kfdeploy.graph.quantize import Kind, quantise
 from kfdeploy.pool.pool import Pool
 from kfdeploy.targets.base import Target
+from kfdeploy.tasks.spec import widths_of
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -65,7 +66,7 @@ def prepare(model: Model, wanted: Numerics, form: Form | None = None, *, exact: 
     if wanted in ("uint8", "int8"):
         return _quantised(model, model.parts, whole, wanted, made, fixed=form is not None, exact=exact)
     if made != model.form or older:
-        again = model.parts.graph(model.tasks, made, model.threshold)
+        again = model.parts.graph(model.tasks, made, model.thresholds)
         again.metadata_props.extend(whole.metadata_props)
         whole = again
     return Prepared(whole if wanted == "float32" else to_float16(whole), whole, made)
@@ -74,12 +75,11 @@ def prepare(model: Model, wanted: Numerics, form: Form | None = None, *, exact: 
 def _quantised(
     model: Model, parts: Pool, whole: "ModelProto", wanted: Numerics, form: Form, *, fixed: bool, exact: bool
 ) -> Prepared:
-    """Compose anew and quantise; the graphs get what the assembly's own has: `known`, and metadata."""
+    """Compose anew and quantise; the graphs get what the assembly's own has: its outputs, and metadata."""
     kind: Kind = "uint8" if wanted == "uint8" else "int8"
     own, each = [parts.part(task) for task in model.tasks], [parts.ranges(task) for task in model.tasks]
     prepared = quantised(*parts.graphs(), own, parts.ranges(), each, kind, form, fixed=fixed, exact=exact)
     for graph in (prepared.float32, prepared.graph):
-        if model.threshold is not None:
-            add_known(graph, model.threshold)
+        finish(graph, widths_of(model.tasks), model.thresholds)
         graph.metadata_props.extend(whole.metadata_props)
     return prepared

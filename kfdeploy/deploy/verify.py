@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from kfdeploy.deploy.parity import Verdict, allowed_in, check_atol, compare, judge, require
 from kfdeploy.errors import ParityError
-from kfdeploy.graph.reference import require_finite, run, tolerance
+from kfdeploy.graph.reference import require_finite, run_joined, tolerance
 from kfdeploy.manifest import ARTIFACT, POOL
 from kfdeploy.pool.remote.locate import locate
+from kfdeploy.tasks.spec import outputs_of
 
 if TYPE_CHECKING:
     from typing import Any
@@ -52,7 +53,7 @@ def verify(path: str | Path, *, atol: float | None = None, threads: int = 1) -> 
         with exported.session(Setup(threads=threads)) as session:
             verdict = compare(
                 session, images, expected, exported.tasks, batch=exported.batch, allowed=allowed,
-                threshold=exported.threshold,
+                thresholds=exported.thresholds,
             )  # fmt: skip
     elif (path / POOL).is_file():
         verdict = _verify_pool(pool.Pool.open(path), atol, threads)
@@ -65,7 +66,7 @@ def verify(path: str | Path, *, atol: float | None = None, threads: int = 1) -> 
         with onnx.open(network.path, onnx.Options(), Setup(threads=threads)) as session:
             verdict = compare(
                 session, evidence.images, evidence.golden, network.tasks, allowed=atol, step="onnx",
-                threshold=network.threshold,
+                thresholds=network.thresholds,
             )  # fmt: skip
     require(verdict, f"'{path}'")
     return verdict
@@ -96,6 +97,6 @@ def _verify_pool(whole: "Pool", atol: float | None, threads: int) -> Verdict:
     evidence = whole.evidence()
     if not len(evidence.images):
         raise ParityError(f"'{whole.where}' has no golden samples: nothing would be proved", hint="make it again")
-    logits = run(graph, evidence.images, threads=threads)["logits"]
+    logits = run_joined(graph, evidence.images, outputs_of(whole.tasks), threads=threads)
     allowed = tolerance(evidence.golden) if atol is None else atol
     return judge(logits, evidence.golden, whole.tasks, allowed, "onnx")

@@ -14,11 +14,14 @@ def cut_columns(model: onnx.ModelProto) -> bool:
     """Give the last layer only the rows that a `Gather` behind it chooses, in that order, in place.
 
     Returns whether it did: the graph has to end with a Gemm, a MatMul, or a MatMul and an Add, with constants for
-    weights, whose result nothing else reads, and a Gather of its columns (axis 1).
+    weights, whose result nothing else reads, and a Gather of its columns (axis 1), or a Split of that.
     """
     graph = model.graph
     arrays = initializers(model)
     final = graph.output[0].name
+    split = _maker(graph, final)
+    if split is not None and split.op_type == "Split":  # one output a field: what is chosen stands before it
+        final = split.input[0]
     gather = next((node for node in graph.node if final in node.output), None)
     if gather is None or gather.op_type != "Gather" or _axis(gather) not in (1, -1) or gather.input[1] not in arrays:
         return False

@@ -29,7 +29,10 @@ def to_float16(model: ModelProto) -> ModelProto:
                     hint="export it as fp32",
                 )
             tensor.CopyFrom(numpy_helper.from_array(array.astype(np.float16), tensor.name))
-    results = {value.name for value in graph.output}
+    names = {tensor.name for tensor in graph.initializer} | {name for node in graph.node for name in node.output}
+    results = {value.name: f"{value.name}/half" for value in graph.output}
+    while any(name in names for name in results.values()):  # an output may be called as another one is made
+        results = {name: f"{made}/half" for name, made in results.items()}
     for node in graph.node:
         if node.op_type == "Cast":
             for attribute in node.attribute:
@@ -39,10 +42,10 @@ def to_float16(model: ModelProto) -> ModelProto:
             raise UnsupportedError(
                 f"the node '{node.name}' ({node.op_type}) makes floats of its own", hint="export fp32"
             )
-        node.output[:] = [f"{name}/half" if name in results else name for name in node.output]
-        node.input[:] = [f"{name}/half" if name in results else name for name in node.input]
+        node.output[:] = [results.get(name, name) for name in node.output]
+        node.input[:] = [results.get(name, name) for name in node.input]
     casts: list[NodeProto] = [
-        helper.make_node("Cast", [f"{name}/half"], [name], name=f"{name}/cast", to=TensorProto.FLOAT)
+        helper.make_node("Cast", [results[name]], [name], name=f"{name}/cast", to=TensorProto.FLOAT)
         for name in sorted(results)
     ]
     graph.node.extend(casts)

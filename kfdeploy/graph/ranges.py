@@ -43,7 +43,11 @@ def pool_ranges(
 
 def model_ranges(model: ModelProto, images: Images) -> dict[str, Range]:
     """Return the ranges of a student's or a teacher's tensors."""
-    return observe(model, [name for name in observed(model) if name != "logits"], images)
+    outputs = {value.name for value in model.graph.output}
+    split = {
+        name for node in model.graph.node if node.op_type == "Split" and outputs & {*node.output} for name in node.input
+    }
+    return observe(model, [name for name in observed(model) if name not in outputs | split], images)
 
 
 def observe(model: ModelProto, names: Sequence[str], images: Images) -> dict[str, Range]:

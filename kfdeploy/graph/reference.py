@@ -91,6 +91,14 @@ def run(
     return {name: np.concatenate([each[name] for each in found]) for name in outputs}
 
 
+def run_joined(
+    model: ModelProto | Path, images: np.ndarray[Any, Any], outputs: Sequence[str], *, threads: int = 0
+) -> np.ndarray[Any, Any]:
+    """Return a graph's outputs (N, ·) side by side (N, C): one a field, in the order of their names; see `run`."""
+    found = run(model, images, outputs, threads=threads)
+    return np.concatenate([found[name] for name in outputs], axis=1)
+
+
 def tolerance(logits: np.ndarray[Any, Any]) -> float:
     """Return the largest difference allowed between two runs of one model: 1e-4 × max(1, largest logit).
 
@@ -116,9 +124,12 @@ def require_finite(logits: np.ndarray[Any, Any], what: str) -> None:
 
 
 def golden_difference(
-    graph: ModelProto | Path, images: np.ndarray[Any, Any], golden: np.ndarray[Any, Any]
-) -> tuple[float, float]:
+    graph: ModelProto | Path, images: np.ndarray[Any, Any], golden: np.ndarray[Any, Any],
+    outputs: Sequence[str] = ("logits",),
+) -> tuple[float, float]:  # fmt: skip
     """Run golden images (G, H, W, C); return the largest difference from the golden logits (G, C), and the tolerance.
+
+    The logits are those of the named `outputs` side by side.
 
     Raises:
         ParityError: the difference is above the tolerance; it names the worst column. Or there are no golden samples,
@@ -127,7 +138,7 @@ def golden_difference(
     allowed = tolerance(golden)
     if not len(images):
         raise ParityError("there are no golden samples: nothing would be proved", hint="make it again")
-    logits = run(graph, images, threads=1)["logits"]
+    logits = run_joined(graph, images, outputs, threads=1)
     if logits.shape != golden.shape:
         raise ParityError(f"the graph's logits have shape {logits.shape}, the golden samples' have {golden.shape}")
     difference = np.abs(logits - golden)

@@ -12,7 +12,6 @@ import numpy as np
 from kfdeploy.arrays import Arrays
 from kfdeploy.errors import ComposeError, PoolError, UnsupportedError
 from kfdeploy.files import parse_tensors, save_tensors
-from kfdeploy.graph.known import add_known
 from kfdeploy.manifest import POOL, BlockEntry, DataOrigin, PoolManifest, TaskEntry, describe_files, open_manifest
 from kfdeploy.places import found_recipe
 from kfdeploy.pool import manifest
@@ -22,7 +21,7 @@ from kfdeploy.pool.manifest import COMMON, SHARED, Role
 from kfdeploy.pool.remote.locate import locate
 from kfdeploy.pool.remote.place import AGAIN, Folder, Place
 from kfdeploy.tasks.evidence import Block, Evidence, Seen, gathered
-from kfdeploy.tasks.spec import Described, TaskSpec, choose_names
+from kfdeploy.tasks.spec import Described, TaskSpec, choose_names, outputs_of, widths_of
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -228,25 +227,26 @@ class Pool(Described):
         return common, read_onnx(self.read(TEMPLATE), f"{self.where}/{TEMPLATE}", inputs=1)
 
     def graph(
-        self, tasks: Sequence[TaskSpec] | None = None, form: "Form" = "branches", threshold: float | None = None,
-        *, first: bool = False,
+        self, tasks: Sequence[TaskSpec] | None = None, form: "Form" = "branches",
+        thresholds: Mapping[str, float] | None = None, *, first: bool = False,
     ) -> "ModelProto":  # fmt: skip
         """Return the graph of some tasks (default: all): what `assemble` writes, and a device makes of an update.
 
-        With a `threshold` it has the output `known` of `kfdeploy.graph.known`; with `first` it is as 0.1.0 wrote it.
+        It has an output a field, `known` beside those in `thresholds`; with `first` it is as 0.1.0 wrote it.
 
         Raises:
             PoolError: a file of the pool is missing, truncated or altered.
             ComposeError: the form is `bank`, and an operator cannot be banked.
         """
         from kfdeploy.graph.compose import compose
+        from kfdeploy.graph.fields import finish
 
-        parts = [self.part(task) for task in (self.tasks if tasks is None else tasks)]
-        graph = compose(*self.graphs(), parts, form, first=first)
-        return graph if threshold is None else add_known(graph, threshold)
+        chosen = self.tasks if tasks is None else tasks
+        graph = compose(*self.graphs(), [self.part(task) for task in chosen], form, first=first)
+        return finish(graph, widths_of(chosen), thresholds or {})
 
     def fused(
-        self, tasks: Sequence[TaskSpec], fuse: Fuse = "auto", threshold: float | None = None
+        self, tasks: Sequence[TaskSpec], fuse: Fuse = "auto", thresholds: Mapping[str, float] | None = None
     ) -> "tuple[ModelProto, Form]":
         """Return `graph` and the form it has: a bank where that was asked for, or can be.
 
@@ -256,11 +256,11 @@ class Pool(Described):
         """
         if fuse != "branches":
             try:
-                return self.graph(tasks, "bank", threshold), "bank"
+                return self.graph(tasks, "bank", thresholds), "bank"
             except ComposeError:
                 if fuse == "bank":
                     raise
-        return self.graph(tasks, "branches", threshold), "branches"
+        return self.graph(tasks, "branches", thresholds), "branches"
 
     def prove(self) -> None:
         """Run all tasks at once on the golden samples.
@@ -272,7 +272,7 @@ class Pool(Described):
         from kfdeploy.graph.reference import golden_difference
 
         evidence = self.evidence()
-        golden_difference(self.graph(), evidence.images, evidence.golden)
+        golden_difference(self.graph(), evidence.images, evidence.golden, outputs_of(self.tasks))
 
     def part(self, task: TaskSpec) -> "Part":
         """Return one task's weights and folded head.

@@ -8,7 +8,7 @@ that were left out; with independent tasks it is the logarithm of the summed odd
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ import numpy as np
 from kfdeploy.arrays import Floats
 from kfdeploy.errors import PoolError, TaskError, UnsupportedError
 from kfdeploy.tasks.evidence import Evidence
-from kfdeploy.tasks.spec import TaskSpec, class_names
+from kfdeploy.tasks.spec import CLASS, TaskSpec, class_names, fields_of
 
 FALSE_ACCEPT = 0.05
 
@@ -60,9 +60,43 @@ def separation(evidence: Evidence, tasks: Sequence[TaskSpec]) -> dict[str, float
     The latter is the usual baseline (Hendrycks & Gimpel 2017). The tasks are of one field; the columns of
     `evidence.logits` are theirs.
     """
-    known = _known(evidence, tasks)
+    known, other = _known(evidence, tasks), _other(evidence, tasks)
     ways = {"score": scores(evidence.logits), "softmax": evidence.logits.max(1) - scores(evidence.logits)}
-    return {name: auroc(found[known], found[~known]) for name, found in ways.items()}
+    return {name: auroc(found[known], found[other]) for name, found in ways.items()}
+
+
+def open_sets(evidence: Evidence, tasks: Sequence[TaskSpec], false_accept: float = FALSE_ACCEPT) -> dict[str, OpenSet]:
+    """Choose a threshold for each field of which a class is left out, on its own columns; see `open_set`.
+
+    A field that these tasks hold whole has none: they answer for every image.
+
+    Raises:
+        UnsupportedError: as `open_set`.
+        PoolError: as `open_set`.
+        TaskError: no field has a class left out.
+    """
+    fields = fields_of(tasks)
+    if len(fields) == 1:
+        return {field: open_set(evidence, tasks, false_accept) for field in fields}
+    found = {}
+    for field, columns in fields.items():
+        own = [task for task in tasks if task.field == field]
+        seen = replace(evidence, logits=evidence.logits[:, columns])
+        if not len(seen.logits) or _other(seen, own).any():
+            found[field] = open_set(seen, own, false_accept)
+    if not found:
+        raise TaskError(
+            f"no class of {', '.join(fields)} is left out: each of these answers for every image, and of strangers "
+            "nothing is known",
+            hint="leave a task out of a field that has several, or --open-set",
+        )
+    return found
+
+
+def described(found: Mapping[str, OpenSet]) -> dict[str, Any]:
+    """Return what manifests say of thresholds by field; of the field `class` alone, without its name."""
+    each = {field: one.to_json() | {"threshold": one.threshold} for field, one in found.items()}
+    return each[CLASS] if list(each) == [CLASS] else each
 
 
 def open_set(evidence: Evidence, tasks: Sequence[TaskSpec], false_accept: float = FALSE_ACCEPT) -> OpenSet:
@@ -83,20 +117,20 @@ def open_set(evidence: Evidence, tasks: Sequence[TaskSpec], false_accept: float 
             "a threshold for 'none of these' is chosen on validation logits, and there are none for these tasks",
             hint="assemble from the pool itself, without --open-set otherwise",
         )
-    known = _known(evidence, tasks)
-    if known.all():
+    known, strangers = _known(evidence, tasks), _other(evidence, tasks)
+    if not strangers.any():
         raise TaskError(
             "no class is left out: every validation image is of one of these tasks, and of strangers nothing is known",
             hint="leave a task out, or --open-set",
         )
     found = scores(evidence.logits)
-    other = np.sort(found[~known])
+    other = np.sort(found[strangers])
     allowed = int(np.floor(false_accept * len(other)))
     # Just above the highest score that has to be refused; float32, as the graph will hold it.
     threshold = np.nextafter(np.float32(other[len(other) - 1 - allowed]), np.float32(np.inf))
     return OpenSet(
         float(threshold), false_accept, float((found[known] >= threshold).mean()), auroc(found[known], other),
-        int(known.sum()), int((~known).sum()),
+        int(known.sum()), int(strangers.sum()),
     )  # fmt: skip
 
 
@@ -105,18 +139,31 @@ def _known(evidence: Evidence, tasks: Sequence[TaskSpec]) -> np.ndarray[Any, np.
     return np.isin(evidence.labels[tasks[0].field], class_names(tasks))
 
 
-def threshold_of(open_set: Mapping[str, Any] | None) -> float | None:
-    """Return the threshold of an assembly or an artifact, from what its manifest says of it.
+def _other(evidence: Evidence, tasks: Sequence[TaskSpec]) -> np.ndarray[Any, np.dtype[np.bool_]]:  # (V,)
+    """Return which images are of other classes of these tasks' field; of some nothing is known."""
+    return np.isin(evidence.labels[tasks[0].field], [*class_names(tasks), ""], invert=True)
+
+
+_AGAIN = "copy the folder again, or make it again"
+
+
+def thresholds_of(open_set: Mapping[str, Any] | None, tasks: Sequence[TaskSpec]) -> dict[str, float]:
+    """Return the thresholds of an assembly or an artifact by output, from what its manifest says of its open set.
 
     Raises:
-        PoolError: it is no finite number.
+        PoolError: one is no finite number, or of a field that it does not have.
     """
     if open_set is None:
-        return None
-    found: Any = open_set.get("threshold") if isinstance(open_set, Mapping) else None
-    if type(found) not in (int, float) or not math.isfinite(found):
-        raise PoolError(
-            f"the threshold of its open set is {found!r:.40}, and must be a finite number",
-            hint="copy the folder again, or make it again",
-        )
-    return float(found)
+        return {}
+    outputs = {task.field: task.output for task in tasks}
+    if not isinstance(open_set, Mapping) or set(outputs) == {CLASS}:
+        open_set = {CLASS: open_set}
+    found = {}
+    for field, about in open_set.items():
+        value: Any = about.get("threshold") if isinstance(about, Mapping) else None
+        if type(value) not in (int, float) or not math.isfinite(value):
+            raise PoolError(f"the threshold of its open set is {value!r:.40}, and must be a finite number", hint=_AGAIN)
+        if field not in outputs:
+            raise PoolError(f"its open set is of the field {field!r:.80}, and it has none such", hint=_AGAIN)
+        found[outputs[field]] = float(value)
+    return found

@@ -214,6 +214,20 @@ def outputs_of(tasks: Iterable[TaskSpec]) -> list[str]:
     return list(dict.fromkeys(task.output for task in tasks))
 
 
+def widths_of(tasks: Iterable[TaskSpec]) -> dict[str, int]:
+    """Return the outputs of a graph of these tasks, one a field, in their order, and how many columns each has.
+
+    Raises:
+        ValueError: tasks of one field do not stand `together`, so that their columns lie apart.
+    """
+    found: dict[str, int] = {}
+    for task in (chosen := tuple(tasks)):
+        found[task.output] = found.get(task.output, 0) + len(task.classes)
+    if chosen != together(chosen):
+        raise ValueError("tasks of one field do not stand together")
+    return found
+
+
 def joined(outputs: Mapping[str, Any], tasks: Iterable[TaskSpec]) -> Any:  # → (N, C)
     """Return a model's outputs (N, ·) side by side: the columns of tasks that stand `together`."""
     names = outputs_of(tasks)

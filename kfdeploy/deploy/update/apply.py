@@ -22,6 +22,7 @@ from kfdeploy.manifest import ASSEMBLY, GRAPH, PARTS, POOL, open_manifest
 from kfdeploy.names import inside, tree
 from kfdeploy.pool.pool import Pool
 from kfdeploy.reading import read_named
+from kfdeploy.tasks.spec import outputs_of
 from kfdeploy.writing import link, write
 
 _PARTS = f"{PARTS}/{POOL}"
@@ -68,7 +69,7 @@ def apply(
         if all(_hash(root / name) == found.new[name] for name in NEW):
             old.check()
             evidence = old.evidence()
-            difference, allowed = golden_difference(old.graph, evidence.images, evidence.golden)
+            difference, allowed = golden_difference(old.graph, evidence.images, evidence.golden, outputs_of(old.tasks))
             if key is not None:
                 device.remember(found, key, old, old)
             return Applied(old, before, True, path, found.counter, difference, allowed)
@@ -203,7 +204,7 @@ def _stage(update: Update, root: Path, work: Path) -> tuple[Model, float, float]
         model = Model.open(work)
         model.check()
         evidence = model.evidence()
-        return model, *golden_difference(model.graph, evidence.images, evidence.golden)
+        return model, *golden_difference(model.graph, evidence.images, evidence.golden, outputs_of(model.tasks))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UpdateError(f"'{update.path}' does not make an assembly: {error!r:.200}", hint=AGAIN) from error
     except KfdeployError as error:  # what it says of files in `work` is about the update

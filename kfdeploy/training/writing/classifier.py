@@ -10,6 +10,7 @@ from kfdeploy.files import save_tensors
 from kfdeploy.manifest import stamp, versions
 from kfdeploy.places import shipped_data, shipped_recipe
 from kfdeploy.tasks.evidence import Evidence
+from kfdeploy.tasks.spec import widths_of
 from kfdeploy.training.experiment import Experiment
 from kfdeploy.training.nets.branches import merged
 from kfdeploy.training.nets.teacher import Teacher
@@ -41,10 +42,14 @@ def save_state(path: Path, net: nn.Module) -> None:
 def write_classifier(
     out: Path, net: nn.Module, kind: str, name: str, experiment: Experiment, fields: dict[str, Any]
 ) -> None:
-    """Write a network image → (logits, …) as a student or a teacher, in the form of an assembly, with its weights."""
+    """Write a network image → (logits, …) as a student or a teacher, in the form of an assembly, with its weights.
+
+    All columns are one matrix of the network's, the tasks' in their order; the graph has one output a field.
+    """
     from kfdeploy.data.splits import sample
     from kfdeploy.deploy.model import Model, write_model
     from kfdeploy.graph.columns import cut_columns
+    from kfdeploy.graph.fields import split_outputs
     from kfdeploy.graph.portable import lower
     from kfdeploy.training.writing.to_onnx import to_onnx
 
@@ -56,6 +61,7 @@ def write_classifier(
     graph = to_onnx(only_logits, torch.zeros(2, *experiment.image.shape, dtype=torch.uint8), ["image"], ["logits"])
     cut_columns(graph.model)
     lower(graph.model)
+    split_outputs(graph.model, widths_of(experiment.tasks))
     evidence = Evidence(
         arrays["golden.images"],
         arrays["golden.logits"],
