@@ -277,10 +277,11 @@ _POOL = record(
     {"calibration": _FILE, "blocks": listing(_BLOCK), "added": listing(record({"task": _NAME})), "images": table,
      "merged": listing(text(100)), "converted": table, "versions": mapping(text(200))},
 )  # fmt: skip
+_SHARE = {"validation": maybe(number(0, 1)), "images": whole()}
 _MODEL = record(
     _COMMON | {"name": _NAME, "parameters": whole(), "data": DATA,
         "golden": record({"difference": number(0), "tolerance": number(0), "samples": whole()}),
-        "accuracy": record({"validation": maybe(number(0, 1)), "images": whole()}),
+        "accuracy": record(_SHARE, {"fields": mapping(record(_SHARE), 1000)}),
     },
     {"fuse": _FORM, "open_set": maybe(_OPEN_SET), "training": maybe(table), "recipe": table, "calibration": _FILE,
      "provenance": record({}, {"pool": record({"name": text(), "sha256": text(100)}), "open_set": _OPEN_SET}),

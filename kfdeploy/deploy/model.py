@@ -7,8 +7,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from kfdeploy.arrays import Arrays, Images
 from kfdeploy.deploy import identity
 from kfdeploy.deploy.artifact import described_as
@@ -43,7 +41,7 @@ from kfdeploy.tasks.evidence import Evidence, Seen, labels_key
 from kfdeploy.tasks.kinds.classes import label_columns
 from kfdeploy.tasks.openset import thresholds_of
 from kfdeploy.tasks.spec import Described, ImageSpec, TaskSpec, class_names, fields_of, outputs_of, widths_of
-from kfdeploy.tasks.worth import Accuracy, known_accuracy, subset_accuracy
+from kfdeploy.tasks.worth import Accuracy, accuracies, subset_accuracy, unknown_classes
 from kfdeploy.version import __version__
 from kfdeploy.writing import write_file
 
@@ -318,31 +316,47 @@ def write_model(
     out.mkdir(parents=True, exist_ok=True)
     graph.write_bytes(data)
     if kind != "assembly":
-        arrays: dict[str, np.ndarray[Any, Any]] = {
-            "golden.images": evidence.images,
-            "golden.logits": evidence.golden,
-            "validation.rows": evidence.rows,
-            "validation.logits": evidence.logits,
-        }
-        for field, columns in fields_of(tasks).items():
-            own = [class_names(tasks)[i] for i in columns]
-            arrays[labels_key(field)] = label_columns(evidence.labels[field], own)
-        if evidence.content is not None:
-            arrays["validation.content"] = evidence.content
-        save_tensors(out / _EVIDENCE, arrays, stamp("evidence"))
+        save_tensors(out / _EVIDENCE, _arrays_of(evidence, tasks), stamp("evidence"))
     difference, allowed = golden_difference(graph, evidence.images, evidence.golden, outputs_of(tasks))
-    accuracy = subset_accuracy(evidence, tasks)
-    if kind == "assembly":  # of some of its classes alone it would be another subset's
-        accuracy = known_accuracy(evidence, tasks) or Accuracy(float("nan"), 0)
+    accuracy, told = _worth(evidence, tasks, kind)
     files = [path for path in (graph, out / _EVIDENCE) if path.is_file()]
     manifest = {
         **about,
         "parameters": parameters,
         "golden": {"difference": difference, "tolerance": allowed, "samples": len(evidence.images)},
-        "accuracy": {"validation": accuracy.value if accuracy.images else None, "images": accuracy.images},
+        "accuracy": told,
         "files": describe_files(out, files),
         **fields,
         "data": shipped_data(fields["data"]),
     }
     (out / ASSEMBLY).write_text(dump_json(manifest), encoding="utf-8")
     return accuracy
+
+
+def _arrays_of(evidence: Evidence, tasks: Sequence[TaskSpec]) -> Arrays:
+    """Return a student's or a teacher's evidence as its file has it."""
+    arrays: Arrays = {
+        "golden.images": evidence.images,
+        "golden.logits": evidence.golden,
+        "validation.rows": evidence.rows,
+        "validation.logits": evidence.logits,
+    }
+    for field, columns in fields_of(tasks).items():
+        own = [class_names(tasks)[i] for i in columns]
+        arrays[labels_key(field)] = label_columns(evidence.labels[field], own)
+    if evidence.content is not None:
+        arrays["validation.content"] = evidence.content
+    return arrays
+
+
+def _worth(evidence: Evidence, tasks: Sequence[TaskSpec], kind: str) -> tuple[Accuracy, dict[str, Any]]:
+    """Return what a model is worth on its validation images, and what its manifest says of it."""
+    found, each = subset_accuracy(evidence, tasks), accuracies(evidence, tasks)
+    if kind == "assembly" and unknown_classes(evidence, tasks):
+        found, each = Accuracy(float("nan"), 0), {}  # of some of its classes alone it would be another subset's
+
+    def told(one: Accuracy) -> dict[str, Any]:
+        return {"validation": one.value if one.images else None, "images": one.images}
+
+    several = {"fields": {field: told(one) for field, one in each.items()}} if len(each) > 1 else {}
+    return found, told(found) | several

@@ -21,7 +21,8 @@ from kfdeploy.graph.known import add_known
 from kfdeploy.pool.pool import Pool
 from kfdeploy.targets.base import Setup
 from kfdeploy.tasks.evidence import Evidence
-from kfdeploy.tasks.openset import auroc, open_set, scores
+from kfdeploy.tasks.kinds.classes import auroc
+from kfdeploy.tasks.openset import open_set, scores
 from kfdeploy.tasks.spec import TaskSpec
 
 HERE = [name for name in ("onnx", "openvino", "mnn") if not targets.load(name).can_run()]
@@ -155,7 +156,7 @@ def test_an_output_that_does_not_fit_is_refused(opened):
     evidence = opened.evidence()
     threshold = opened.manifest["open_set"]["threshold"]
     right = (scores(evidence.golden) - threshold).astype(np.float32)
-    held = {"tasks": opened.tasks, "threshold": threshold}
+    held = {"tasks": opened.tasks, "thresholds": {"logits": threshold}}
     assert compare(Fake(evidence.golden, right), evidence.images, evidence.golden, **held).passed
     for wrong, words in ((right + 5, "differs by 5 from"), (right[:, None], "has shape"), (right * np.nan, "by inf")):
         with pytest.raises(ParityError, match=words):
