@@ -13,6 +13,7 @@ from kfdeploy.deploy.assemble import assemble
 from kfdeploy.deploy.export import export
 from kfdeploy.deploy.model import Model
 from kfdeploy.errors import RecipeError, TaskError
+from kfdeploy.measuring.factors.inspect import Disentangled, inspect
 from kfdeploy.pool.plan import Subsets
 from kfdeploy.pool.pool import Pool
 from kfdeploy.tasks.spec import joined
@@ -134,6 +135,13 @@ def test_students_of_fields_together_and_apart(place, pool):
     assert apart.accuracy["validation"] > 0.4
     made = export(apart, "onnx", precision="int8", out=place / "artifacts")
     assert made.manifest["verify"]["equal"] > 0.9
+    found = inspect(pool, beside=[both.path, apart.path], disentanglement=Disentangled(("each",)))
+    assert np.array(found["probe"]).shape == (7, 4)
+    assert np.array(found["probe"])[0].min() > 0.6
+    names = ["each", "student small", "student small-separate-lit-square-round"]
+    assert [row["codes"] for row in found["disentanglement"]] == [*names, f"{names[-1]}, each"]
+    assert [row["D"] for row in found["disentanglement"]] == [4, 16, 48, 3]
+    assert all(row["informativeness"] > 0.5 and 0 <= row["mig"] <= 1 for row in found["disentanglement"])
 
 
 def test_a_teacher_with_an_output_a_field_and_one_that_lacks_a_field(place, pool):
