@@ -12,10 +12,11 @@ from kfdeploy.deploy.export import export
 from kfdeploy.deploy.model import Model
 from kfdeploy.deploy.parity import TOLERANCE
 from kfdeploy.errors import UnsupportedError
-from kfdeploy.graph.known import KNOWN
+from kfdeploy.graph.known import known_beside
 from kfdeploy.pool.pool import Pool
 from kfdeploy.targets import load
 from kfdeploy.targets.base import Setup, run_in_batches
+from kfdeploy.tasks.spec import fields_of, outputs_of
 
 ROOT = Path(__file__).parent.parent
 RECORD = ROOT / "tests" / "records" / "0.1.0"
@@ -70,15 +71,15 @@ class File:
         }
 
     def judge(self, outputs):
-        """Return `(difference, equal)`: the largest difference, and the share of images with the same answer."""
-        worst, expected = 0.0, self.expected["logits"]
+        """Return `(difference, equal)`: the largest difference, and the share of answers that are the same."""
+        worst, same = 0.0, []
         for name, wanted in self.expected.items():
             got = np.array(outputs[name], np.float64)
             if got.shape != wanted.shape or not np.isfinite(got).all():
                 return float("inf"), 0.0
             worst = max(worst, float(np.abs(got - wanted).max() / max(1.0, np.abs(wanted).max())))
-        answers = np.array(outputs["logits"], np.float64).argmax(1) == expected.argmax(1)
-        return worst, float(answers.mean())
+            same += [got.argmax(1) == wanted.argmax(1)] if wanted.ndim == 2 else []  # `known` answers nothing
+        return worst, float(np.mean(same))
 
 
 def make(place, record=RECORD, *, target="onnx", precisions=PRECISIONS, batches=BATCHES, **options):
@@ -122,10 +123,14 @@ def calibrated(model):
 def file_of(label, form, artifact, precision, batch):
     """Return an exported file with what it must give."""
     images, logits, expected = artifact.golden()
-    wanted = {"logits": logits if precision == "fp32" else expected}
-    if artifact.threshold is not None:
+    matrix, outputs = logits if precision == "fp32" else expected, outputs_of(artifact.tasks)
+    columns = fields_of(artifact.tasks).values()
+    wanted = {name: matrix[:, own] for name, own in zip(outputs, columns, strict=True)}
+    if artifact.thresholds:
+        names = [known_beside(output) for output in artifact.thresholds]
         with artifact.session(Setup()) as session:
-            wanted[KNOWN] = run_in_batches(session, images, batch)[KNOWN]
+            found = run_in_batches(session, images, batch)
+        wanted |= {name: found[name] for name in names}
     path = artifact.path / artifact.manifest["model_files"][0]
     np.save(path.with_name("images.npy"), images)
     return File(label, form, precision, batch, path, images, wanted)

@@ -47,6 +47,10 @@ class DataOrigin(TypedDict):
     names: NotRequired[str | dict[str, str]]  # what classes are called instead of their folders
     images: NotRequired[str]  # a hash of them all, by which `places` knows them
     test: NotRequired[float]  # the share of train that is for testing, where there is no test split
+    ignore: NotRequired[list[str]]  # classes that no task has, and fields that are not read
+    fields: NotRequired[dict[str, dict[str, Any]]]  # as in a recipe: of a field its kind, classes, coupling
+    partial: NotRequired[bool]  # images and rows that lack each other were left out
+    count: NotRequired[int]  # of the images of dsprites, which in a recipe is `images`
 
 
 class TaskEntry(TypedDict):

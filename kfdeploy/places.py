@@ -49,11 +49,23 @@ def shipped_data(about: Mapping[str, Any], images: str = "") -> dict[str, Any]:
 
     That hash is said where it is needed to find them.
     """
+    about = origin_of(about)  # of a student, the recipe's
     images = images or str(about.get("images", ""))
     out: dict[str, Any] = shipped_recipe({"data": about}, images)["data"]
-    left_out = out["source"] != "digits" and (not out["root"] or out.get("names") != about.get("names"))
+    ours = out["source"] in ("digits", "dsprites")  # they come with us
+    left_out = not ours and (not out["root"] or out.get("names") != about.get("names"))
     out.pop("images", None)
     return out | ({"images": images} if left_out and _KEY.fullmatch(images) else {})
+
+
+def origin_of(data: Mapping[str, Any], images: str = "") -> dict[str, Any]:
+    """Return `[data]` of a recipe as where images came from, which has their hash as `images`, and their `count`.
+
+    A recipe says as `images` how many are asked for. What is no recipe's keeps its hash where none is given.
+    """
+    asked = data.get("images")
+    count = {"count": asked, "images": ""} if type(asked) is int else {}
+    return {**data, **count, **({"images": images} if images else {})}
 
 
 def found_recipe(recipe: Mapping[str, Any], images: str) -> dict[str, Any]:

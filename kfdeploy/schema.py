@@ -238,7 +238,15 @@ TASK: dict[str, Check] = {"name": _NAME, "classes": listing(_NAME, 1), "kind": _
 _TASK = record(TASK, {"field": _FIELD})
 DATA = record(
     {"source": text(), "root": text()},
-    {"names": either(mapping(text()), text()), "test": number(0, 1), "ignore": listing(text())},
+    {
+        "names": either(mapping(text()), text()),
+        "test": number(0, 1),
+        "ignore": listing(text()),
+        "partial": flag,
+        "fields": mapping(record({}, {"kind": text(100), "classes": listing(_NAME), "coupling": maybe(text(100))})),
+        "images": either(text(100), whole()),
+        "count": whole(),
+    },
 )
 _ACCURACY = record({}, {"test": maybe(number(0, 1)), "validation": maybe(number(0, 1))})
 _TEACHER = record({}, {"accuracy": maybe(_ACCURACY), "name": text(), "source": text()})

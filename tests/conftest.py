@@ -16,6 +16,7 @@ os.environ.update(
     {} if "PYTEST_XDIST_WORKER" in os.environ else {"XDG_STATE_HOME": tempfile.mkdtemp(prefix="kfdeploy-state-")}
 )
 
+from fields import field_pool
 from servers import S3, Web, forget
 from toys import TOY, write_images
 
@@ -91,6 +92,12 @@ def artifacts(toy: Toy, assembly: Model) -> list[Artifact]:
     student = Model.open(toy.students / "small")
     made = [export(model, target, out=out) for model in (assembly, student) for target in ("onnx", "openvino")]
     return [*made, export(toy.pool / "train" / "teacher", "onnx", out=out)]
+
+
+@pytest.fixture(scope="session")
+def fields(tmp_path_factory: pytest.TempPathFactory) -> Pool:
+    """A pool of five tasks over three fields, of the record's networks and with random heads."""
+    return field_pool(tmp_path_factory.mktemp("fields") / "pool")
 
 
 @pytest.fixture

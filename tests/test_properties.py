@@ -61,8 +61,8 @@ def test_a_planned_accuracy_is_that_of_the_graph_that_is_run(world, names):
     at_once = Subsets.of_pool(pool).accuracy([TASKS.index(name) for name in names])
     model = assemble(pool, names, root / "assembly", force=True)
     logits = session(model.graph, 1).run(None, {"image": images})[0]
-    inside = [i for i, label in enumerate(whole.labels) if label in classes]
-    labels = [classes.index(whole.labels[i]) for i in inside]
+    inside = [i for i, label in enumerate(whole.labels["class"]) if label in classes]
+    labels = [classes.index(whole.labels["class"][i]) for i in inside]
     ran = float((logits[inside].argmax(1) == labels).mean())
     assert planned.images == len(inside)
     assert planned.value == pytest.approx(ran, abs=1e-12)

@@ -3,7 +3,8 @@
 python bench.py --json device.json [--scenario single-stream offline] [--threads 1] [--batch 32] [--data FOLDER]
 
 Every round is a process of its own. `--data` is a folder with one folder of images a class: accuracy is then measured
-too, of this very file. Bring the JSON back: it can be compared with other rows of the same schema.
+too, of this very file, for the field `class`; of other fields, whose labels are in no folder's name, latency alone.
+Bring the JSON back: it can be compared with other rows of the same schema.
 """
 
 import argparse
@@ -47,9 +48,12 @@ def main():
         rounds = [afresh(job) for _ in range(protocol.rounds)]
         rows.append(row(about, scenario, asked.threads, batch) | clock.summarise(rounds, batch))
     right = accuracy(about, asked.data, asked.threads) if asked.data else None
+    whole = list(kit.fields(about)) == [kit.CLASS]
     for found in rows:
-        found["accuracy"], found["images"] = (float(right.mean()), len(right)) if right is not None else (None, 0)
-        scored = {name: found[name] for name in ("tasks", "accuracy", "images")}
+        share, count = (float(right.mean()), len(right)) if right is not None else (None, 0)
+        found["accuracy"], found["images"] = (share, count) if whole else (None, 0)
+        names = [task["name"] for task in about["tasks"] if task.get("field", kit.CLASS) == kit.CLASS]
+        scored = {"tasks": names, "accuracy": share, "images": count}
         found["accuracies"] = [scored] if right is not None else []
     result = {
         "schema": 1, "kind": "benchmark", "quick": asked.quick,
@@ -69,10 +73,12 @@ def main():
 def line(found):
     """Return what is printed of a row."""
     latency = found["latency_ms"]
+    scored = next((one["accuracy"] for one in found["accuracies"]), None)
     return (
         f"{found['scenario']:14} batch {found['batch']:3}  threads {found['threads']}  "
         f"p50 {latency['p50']:.3f} ms  p90 {latency['p90']:.3f} ms  {found['throughput']:,.0f} images/s"
-        + ("" if found["accuracy"] is None else f"  accuracy {100 * found['accuracy']:.2f} %")
+        + ("" if scored is None else f"  accuracy {100 * scored:.2f} %")
+        + ("" if scored is None or found["accuracy"] is not None else " (of the field 'class' alone)")
         + "".join(f"\n  noisy: {why}" for why in found["noise"])
     )
 
@@ -114,7 +120,8 @@ def one_round(scenario, threads, batch, quick, photo):
     session = kit.open_session(threads, scenario)
     load = (time.perf_counter_ns() - began) / 1e6
     protocol = clock.QUICK if quick else clock.Protocol()
-    found = clock.time_runs(lambda i: session.run(inputs[i % 16]), protocol, gpu=session.gpu)
+    run = session.run if list(kit.fields(about)) == [kit.CLASS] else session.outputs
+    found = clock.time_runs(lambda i: run(inputs[i % 16]), protocol, gpu=session.gpu)
     found.load, found.cores = load, cores
     fit = tuple(image["size"]), image["channels"], image["resize"], image["interpolation"]
     found.stages = clock.time_stages(pixels.stages(images[0], *fit, photo))
@@ -128,8 +135,12 @@ def photo_of(about, folder):
 
 
 def accuracy(about, folder, threads):
-    """Return 1 or 0 for each image of the model's classes: whether it is right."""
+    """Return 1 or 0 for each image of the model's classes: whether it is right; None where folders tell no label."""
     names = kit.classes(about)
+    if not names:
+        told, plain = ", ".join(kit.fields(about)), kit.shown.plain
+        print(f"accuracy: not measured, as folders tell the field '{kit.CLASS}', and this model has: {plain(told)}")
+        return None
     labelled = [(path, i) for i, name in enumerate(names) for path in kit.of_class(folder, name)]
     if not labelled:
         sys.exit(f"error: '{folder}' has no folder of images for any of: {', '.join(names)}")
@@ -137,7 +148,9 @@ def accuracy(about, folder, threads):
     for start in range(0, len(labelled), 256):
         piece = labelled[start : start + 256]
         images = np.stack([kit.read(path, about["image"]) for path, _ in piece])
-        right.append(kit.run(session, images, about["options"]["batch"]).argmax(1) == [i for _, i in piece])
+        found = kit.outputs(session, images, about["options"]["batch"])
+        kit.side_by_side(found, about)  # or it says what is not as it should be
+        right.append(found["logits"].argmax(1) == [i for _, i in piece])
     return np.concatenate(right).astype(float)
 
 

@@ -1,4 +1,4 @@
-"""Prove this installation right: the golden images through the model, against the logits on record.
+"""Prove this installation right: the golden images through the model, all its outputs against those on record.
 
 python check.py [--threads 1] [--atol 0.001]
 
@@ -22,23 +22,27 @@ def main():
     about = kit.manifest()
     images, torch_logits, expected = kit.golden()
     held(about, images, torch_logits, expected)
-    logits = kit.run(kit.open_session(asked.threads), images, about["options"]["batch"])
+    logits = kit.run(kit.open_session(asked.threads), images, about)
     if logits.shape != expected.shape:
         sys.exit(f"error: the model's logits have shape {logits.shape}, the golden samples' have {expected.shape}")
     difference = float(np.nan_to_num(np.abs(logits - expected), nan=np.inf, posinf=np.inf).max())
-    agreement = float((logits.argmax(1) == torch_logits.argmax(1)).mean())
+    agreement, start = [], 0
+    for _, names in kit.fields(about).values():  # an answer a field
+        own = slice(start, start + len(names))
+        agreement.append(float((logits[:, own].argmax(1) == torch_logits[:, own].argmax(1)).mean()))
+        start += len(names)
     allowed = asked.atol
     if allowed is None:
         allowed = TOLERANCE[about["precision"]] * max(1.0, float(np.abs(expected).max()))
     text = f"differs by {difference:.1e} on {len(images)} golden samples ({allowed:.1e} allowed)"
     if not (np.isfinite(difference) and difference <= allowed):
         sys.exit(f"error: this model {text}")
-    print(f"right: {text}; {100 * agreement:.0f} % of the answers are the torch network's")
+    print(f"right: {text}; {100 * np.mean(agreement):.0f} % of the answers are the torch network's")
 
 
 def held(about, images, torch_logits, expected):
     """Exit where the golden samples prove nothing, or the manifest says something else than they do."""
-    shape = (len(images), len(kit.classes(about)))
+    shape = (len(images), sum(len(names) for _, names in kit.fields(about).values()))
     if not len(images) or expected.shape != shape or torch_logits.shape != shape:
         sys.exit(
             f"error: the golden logits have shapes {torch_logits.shape} and {expected.shape}, for {shape[0]} images "

@@ -11,6 +11,7 @@ import numpy as np
 from device import quiet, shown  # noqa: F401 - quiet before any runtime is imported
 from device.pixels import decode, fit, is_hidden, readable
 
+CLASS = "class"  # the field of class folders
 HERE = Path(__file__).resolve().parent
 RUNTIMES = {  # what is imported, and what it is called
     "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "MNN": "MNN", "tensorrt": "TensorRT",
@@ -51,9 +52,21 @@ def manifest():
     return json.loads((HERE / "manifest.json").read_text(encoding="utf-8"))
 
 
+def fields(about):
+    """Return the model's fields in their order: of each the output's name, and the classes that are its columns.
+
+    The field of class folders is `class`, and its output `logits`; another's output has the field's name.
+    """
+    found = {}
+    for task in about["tasks"]:
+        field = task.get("field", CLASS)
+        found.setdefault(field, ("logits" if field == CLASS else field, []))[1].extend(task["classes"])
+    return found
+
+
 def classes(about):
-    """Return the columns of the logits."""
-    return [name for task in about["tasks"] for name in task["classes"]]
+    """Return the classes of the field `class`, which are the columns of `logits`; none where it has no such field."""
+    return fields(about).get(CLASS, ("", []))[1]
 
 
 def golden():
@@ -98,9 +111,20 @@ def of_class(folder, name):
     return inside(folder / name) if plain else []
 
 
-def run(session, images, batch):
-    """Return logits (N, C) of uint8 images (N, H, W, C); see `outputs`."""
-    return outputs(session, images, batch)["logits"]
+def run(session, images, about):
+    """Return the outputs of all fields side by side (N, C), of uint8 images (N, H, W, C); see `outputs`."""
+    return side_by_side(outputs(session, images, about["options"]["batch"]), about)
+
+
+def side_by_side(found, about):
+    """Return the outputs of all fields as one array (N, C); exit where one is not what the manifest says."""
+    for name, names in fields(about).values():
+        if name not in found:
+            sys.exit(f"error: the model has no output '{name}' (it has: {', '.join(found)})")
+        if found[name].ndim != 2 or found[name].shape[1] != len(names):
+            seen = f"the model gives {found[name].shape[-1]} {name}"
+            sys.exit(f"error: {seen}, and manifest.json names {len(names)} classes")
+    return np.concatenate([found[name] for name, _ in fields(about).values()], axis=1)
 
 
 def outputs(session, images, batch):

@@ -2,6 +2,7 @@
 
 VERSIONS = ("openvino",)
 # bf16 is OpenVINO's default where the processor has it: what is not integer in an int8 model stays float32.
+ENDING = "/sink_port_0"
 HINTS = {"fp32": "f32", "fp16": "f16", "int8": "f32"}
 
 
@@ -24,9 +25,8 @@ class Session:
         self.gpu = False
         self.floats = compiled.input(0).element_type == openvino.Type.f32  # exported with --input float32
         self.request = compiled.create_infer_request()
-        # A tensor may have several names: these are ours.
-        self.names = [next(iter(output.names & {"logits", "known"}), "logits") for output in compiled.outputs]
-        self.logits = self.names.index("logits")
+        self.names = [ours(output) for output in compiled.outputs]
+        self.logits = self.names.index("logits") if "logits" in self.names else 0
 
     def run(self, images):
         """Return logits (N, C)."""
@@ -41,3 +41,12 @@ class Session:
     def taken(self, images):
         """Return the model's input: images as it takes them."""
         return {"image": images.astype("float32", copy=False) if self.floats else images}
+
+
+def ours(output):
+    """Return our name of an output, whose tensor may have several: OpenVINO calls what gives it out after that one."""
+    names = output.names
+    told = output.node.friendly_name
+    told = told[: -len(ENDING)] if told.endswith(ENDING) else told
+    plain = names & {"logits", "known"}
+    return told if told in names else min(plain or names or {told})

@@ -21,7 +21,8 @@ def command(
     from kfdeploy.deploy.assemble import assemble
     from kfdeploy.errors import UnsupportedError, nearest
     from kfdeploy.pool.pool import FORMS, Pool
-    from kfdeploy.tasks.openset import FALSE_ACCEPT
+    from kfdeploy.tasks.openset import FALSE_ACCEPT, by_field
+    from kfdeploy.tasks.spec import fields_of
 
     form = next((form for form in FORMS if form == fuse), None)
     if form is None:
@@ -31,7 +32,7 @@ def command(
     rate = (FALSE_ACCEPT if false_accept is None else false_accept) if open_set else None
     opened = Pool.open(pool)
     model = assemble(opened, tasks, out, fuse=form, open_set=rate, force=force, wait=wait)
-    accuracy, golden = model.accuracy, model.golden
+    accuracy, golden, fields = model.accuracy, model.golden, fields_of(model.tasks)
     say(f"tasks:      {tasks_text([task.name for task in model.tasks])}  (from {opened.where})")
     if travelled := opened.place.summary():
         say(f"fetched:    {travelled}")
@@ -40,9 +41,10 @@ def command(
     elif not accuracy["images"]:
         say("accuracy:   not known: this pool has no validation logits for all of these tasks together")
     else:
+        many = "" if len(fields) == 1 else f", the mean over {', '.join(fields)}"
         say(
             f"accuracy:   {100 * accuracy['validation']:.2f} %, exactly, on {accuracy['images']} validation images "
-            "of these classes"
+            f"of these classes{many}"
         )
     rounded = model.parts is not None and any("weights" in entry for entry in model.parts.entries)
     network = "pool's rounded networks" if rounded else "torch network"
@@ -51,9 +53,10 @@ def command(
         f"checked:    differs from the {network} by {golden['difference']:.1e} on {golden['samples']} golden "
         f"samples ({golden['tolerance']:.1e} allowed)"
     )
-    if told := model.open_set:
+    for field, told in by_field(model.open_set, model.tasks).items():
+        whose = "" if len(fields) == 1 else f"by {field}, "
         say(
-            f"open set:   lets in {100 * told['accepted']:.1f} % of {told['known_images']} validation images of "
+            f"open set:   {whose}lets in {100 * told['accepted']:.1f} % of {told['known_images']} validation images of "
             f"these tasks, at most {100 * told['false_accept']:g} % of {told['other_images']} others; "
             f"AUROC {told['auroc']:.3f}"
         )

@@ -15,7 +15,8 @@ def command(
     threads: int = typer.Option(1, min=1, help="Threads of the runtime."),
     json: bool = typer.Option(False, "--json", help="One JSON object a line."),
 ) -> None:
-    """Print the likeliest classes of images, given that each shows one of the model's; or none of these.
+    """Print the likeliest classes of images, given that each shows one of the model's; or none of these. Of a model
+    with several fields, each of them has its answer.
 
     Ends with status 1 where an image could not be read; the others are printed all the same.
     """
@@ -32,8 +33,6 @@ def command(
             say(f"{found.path}: not classified")
             typer.echo(f"error: {plain(without_secrets(found.error))}", err=True)
         else:
-            likely = ", ".join(f"{name} {100 * share:.1f} %" for name, share in found.classes)
-            stranger = found.known is not None and found.known < 0
-            say(f"{found.path}: " + (f"none of these (else {likely})" if stranger else likely))
+            say(f"{found.path}: {found}")
     if broken:
         raise typer.Exit(1)

@@ -9,10 +9,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from kfdeploy.arrays import Images
+from kfdeploy.arrays import Images, Labels
 from kfdeploy.errors import DataError, first_line
 from kfdeploy.reading import open_regular
 from kfdeploy.targets.device import pixels
+from kfdeploy.targets.device.pixels import to_channels
 from kfdeploy.tasks.spec import ImageSpec
 
 
@@ -30,6 +31,18 @@ class Packed(Protocol):
 
 
 File = Path | Packed
+
+
+class Store(Protocol):
+    """Images that are no files of their own: their pixels are read, or made, when they are asked for."""
+
+    def take(self, indices: Labels) -> "Store":
+        """Return the images at `indices`."""
+        ...
+
+    def pixels(self, indices: Labels) -> Images:
+        """Return the images at `indices` as they are, uint8 (n, h, w) or (n, h, w, c); an error of ours if gone."""
+        ...
 
 
 def read_image(path: File, image: ImageSpec) -> Images:
@@ -95,6 +108,24 @@ def read_images(paths: Sequence[File], image: ImageSpec, workers: int = 0) -> Im
         raise bad[0]
     if bad:
         raise DataError(f"{len(bad)} of {len(paths)} images cannot be used; the first: {bad[0]}", hint=bad[0].hint)
+    return out
+
+
+def fit_all(pixels: Images, image: ImageSpec, origin: str) -> Images:
+    """Bring (N, h, w) or (N, h, w, c) pixels to the spec, through Pillow only where they differ from it.
+
+    Raises:
+        DataError: the size does not fit and the spec does not resize.
+    """
+    pixels = pixels[..., None] if pixels.ndim == 3 else pixels
+    if pixels.shape[1:] == image.shape:
+        return pixels
+    from PIL import Image
+
+    out = np.empty((len(pixels), *image.shape), np.uint8)
+    for i, array in enumerate(pixels):
+        decoded = Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
+        out[i] = fit(to_channels(decoded, image.channels), image, origin)
     return out
 
 

@@ -1,7 +1,7 @@
 """Labelled images, in memory or on disk, and the stratified split."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,8 @@ import numpy as np
 from kfdeploy.arrays import Content, Images, Labels, at_once
 from kfdeploy.data import content
 from kfdeploy.data.content import Record
-from kfdeploy.data.images import File, read_images
+from kfdeploy.data.images import File, Store, fit_all, read_images
+from kfdeploy.data.names import readable_names
 from kfdeploy.errors import DataError, nearest
 from kfdeploy.tasks.kinds.classes import label_columns
 from kfdeploy.tasks.spec import CLASS, ImageSpec
@@ -19,7 +20,7 @@ from kfdeploy.tasks.spec import CLASS, ImageSpec
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Labelled images: in memory (`images`), or still on disk (`paths`).
+    """Labelled images: in memory (`images`), still on disk (`paths`), or in a `store` that gives pixels when asked.
 
     `labels` index `classes`: (N,) where there is nothing but the class of each image. Where there are fields, `classes`
     are the columns of them all (`TaskSpec.columns`), `fields` says of each whose it is, and `labels` are (N, F), a
@@ -39,6 +40,9 @@ class ImageSet:
     order: str = "source"  # of the classes: names, numbers, or the source's own
     note: str = ""  # what was found beside the images and left out
     fields: tuple[str, ...] = ()  # (C,) the field of each column; none: all are of the field `class`
+    store: Store | None = None  # of the images, in their order, where they are neither in memory nor files
+    ignored: tuple[str, ...] = ()  # fields that the source has, and that were to be left out
+    described: bool = False  # its labels stand in a table beside the images, and not in folders of classes
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -53,6 +57,8 @@ class ImageSet:
             chosen_images: Images = self.images[indices]
             return chosen_images
         chosen = np.arange(len(self))[indices]
+        if self.store is not None:
+            return fit_all(self.store.pixels(chosen), self.image, str(self.store))
         return read_images([self.paths[i] for i in chosen], self.image)
 
     def batches(self, most: int = 512) -> Iterator[Images]:
@@ -67,7 +73,7 @@ class ImageSet:
         Raises:
             DataError: files that do not decode, named and counted.
         """
-        return self if self.images is not None else replace(self, images=self.load(), paths=())
+        return self if self.images is not None else replace(self, images=self.load(), paths=(), store=None)
 
     def identified(self) -> "ImageSet":
         """Return the same set with the content of every image known: each file is read once.
@@ -87,6 +93,9 @@ class ImageSet:
             return self.content
         if self.images is not None:
             return content.of_arrays(self.images)
+        if self.store is not None:
+            parts = (range(start, min(start + 512, len(self))) for start in range(0, len(self), 512))
+            return np.concatenate([content.of_arrays(self.store.pixels(np.array(part))) for part in parts])
         return content.of_files(self.paths)
 
     def record(self, held: Any) -> Record:
@@ -127,7 +136,21 @@ class ImageSet:
             images=None if self.images is None else self.images[indices],
             paths=tuple(self.paths[i] for i in indices) if self.paths else (),
             content=None if self.content is None else self.content[indices],
+            store=None if self.store is None else self.store.take(np.arange(len(self))[indices]),
         )
+
+    def called(self, names: str | Mapping[str, str], *, all_there: bool = False) -> "ImageSet":
+        """Return the same set with readable names of the classes of the field `class`; see `names.readable_names`.
+
+        Raises:
+            DataError: two classes would get one name; or `all_there`, and `names` has a class that is not.
+        """
+        own = [i for i in range(len(self.classes)) if not self.fields or self.fields[i] == CLASS]
+        if not names or (not own and not all_there):
+            return self
+        fresh = readable_names(names, [self.classes[i] for i in own], all_there=all_there)
+        found = dict(enumerate(self.classes)) | dict(zip(own, fresh, strict=True))
+        return replace(self, classes=tuple(found.values()))
 
     def only(self, classes: Sequence[str]) -> "ImageSet":
         """Return the images of `classes`, their labels in that order.
@@ -161,6 +184,24 @@ class ImageSet:
         if self.labels.ndim == 1:
             return self.labels
         found: Labels = self.labels[:, self.field_names.index(field)]
+        return found
+
+    def field_of(self, column: int) -> str:
+        """Return the field of a column."""
+        return self.fields[column] if self.fields else CLASS
+
+    def right(self, logits: np.ndarray[Any, Any]) -> dict[str, tuple[int, int]]:
+        """Return of each field how many images are answered right by the largest of its columns, and of how many.
+
+        `logits` are (N, C), of `classes`; an image without a label does not count.
+        """
+        found = {}
+        for field in self.field_names:
+            columns = np.array([i for i in range(len(self.classes)) if self.field_of(i) == field])
+            labels = self.labels_of(field)
+            known = labels >= 0
+            answers = columns[logits[:, columns].argmax(1)]
+            found[field] = int((answers == labels)[known].sum()), int(known.sum())
         return found
 
     def texts_of(self, field: str) -> tuple[str, ...]:

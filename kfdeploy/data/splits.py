@@ -1,6 +1,6 @@
 """Which images a choice is made on: validation images on record, samples spread over them, test images."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -9,7 +9,9 @@ import numpy as np
 
 from kfdeploy.arrays import Images, Labels
 from kfdeploy.data.content import find
+from kfdeploy.data.fields import Asked, lone_class
 from kfdeploy.data.imageset import ImageSet
+from kfdeploy.data.npy import has_arrays
 from kfdeploy.data.sources import load_split
 from kfdeploy.errors import DataError
 from kfdeploy.manifest import DataOrigin
@@ -59,7 +61,8 @@ def validation_set(about: DataOrigin, seen: Seen, image: ImageSpec, folder: str 
     for each in [dict(about)] if folder is not None else alternatives(about):
         place, origin = folder or each["root"] or about["source"], cast(DataOrigin, each)
         try:
-            return found_again(load(origin, "train", image, folder), seen, f"the train split at '{place}'")
+            split = load(origin, "train", image, folder, only=seen.labels)
+            return found_again(split, seen, f"the train split at '{place}'")
         except DataError as error:
             first = first or error
     assert first is not None  # there is a first place
@@ -145,7 +148,10 @@ def test_images(about: DataOrigin, image: ImageSpec, classes: Sequence[str], fol
     Raises:
         DataError: they are not there.
     """
-    return load(about, "test", image, folder).only(classes).in_memory()
+    found = load(about, "test", image, folder).only(classes)
+    if lone_class(found.fields):  # other fields are there, and the model knows nothing of them
+        found = replace(found, labels=found.labels[:, 0], fields=())
+    return found.in_memory()
 
 
 def photo_of(about: DataOrigin, image: ImageSpec, folder: str | Path | None) -> str:
@@ -158,16 +164,26 @@ def photo_of(about: DataOrigin, image: ImageSpec, folder: str | Path | None) -> 
     return str(sorted(files, key=lambda path: (path.stat().st_size, path))[len(files) // 2]) if files else ""
 
 
-def load(about: DataOrigin, split: str, image: ImageSpec, folder: str | Path | None = None) -> ImageSet:
-    """Return a split of what a model was made with, or of a folder in its place.
+def load(
+    about: DataOrigin, split: str, image: ImageSpec, folder: str | Path | None = None, *,
+    only: Collection[str] | None = None,
+) -> ImageSet:  # fmt: skip
+    """Return a split of what a model was made with, or of a folder in its place; `only` those of its fields.
 
     Raises:
         DataError: it is not there.
     """
     about = cast(DataOrigin, found_data(about))
-    source, root = ("folder", str(folder)) if folder is not None else (about["source"], about["root"])
+    source, root = about["source"], about["root"]
+    if folder is not None:
+        source, root = "arrays" if has_arrays(Path(folder)) else "folder", str(folder)
+    asked = Asked(
+        {name: tuple(entry.get("classes", ())) for name, entry in about.get("fields", {}).items()},
+        only, about.get("ignore", ()), about.get("partial", False), about.get("count", 0), again=True,
+    )  # fmt: skip
+    names, test = about.get("names", ""), about.get("test", 0.0)
     try:
-        return load_split(source, root, split, image, names=about.get("names", ""), test=about.get("test", 0.0))
+        return load_split(source, root, split, image, names=names, test=test, asked=asked)
     except DataError as error:  # its hints are for recipes, and whoever asks here has none
         raise DataError(
             str(error), hint="name a folder with train/<class>/ and test/<class>/: --data <folder>"

@@ -257,7 +257,7 @@ def described_as(model: Any, open_set: Any) -> dict[str, Any]:
         "kind": model.kind,
         "name": model.name,
         "image": model.image.to_json(),
-        "tasks": [task.to_json() for task in model.tasks],
+        "tasks": model.manifest["tasks"],  # as they stand there, whatever is read of them
         "open_set": open_set,
     }
 

@@ -47,7 +47,7 @@ def assemble(
     evidence = pool.evidence(chosen)
     fields: dict[str, Any] = {}
     if open_set is not None:
-        fields["open_set"] = described(open_sets(evidence, chosen, open_set))
+        fields["open_set"] = described(open_sets(evidence, chosen, open_set), chosen)
     graph, form = pool.fused(chosen, fuse, thresholds_of(fields.get("open_set"), chosen))
     out = Path(out)
     check_not_read(out, pool.place.folder)

@@ -7,8 +7,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from kfdeploy.arrays import Arrays, Images
 from kfdeploy.deploy import identity
 from kfdeploy.deploy.artifact import described_as
@@ -318,18 +316,7 @@ def write_model(
     out.mkdir(parents=True, exist_ok=True)
     graph.write_bytes(data)
     if kind != "assembly":
-        arrays: dict[str, np.ndarray[Any, Any]] = {
-            "golden.images": evidence.images,
-            "golden.logits": evidence.golden,
-            "validation.rows": evidence.rows,
-            "validation.logits": evidence.logits,
-        }
-        for field, columns in fields_of(tasks).items():
-            own = [class_names(tasks)[i] for i in columns]
-            arrays[labels_key(field)] = label_columns(evidence.labels[field], own)
-        if evidence.content is not None:
-            arrays["validation.content"] = evidence.content
-        save_tensors(out / _EVIDENCE, arrays, stamp("evidence"))
+        save_tensors(out / _EVIDENCE, _arrays_of(evidence, tasks), stamp("evidence"))
     difference, allowed = golden_difference(graph, evidence.images, evidence.golden, outputs_of(tasks))
     accuracy, told = _worth(evidence, tasks, kind)
     files = [path for path in (graph, out / _EVIDENCE) if path.is_file()]
@@ -344,6 +331,22 @@ def write_model(
     }
     (out / ASSEMBLY).write_text(dump_json(manifest), encoding="utf-8")
     return accuracy
+
+
+def _arrays_of(evidence: Evidence, tasks: Sequence[TaskSpec]) -> Arrays:
+    """Return a student's or a teacher's evidence as its file has it."""
+    arrays: Arrays = {
+        "golden.images": evidence.images,
+        "golden.logits": evidence.golden,
+        "validation.rows": evidence.rows,
+        "validation.logits": evidence.logits,
+    }
+    for field, columns in fields_of(tasks).items():
+        own = [class_names(tasks)[i] for i in columns]
+        arrays[labels_key(field)] = label_columns(evidence.labels[field], own)
+    if evidence.content is not None:
+        arrays["validation.content"] = evidence.content
+    return arrays
 
 
 def _worth(evidence: Evidence, tasks: Sequence[TaskSpec], kind: str) -> tuple[Accuracy, dict[str, Any]]:

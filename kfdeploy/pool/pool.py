@@ -13,7 +13,7 @@ from kfdeploy.arrays import Arrays
 from kfdeploy.errors import ComposeError, PoolError, UnsupportedError
 from kfdeploy.files import parse_tensors, save_tensors
 from kfdeploy.manifest import POOL, BlockEntry, DataOrigin, PoolManifest, TaskEntry, describe_files, open_manifest
-from kfdeploy.places import found_recipe
+from kfdeploy.places import found_recipe, origin_of
 from kfdeploy.pool import manifest
 from kfdeploy.pool.fields import TEMPLATE, block_columns, label_columns
 from kfdeploy.pool.held import as_opened, check_kinds, hold_evidence, hold_together
@@ -104,7 +104,7 @@ class Pool(Described):
     @property
     def data(self) -> DataOrigin:
         """Where its images came from."""
-        return cast(DataOrigin, self.manifest["recipe"]["data"] | {"images": manifest.images_key(self.manifest)})
+        return cast(DataOrigin, origin_of(self.manifest["recipe"]["data"], manifest.images_key(self.manifest)))
 
     @property
     def coupling(self) -> str:

@@ -93,10 +93,10 @@ def open_sets(evidence: Evidence, tasks: Sequence[TaskSpec], false_accept: float
     return found
 
 
-def described(found: Mapping[str, OpenSet]) -> dict[str, Any]:
-    """Return what manifests say of thresholds by field; of the field `class` alone, without its name."""
+def described(found: Mapping[str, OpenSet], tasks: Sequence[TaskSpec]) -> dict[str, Any]:
+    """Return what the manifest of these tasks says of thresholds by field; see `by_field`."""
     each = {field: one.to_json() | {"threshold": one.threshold} for field, one in found.items()}
-    return each[CLASS] if list(each) == [CLASS] else each
+    return each[CLASS] if all(task.field == CLASS for task in tasks) else each
 
 
 def open_set(evidence: Evidence, tasks: Sequence[TaskSpec], false_accept: float = FALSE_ACCEPT) -> OpenSet:
@@ -144,6 +144,14 @@ def _other(evidence: Evidence, tasks: Sequence[TaskSpec]) -> np.ndarray[Any, np.
     return np.isin(evidence.labels[tasks[0].field], [*class_names(tasks), ""], invert=True)
 
 
+def by_field(open_set: Mapping[str, Any] | None, tasks: Sequence[TaskSpec]) -> dict[str, Any]:
+    """Return what a manifest says of an open set by field; of the field `class` alone it does not name it."""
+    if open_set is None:
+        return {}
+    alone = not isinstance(open_set, Mapping) or all(task.field == CLASS for task in tasks)
+    return {CLASS: open_set} if alone else dict(open_set)
+
+
 _AGAIN = "copy the folder again, or make it again"
 
 
@@ -153,13 +161,9 @@ def thresholds_of(open_set: Mapping[str, Any] | None, tasks: Sequence[TaskSpec])
     Raises:
         PoolError: one is no finite number, or of a field that it does not have.
     """
-    if open_set is None:
-        return {}
     outputs = {task.field: task.output for task in tasks}
-    if not isinstance(open_set, Mapping) or set(outputs) == {CLASS}:
-        open_set = {CLASS: open_set}
     found = {}
-    for field, about in open_set.items():
+    for field, about in by_field(open_set, tasks).items():
         value: Any = about.get("threshold") if isinstance(about, Mapping) else None
         if type(value) not in (int, float) or not math.isfinite(value):
             raise PoolError(f"the threshold of its open set is {value!r:.40}, and must be a finite number", hint=_AGAIN)

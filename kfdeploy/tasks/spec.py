@@ -201,6 +201,14 @@ def fields_of(tasks: Iterable[TaskSpec]) -> dict[str, list[int]]:
     return found
 
 
+def whole_field(task: TaskSpec, tasks: Sequence[TaskSpec]) -> bool:
+    """Return whether a task has a field to itself, so that there is no other; the field `class` alone always has one.
+
+    Where the class is all that is known of an image, images of classes in no task may come.
+    """
+    return fields_of(tasks).keys() != {CLASS} and [each.field for each in tasks].count(task.field) == 1
+
+
 def together(tasks: Iterable[TaskSpec]) -> tuple[TaskSpec, ...]:
     """Return tasks with those of one field beside each other, which is how a graph gives them; else in their order."""
     by_field: dict[str, list[TaskSpec]] = {}
@@ -242,7 +250,7 @@ def columns(known: Sequence[str], wanted: Sequence[str], who: str = "the model")
     """
     for name in wanted:
         if name not in known:
-            raise TaskError(f"{who} does not know the class '{name}'", allowed=known)
+            raise TaskError(f"{who} does not know the class '{name}'", allowed=listed(known))
     return [list(known).index(name) for name in wanted]
 
 

@@ -225,7 +225,7 @@ def _distill(
     experiment.seed()
     net, weights = _student(experiment, student)
     part = experiment.slice_teacher(teacher)
-    learner = ClassifierLearner(net, student.soft, recipe.train.label_smoothing)
+    learner = ClassifierLearner(net, student.soft, recipe.train.label_smoothing, experiment.losses(part))
     # A plain student (no soft targets) needs no teacher's forward pass.
     asked = part if student.soft.weight else None
     fitted = experiment.fit(learner, work / "train", name, recipe.train, teacher=asked, resume=resume)

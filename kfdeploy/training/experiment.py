@@ -2,29 +2,27 @@
 
 import copy
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from kfdeploy.arrays import Arrays, Floats, Labels
 from kfdeploy.data.content import Record
 from kfdeploy.data.folders import numbered
-from kfdeploy.data.imageset import ImageSet, stratified
-from kfdeploy.data.names import readable_names
-from kfdeploy.data.sources import has_test, load_split
+from kfdeploy.data.imageset import ImageSet
+from kfdeploy.data.sources import OPEN_ENDED, has_test, load_split
 from kfdeploy.data.splits import SPLIT_SEED, spread
-from kfdeploy.errors import DataError, TeacherError, TrainingError
+from kfdeploy.errors import DataError, RecipeError, TeacherError
 from kfdeploy.files import dump_json, sha256
-from kfdeploy.reading import parse_json, read_named
-from kfdeploy.schema import TASK, listing, record, require
 from kfdeploy.tasks.grouping import confusions, group_classes
-from kfdeploy.tasks.spec import TaskSpec, class_names
+from kfdeploy.tasks.spec import CLASS, TaskSpec, class_names, fields_of
 from kfdeploy.tasks.spec import columns as names_columns
 from kfdeploy.training.learners.classifier import ClassifierLearner
+from kfdeploy.training.learners.fields import Coupling, field_losses
 from kfdeploy.training.loop.devices import has_bf16, make_fabric, precision_of
 from kfdeploy.training.loop.fit import Trainer
 from kfdeploy.training.loop.learner import Fitted, Learner
@@ -33,10 +31,12 @@ from kfdeploy.training.loop.processes import world
 from kfdeploy.training.loop.progress import Progress, is_main
 from kfdeploy.training.loop.replay import Live, Replay, views_folder
 from kfdeploy.training.loop.trial import as_set
+from kfdeploy.training.nets.answers import class_columns
 from kfdeploy.training.nets.build import check_images, describe
 from kfdeploy.training.nets.classifier import Classifier
-from kfdeploy.training.nets.teacher import Teacher, class_columns, fill, pretrained
+from kfdeploy.training.nets.teacher import Teacher, fill, pretrained
 from kfdeploy.training.nets.weights import start_from
+from kfdeploy.training.recipe.named import noted_tasks
 from kfdeploy.training.recipe.recipe import Recipe
 from kfdeploy.training.recipe.sections import Groups, Train
 from kfdeploy.writing import write_file
@@ -58,20 +58,18 @@ class Experiment:
         self.image = recipe.image.spec()
         plain = self._load("train", {})
         self.folders = plain.classes  # what the classes are called where they lie
-        self._whole = replace(plain, classes=readable_names(recipe.data.names, plain.classes, all_there=True))
+        self._whole = plain.called(recipe.data.names, all_there=True)
         if self._whole.note:
             self.report.note(self._whole.note)
-        self.data_classes = self._whole.classes
-        self.tasks = recipe.task_specs(self.data_classes)
+        self.data_classes = self._whole.classes  # columns, where there are several fields
+        self.tasks = recipe.task_specs(self.data_classes, self._whole.fields, self._whole.ignored)
         self.classes = class_names(self.tasks)  # the columns of every logit here
         self.everything = self.classes  # those of the teacher, also where only some of its tasks are chosen
         self.grouping = isinstance(recipe.tasks, Groups)  # the teacher is to say yet what the tasks are
         _ = self.test  # that it is there is known before anything is decoded or trained
         self._whole.load(spread(len(self._whole), 2))  # so is whether images have the size, or are resized to it
         # Split before classes are chosen or permuted: recipes on the same data then have the same validation images.
-        self._split = stratified(
-            self._whole.labels, recipe.data.validation, SPLIT_SEED, self.data_classes, self.classes
-        )
+        self._split = self._whole.parted(recipe.data.validation, SPLIT_SEED, self.classes)
 
     @cached_property
     def fabric(self) -> "Fabric":
@@ -129,14 +127,16 @@ class Experiment:
 
     def _load(self, split: str, names: str | dict[str, str]) -> ImageSet:
         data = self.recipe.data
-        open_ended = data.source in ("folder", "webdataset") and bool(data.root)
+        open_ended = data.source in OPEN_ENDED and bool(data.root)
         if data.test and not (open_ended and not has_test(data.source, data.root)):
             raise DataError(
                 f"data.test takes a share of the train images for testing, and '{data.root or data.source}' has a test "
                 "split of its own",
                 hint="set data.test to 0, or move the test split away",
             )
-        return load_split(data.source, data.root, split, self.image, names=names, test=data.test, download=True)
+        return load_split(
+            data.source, data.root, split, self.image, names=names, test=data.test, download=True, asked=data.asked()
+        )
 
     def loader(self, data: ImageSet, batch: int) -> Loader:
         """Return a loader with the recipe's augmentation and seed."""
@@ -197,8 +197,13 @@ class Experiment:
         if accuracy is None:
             count = len(self.validation) + len(self.test)
             self.report.phase(f"measuring the teacher on {count:,} images")
-            both = ("validation", self.validation), ("test", self.test)
-            accuracy = {name: self.accuracy(teacher, data) for name, data in both}
+            both = {"validation": self.validation, "test": self.test}
+            each = {name: self.accuracies(teacher, data) for name, data in both.items()}
+            accuracy = {name: sum(found.values()) / len(found) for name, found in each.items()}
+            if self.several:
+                about["accuracies"] = {f: {name: each[name][f] for name in both} for f in each["test"]}
+        if self.several:
+            about["fields"] = self.taught(teacher)
         if min(accuracy.values()) < config.min_accuracy:
             raise TeacherError(
                 f"the teacher's accuracy is {min(accuracy.values()):.4f} (validation {accuracy['validation']:.4f}, "
@@ -215,7 +220,9 @@ class Experiment:
             TeacherError: it cannot be had, or does not fit.
         """
         aliases = dict(zip(self.data_classes, self.folders, strict=True))
-        teacher = pretrained(self.recipe.teacher, self.image, self.data_classes, self.classes, aliases)
+        teacher = pretrained(
+            self.recipe.teacher, self.image, self.data_classes, self.classes, aliases, self._whole.fields
+        )
         check_images(teacher, self.image, f"the teacher '{self.recipe.teacher.source}'")
         return teacher
 
@@ -229,6 +236,16 @@ class Experiment:
         """
         config = self.recipe.teacher
         if config.source != "train":
+            taught = self.taught(self.published)
+            if lost := [field for field in fields_of(self.tasks) if field not in taught]:
+                if not self.recipe.objective.lambda_sup:
+                    raise RecipeError(
+                        f"the teacher does not answer '{lost[0]}', and objective.lambda_sup is 0: there is nothing to "
+                        "learn it from",
+                        hint="give lambda_sup a weight, leave the field's tasks out, or say in teacher.classes that it "
+                        "is answered",
+                    )
+                self.report.note(f"the teacher does not answer {', '.join(lost)}: learned from labels alone")
             return self.published.channels
         assert config.net is not None  # the recipe's own validator has checked it
         net = Classifier(config.net, self.image, len(self.classes))
@@ -272,7 +289,7 @@ class Experiment:
         if known is not None:
             fill(net, {name: torch.from_numpy(value) for name, value in known.items()}, "the pool's teacher")
         else:
-            learner = ClassifierLearner(net, smoothing=config.train.label_smoothing)
+            learner = ClassifierLearner(net, smoothing=config.train.label_smoothing, fields=self.losses())
             self.fit(learner, folder, "teacher", config.train, resume=resume)
         return Teacher(net, range(len(self.classes)), net.backbone.channels)
 
@@ -283,8 +300,44 @@ class Experiment:
 
     @torch.no_grad()
     def accuracy(self, teacher: Teacher, data: ImageSet) -> float:
-        """Return the teacher's accuracy on a set, in float32."""
-        return float((self.logits(teacher, data).argmax(1) == data.labels).mean())
+        """Return the teacher's accuracy on a set, in float32; of several fields the mean of those that it answers."""
+        each = self.accuracies(teacher, data).values()
+        return sum(each) / len(each)
+
+    @torch.no_grad()
+    def accuracies(self, teacher: Teacher, data: ImageSet) -> dict[str, float]:
+        """Return the teacher's accuracy on a set of each field that it answers, in float32."""
+        taught = self.taught(teacher)
+        counts = data.right(self.logits(teacher, data)).items()
+        return {field: right / max(1, known) for field, (right, known) in counts if field in taught}
+
+    @property
+    def several(self) -> bool:
+        """Whether something else than the class is known of an image."""
+        return fields_of(self.tasks).keys() != {CLASS}
+
+    def taught(self, teacher: Teacher) -> list[str]:
+        """Return the fields that the teacher answers."""
+        return [field for field, columns in fields_of(self.tasks).items() if all(teacher.knows[c] for c in columns)]
+
+    @property
+    def couplings(self) -> dict[str, Coupling]:
+        """How the tasks of each field are coupled."""
+        own = self.recipe.data.fields
+        default = self.recipe.objective.coupling
+        return {field: (own[field].coupling if field in own else None) or default for field in fields_of(self.tasks)}
+
+    def losses(self, teacher: Teacher | None = None, *, coupled: bool = False) -> nn.ModuleList | None:
+        """Return the losses of each field, or None where the class is all that is known of an image.
+
+        With a `teacher` its answers are in them, for the fields that it knows; where they are not `coupled` as the
+        recipe has it, the tasks of a field share one softmax.
+        """
+        if not self.several:
+            return None
+        fields = fields_of(self.tasks)
+        taught = list(fields) if teacher is None else self.taught(teacher)
+        return field_losses(self.tasks, self.couplings if coupled else {}, self.recipe.weights(), taught)
 
     def logits(self, teacher: Teacher, data: ImageSet) -> Floats:  # → (N, C)
         """Return what the teacher answers on a set, in float32."""
@@ -309,7 +362,7 @@ class Experiment:
             return self, teacher
         assert isinstance(self.recipe.tasks, Groups)
         if noted.is_file():
-            tasks = _noted_tasks(noted)
+            tasks = noted_tasks(noted)
         else:
             self.report.phase("asking the teacher which classes it confuses")
             logits = torch.from_numpy(self.logits(teacher, self.validation))
@@ -338,16 +391,3 @@ class Experiment:
             "terms": fitted.log[-1] if fitted.log else {},
             "seed": self.recipe.seed,
         }
-
-
-def _noted_tasks(path: Path) -> tuple[TaskSpec, ...]:
-    """Return the tasks that were put on record when a run was begun.
-
-    Raises:
-        TrainingError: they cannot be read.
-    """
-    hint = "start afresh with --force"
-    data = read_named(path, f"'{path}' is missing", hint, error=TrainingError)
-    found = parse_json(data, str(path), error=TrainingError, hint=hint)
-    require(found, listing(record(TASK), 1), path, hint)
-    return tuple(TaskSpec.from_json(entry) for entry in found)

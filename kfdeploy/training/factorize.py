@@ -1,6 +1,7 @@
 """Factorization: a recipe's teacher becomes a pool (Yang et al., ECCV 2022, Eq. 3 and 6–12)."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def factorize(
         experiment.seed()
         net = FactorNet(recipe.ckn, recipe.tsn, experiment.image, experiment.tasks)
         start_from(net.ckn, recipe.ckn, experiment.image.channels, f"the CKN {describe(recipe.ckn)}")
-        learner = FactorLearner(net, teacher.channels, recipe.objective, recipe.seed, recipe.train.label_smoothing)
+        learner = _learner(net, teacher.channels, recipe, experiment, teacher)
         fitted = experiment.fit(learner, work / "train", "factors", recipe.train, teacher=teacher, resume=resume)
         if not is_main():
             return fitted
@@ -75,11 +76,18 @@ def _rehearse(recipe: Recipe, experiment: Experiment, out: Path) -> dict[str, An
     weights = start_from(net.ckn, recipe.ckn, experiment.image.channels, told)
     channels = experiment.check_teacher()
     check_images(net, experiment.image, f"{told} with TSNs {describe(recipe.tsn.net)}")
-    learner = FactorLearner(net, channels, recipe.objective, recipe.seed, recipe.train.label_smoothing)
+    learner = _learner(net, channels, recipe, experiment)
     _ = experiment.fabric  # a device that is not there is missed now
     experiment.report.phase("rehearsing: untrained networks become a pool")
     rehearse_pool(experiment, learner, out)  # in every process: none waits longer than its patience for another
     return weights
+
+
+def _learner(
+    net: FactorNet, channels: Sequence[int], recipe: Recipe, experiment: Experiment, teacher: Teacher | None = None
+) -> FactorLearner:
+    fields = experiment.losses(teacher, coupled=True)
+    return FactorLearner(net, channels, recipe.objective, recipe.seed, recipe.train.label_smoothing, fields)
 
 
 def _advise(recipe: Recipe, experiment: Experiment) -> None:

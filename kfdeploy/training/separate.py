@@ -1,19 +1,22 @@
 """Separate students: one network a task, each against all other classes, side by side in one graph.
 
 It is what is done where every task is a model of its own. Each network's outputs are log-odds against "other" (see
-`objectives.classification.against_other`), and each is calibrated, so that side by side they are one answer.
+`objectives.classification.against_other`), and each is calibrated, so that side by side they are one answer. A task
+that has a field of labels to itself has no other, and is calibrated with nothing.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kfdeploy.tasks.spec import TaskSpec, class_names, columns
+from kfdeploy.tasks.kinds.classes import label_columns
+from kfdeploy.tasks.spec import TaskSpec, columns, fields_of, whole_field
 from kfdeploy.training.experiment import Experiment
-from kfdeploy.training.learners.classifier import AgainstRest
+from kfdeploy.training.learners.classifier import AgainstRest, ClassifierLearner
 from kfdeploy.training.loop.learner import Fitted, outputs_of
 from kfdeploy.training.loop.progress import is_main
 from kfdeploy.training.nets.build import describe
@@ -53,30 +56,24 @@ def distill_separately(
 ) -> Fitted:
     """Distil one student for each of `tasks`, on all images, and write them side by side as one student into `work`."""
     recipe, (teacher, about) = experiment.recipe, taught
-    parts: list[AgainstRest] = []
+    parts: list[AgainstRest | ClassifierLearner] = []
     fits: list[Fitted] = []
     for task in tasks:
         number = experiment.tasks.index(task)
         torch.manual_seed(recipe.seed * 1000 + number)
         net = Classifier(student.net, experiment.image, len(task.classes))
         start_from(net.backbone, student.net, experiment.image.channels, f"student '{student.name}'")
-        own = columns(experiment.classes, task.classes)
-        parts.append(AgainstRest(net, student.soft, own, len(experiment.classes)))
-        asked = teacher if student.soft.weight else None
+        part, own, learner = _learner(experiment, teacher, student, task, net)
+        parts.append(learner)
+        asked = own if student.soft.weight and own is not None else None
         folder = work / "train" / f"{number + 1}"  # a task's name may be no folder's
         title = f"{name}, {task.name}"
-        fits.append(experiment.fit(parts[-1], folder, title, recipe.train, teacher=asked, resume=resume))
+        fits.append(part.fit(parts[-1], folder, title, recipe.train, teacher=asked, resume=resume))
     terms = {key: sum(fit.log[-1][key] for fit in fits) for key in fits[0].log[-1]} if fits[0].log else {}
     fitted = Fitted([terms], [fit.seconds for fit in fits])
     if not is_main():
         return fitted
-    classes = class_names(tasks)
-    owner = torch.repeat_interleave(torch.arange(len(tasks)), torch.tensor([len(task.classes) for task in tasks]))
-    labels = torch.tensor([{c: i for i, c in enumerate(classes)}.get(c, -1) for c in experiment.classes])
-    data = experiment.validation
-    logits = torch.cat([torch.from_numpy(outputs_of(p, data, experiment.fabric.device))[:, 1:] for p in parts], 1)
-    temperatures = torch.from_numpy(fit_temperatures(logits.numpy(), labels[data.labels].numpy(), owner.numpy()))
-    whole = SideBySide([part.net for part in parts], (1 / temperatures)[owner].float())
+    whole = SideBySide([part.net for part in parts], _scale(experiment, tasks, parts))
     fields = {
         "teacher": about,
         "net": f"{len(parts)} × {describe(student.net)}",
@@ -85,3 +82,35 @@ def distill_separately(
     }
     write_classifier(work, whole, "student", name, experiment.only(tasks), fields)
     return fitted
+
+
+def _learner(
+    experiment: Experiment, teacher: Teacher, student: Student, task: TaskSpec, net: nn.Module
+) -> tuple[Experiment, Teacher | None, AgainstRest | ClassifierLearner]:
+    """Return what one task is learned from, the teacher where it answers its field, and its learner."""
+    taught = task.field in experiment.taught(teacher)
+    if whole_field(task, experiment.tasks):
+        alone = experiment.only([task])
+        part = alone.slice_teacher(teacher) if taught else None
+        return alone, part, ClassifierLearner(net, student.soft, fields=alone.losses(part))
+    fields = fields_of(experiment.tasks)
+    own = columns(experiment.classes, task.columns)
+    learner = AgainstRest(net, student.soft, own, fields[task.field], list(fields).index(task.field))
+    return experiment, teacher if taught else None, learner
+
+
+def _scale(
+    experiment: Experiment, tasks: Sequence[TaskSpec], parts: Sequence[AgainstRest | ClassifierLearner]
+) -> Tensor:  # → (C,)
+    """Return what each logit is multiplied by: tasks that share a field are calibrated, so as to stand side by side."""
+    data, scales = experiment.validation, []
+    for task, part in zip(tasks, parts, strict=True):
+        temperature = 1.0
+        if isinstance(part, AgainstRest):
+            logits = outputs_of(part, data, experiment.fabric.device)[:, 1:]
+            labels = data.labels_of(task.field)
+            known = labels >= 0
+            own = label_columns(data.texts_of(task.field), task.columns)[known]
+            temperature = float(fit_temperatures(logits[known], own, np.zeros(len(task.classes), np.int64))[0])
+        scales += [1 / temperature] * len(task.classes)
+    return torch.tensor(scales, dtype=torch.float32)

@@ -198,7 +198,7 @@ FIRST = [
 @pytest.mark.parametrize(("form", "tasks", "threshold", "wanted"), FIRST)
 def test_what_0_1_0_composed_is_composed_to_the_byte(form, tasks, threshold, wanted):
     pool = Pool.open(RECORD / "pool")
-    graph = pool.graph(pool.choose(tasks), form, threshold, first=True)
+    graph = pool.graph(pool.choose(tasks), form, threshold and {"logits": threshold}, first=True)
     assert hashlib.sha256(graph.SerializeToString(deterministic=True)).hexdigest() == wanted
 
 

@@ -165,7 +165,7 @@ def test_what_an_assembly_says_of_itself(change, message, copy):
     edit(path, change)
     with pytest.raises(PoolError, match=message):
         Model.open(place).check()
-        _ = Model.open(place).threshold
+        _ = Model.open(place).thresholds
 
 
 @pytest.mark.parametrize(
@@ -355,10 +355,10 @@ def test_a_task_s_files_are_not_another_s(pool):
 
 
 def test_the_kind_of_number_that_an_image_is_has_to_fit(assembly):
-    graph, shape, count = identity.load_graph(assembly.graph), assembly.image.shape, len(assembly.classes)
-    identity.require_shape(graph, assembly.graph, shape, count, None)
+    graph, shape, widths = identity.load_graph(assembly.graph), assembly.image.shape, {"logits": len(assembly.classes)}
+    identity.require_shape(graph, assembly.graph, shape, widths, {})
     with pytest.raises(PoolError, match="takes images as uint8, and its manifest says float32"):
-        identity.require_shape(graph, assembly.graph, shape, count, None, "float32")
+        identity.require_shape(graph, assembly.graph, shape, widths, {}, "float32")
 
 
 def test_a_model_of_openvino_that_is_no_text_is_told(tmp_path):

@@ -83,11 +83,10 @@ def field_pool(root, *, tasks=TASKS, source=RECORD, calibrated=True, seed=1):
     entries = []
     for task, part, mine, its in zip(tasks, parts, proof, seen, strict=True):
         entry = task.to_json() | task_files(task.name)
-        about = owned("task", entry)
         head = {"head.z": part.head_z, "head.u": part.head_u, "head.bias": part.head_bias}
-        save_tensors(root / entry["file"], part.weights | head, about)
+        save_tensors(root / entry["file"], part.weights | head, owned("task", entry))
         logits = {"golden.logits": mine, "validation.logits": its}
-        save_tensors(root / entry["evidence"], logits, about | {"kind": "evidence"})
+        save_tensors(root / entry["evidence"], logits, owned("evidence", entry))
         entries.append(entry)
     manifest = json.loads(dump_json(pool.manifest))
     for key in ("calibration", "blocks", "added"):
@@ -99,6 +98,7 @@ def field_pool(root, *, tasks=TASKS, source=RECORD, calibrated=True, seed=1):
     manifest |= {"tasks": entries, "classes": list(class_names(tasks)), "temperatures": {}, "name": "fields"}
     manifest["recipe"] |= {"tasks": {task.name: {"field": task.field, "classes": list(task.classes)} for task in tasks}}
     if set(fields) != {"class"}:
+        del manifest["classes"]
         manifest |= {
             "schema": 2,
             "fields": {

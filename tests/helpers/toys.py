@@ -73,3 +73,31 @@ def write_images(root: Path, split: str, per_class: int, size: int = 8) -> None:
         for i in range(per_class):
             noisy = np.clip(base + random.integers(-40, 40, size=base.shape), 0, 255).astype(np.uint8)
             Image.fromarray(noisy).save(folder / f"{i:03}.png")
+
+
+HEADER = "file,shape,size,lit"
+SHAPES, SIZES, LIT = ("disc", "square", "star"), ("2", "10"), ("no", "yes")
+
+
+def rows_of(count: int, *, gaps: bool = True) -> list[str]:
+    """Return rows of `HEADER` for the images of `write_described`; every fifth shape and every seventh lit is unknown."""
+    return [
+        f"{i:03}.png,{'' if gaps and i % 5 == 4 else SHAPES[i % 3]},{SIZES[i % 2]},"
+        f"{'' if gaps and i % 7 == 6 else LIT[i // 2 % 2]}"
+        for i in range(count)
+    ]
+
+
+def write_described(root: Path, split: str, count: int, rows: list[str] | None = None, header: str = HEADER) -> Path:
+    """Write a split of a described folder, 8×8 images and attributes.csv, and return its folder."""
+    folder = root / split
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    for path in (folder / "images").glob("*.png"):
+        path.unlink()
+    for i in range(count):
+        random = np.random.default_rng((i, len(split)))
+        pixels = random.integers(0, 256, size=(8, 8, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / "images" / f"{i:03}.png")
+    lines = [header, *(rows_of(count) if rows is None else rows)]
+    (folder / "attributes.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder

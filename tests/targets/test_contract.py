@@ -8,15 +8,20 @@ import pytest
 
 from kfdeploy import targets, writing
 from kfdeploy.deploy.artifact import Artifact
+from kfdeploy.deploy.assemble import assemble
 from kfdeploy.deploy.export import convert, export
 from kfdeploy.deploy.parity import allowed_in
 from kfdeploy.deploy.prepare import prepare
 from kfdeploy.deploy.verify import verify
 from kfdeploy.errors import MissingDependencyError, OutputError, PoolError, UnsupportedError
-from kfdeploy.graph.reference import run
+from kfdeploy.graph.reference import run_joined
 from kfdeploy.targets.base import Setup
 from kfdeploy.targets.kits import kits
+from kfdeploy.tasks.spec import joined, outputs_of
 
+# A vector of one field, and several fields, as a bank and as branches.
+VECTOR = [(precision, "class") for precision in ("fp32", "fp16", "int8")]
+SEVERAL = [("fp32", "fields"), ("fp16", "fields"), ("int8", "fields"), ("fp32", "branches")]
 NAMES = [name for name in sorted(targets.TARGETS) if name != "trt"]  # TensorRT's libraries cannot be had without a GPU
 
 
@@ -25,14 +30,23 @@ def target(request):
     return targets.load(request.param)
 
 
+@pytest.fixture(scope="module")
+def models(assembly, fields, tmp_path_factory):
+    """What targets convert, by name: outputs are of one field, or of several, two of them split."""
+    out, names = tmp_path_factory.mktemp("models"), [task.name for task in fields.tasks]
+    several = {name: assemble(fields, names, out / name, fuse=fuse)
+               for name, fuse in (("fields", "bank"), ("branches", "branches"))}  # fmt: skip
+    return {"class": assembly} | several
+
+
 def written(target, model, folder, precision="fp32", **options):
-    """Convert a model as `export` does; return the options."""
+    """Convert a model as `export` does; return the options, and what it is to give (N, C)."""
     setting = target.Options(precision=precision, **options)
     folder.mkdir(exist_ok=True)
     prepared = prepare(model, target.GRAPHS[precision])
     files = convert(target, setting, prepared, folder)
     assert all((folder / name).is_file() for name in files)
-    return setting, run(prepared.graph, model.evidence().images)["logits"]
+    return setting, run_joined(prepared.graph, model.evidence().images, outputs_of(model.tasks))
 
 
 def test_it_is_named_as_the_table_says(target):
@@ -43,30 +57,36 @@ def test_it_is_named_as_the_table_says(target):
     assert (kits() / target.KIT / "session.py").is_file()
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-def test_it_gives_the_golden_logits_and_outputs_belong_to_the_caller(target, precision, assembly, tmp_path):
-    setting, expected = written(target, assembly, tmp_path, precision)
-    evidence = assembly.evidence()
+@pytest.mark.parametrize(("precision", "name"), [*VECTOR, *SEVERAL])
+def test_it_gives_the_golden_logits_and_outputs_belong_to_the_caller(target, precision, name, models, tmp_path):
+    model = models[name]
+    setting, expected = written(target, model, tmp_path, precision)
+    evidence = model.evidence()
     with target.open(tmp_path, setting, Setup()) as session:
         first = session.run({"image": evidence.images})
         session.synchronize()
-        kept = first["logits"].copy()
+        kept = joined(first, model.tasks).copy()
         session.run({"image": evidence.images[::-1].copy()})
-        assert np.array_equal(first["logits"], kept)
-    assert list(first) == ["logits"]
-    assert first["logits"].dtype == np.float32
+        assert np.array_equal(joined(first, model.tasks), kept)
+    assert sorted(first) == sorted(outputs_of(model.tasks))
+    assert {array.dtype for array in first.values()} == {np.dtype(np.float32)}
     assert np.abs(kept - expected).max() <= allowed_in(precision, expected)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-def test_rows_of_a_batch_do_not_influence_one_another(target, precision, assembly, tmp_path):
-    setting, _ = written(target, assembly, tmp_path, precision)
-    images = assembly.evidence().images
+@pytest.mark.parametrize(("precision", "name"), [*VECTOR, ("fp32", "fields")])
+def test_rows_of_a_batch_do_not_influence_one_another(target, precision, name, models, tmp_path):
+    model = models[name]
+    setting, _ = written(target, model, tmp_path, precision)
+    images = model.evidence().images
     many = np.concatenate([images, images])  # 32
     with target.open(tmp_path, setting, Setup()) as session:
-        whole = session.run({"image": many})["logits"]
-        alone = np.concatenate([session.run({"image": many[i : i + 1]})["logits"] for i in range(len(many))])
-        other = session.run({"image": np.concatenate([many[:1], 255 - many[1:]])})["logits"]
+
+        def run(images):
+            return joined(session.run({"image": images}), model.tasks)
+
+        whole = run(many)
+        alone = np.concatenate([run(many[i : i + 1]) for i in range(len(many))])
+        other = run(np.concatenate([many[:1], 255 - many[1:]]))
     bound = 1e-5 * max(1, np.abs(whole).max()) if precision != "fp16" else allowed_in("fp16", whole)
     assert np.abs(whole - alone).max() <= bound
     assert np.abs(whole[0] - other[0]).max() <= bound
@@ -85,12 +105,13 @@ def test_int8_convolutions_execute_in_integers_and_weights_are_small(target, ass
     assert sizes["int8"] < sizes["fp16"] < sizes["fp32"]  # toy weights: shares are measured on a real pool
 
 
-@pytest.mark.parametrize("batch", [1, 4])
-def test_a_fixed_batch_is_fixed(target, batch, assembly, tmp_path):
-    setting, expected = written(target, assembly, tmp_path, batch=batch)
-    images = assembly.evidence().images
+@pytest.mark.parametrize(("batch", "name"), [(1, "class"), (4, "class"), (1, "branches"), (4, "fields")])
+def test_a_fixed_batch_is_fixed(target, batch, name, models, tmp_path):
+    model = models[name]
+    setting, expected = written(target, model, tmp_path, batch=batch)
+    images = model.evidence().images
     with target.open(tmp_path, setting, Setup(threads=2)) as session:
-        found = session.run({"image": images[:batch]})["logits"]
+        found = joined(session.run({"image": images[:batch]}), model.tasks)
         assert np.abs(found - expected[:batch]).max() <= 1e-4 * max(1, np.abs(expected).max())
         with pytest.raises(Exception):  # noqa: B017, PT011 - each runtime has its own
             session.run({"image": images[: batch + 1]})

@@ -155,7 +155,7 @@ def test_an_output_that_does_not_fit_is_refused(opened):
     evidence = opened.evidence()
     threshold = opened.manifest["open_set"]["threshold"]
     right = (scores(evidence.golden) - threshold).astype(np.float32)
-    held = {"tasks": opened.tasks, "threshold": threshold}
+    held = {"tasks": opened.tasks, "thresholds": {"logits": threshold}}
     assert compare(Fake(evidence.golden, right), evidence.images, evidence.golden, **held).passed
     for wrong, words in ((right + 5, "differs by 5 from"), (right[:, None], "has shape"), (right * np.nan, "by inf")):
         with pytest.raises(ParityError, match=words):

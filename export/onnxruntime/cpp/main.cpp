@@ -301,6 +301,17 @@ class Classifier {
       fail("'" + path + "' does not take uint8 or float32 images (N, H, W, C)");
     shape = {sides[0], sides[1], sides[2], sides[3]};
     Ort::AllocatorWithDefaultOptions allocator;
+    bool logits = false;
+    std::string others;
+    for (std::size_t i = 0; i < session_.GetOutputCount(); ++i) {
+      const auto name = session_.GetOutputNameAllocated(i, allocator);
+      const std::string output = name.get();
+      logits = logits || output == "logits";
+      if (output != "logits" && output != "known") others += (others.empty() ? "" : ", ") + ("'" + output + "'");
+    }
+    if (!logits || !others.empty())
+      fail("'" + path + "' gives " + (others.empty() ? "no 'logits'" : others) +
+           ", and this program reads 'logits' alone, of the field 'class': run.py reads every field");
     const auto text = session_.GetModelMetadata().LookupCustomMetadataMapAllocated("classes", allocator);
     if (!text) {
       names = names_beside(path);

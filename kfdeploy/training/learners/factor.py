@@ -4,18 +4,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kfdeploy.errors import RecipeError
+from kfdeploy.tasks.spec import fields_of
+from kfdeploy.training.learners.fields import by_field, field_losses, summed
 from kfdeploy.training.loop.learner import Learner, Taught, Term
 from kfdeploy.training.loop.processes import gather, rank, world
 from kfdeploy.training.nets.factor import FactorNet
 from kfdeploy.training.nets.layers import pooled
-from kfdeploy.training.objectives.classification import against_other, other_targets, rest_as_other, task_information
 from kfdeploy.training.objectives.information import bottleneck, infomax, infomax_reference, infomin_reference
 from kfdeploy.training.recipe.sections import Objective
-from kfdeploy.training.transfer.logits import soft_targets, soft_targets_each
 
 
 class FactorLearner(Learner):
@@ -24,14 +23,18 @@ class FactorLearner(Learner):
     L = λ_sup L_sup + λ_kt L_kt + λ_I [ Σ_j ( −log q(y_j|t_j) + β KL(p(t_j|x) ‖ N(0,I)) ) − α Î(X;Z) ]
 
     With `coupling = "joint"` L_sup and L_kt are one term each over all classes; with `"independent"` each is a sum over
-    the tasks, of its own classes against "other" (its logits are then log-odds, see `against_other`).
+    the tasks, of its own classes against "other" (its logits are then log-odds, see `against_other`). Of several fields
+    of labels each term is the weighted sum of theirs; see `FieldLosses`.
     """
 
     def __init__(
-        self, net: FactorNet, teacher: Sequence[int], config: Objective, seed: int, smoothing: float = 0.0
-    ) -> None:
-        """`teacher` are the channels of its stages."""
+        self, net: FactorNet, teacher: Sequence[int], config: Objective, seed: int, smoothing: float = 0.0,
+        fields: nn.ModuleList | None = None,
+    ) -> None:  # fmt: skip
+        """`teacher` are the channels of its stages; `fields` the losses of each field, by default all coupled alike."""
         super().__init__()
+        couplings = dict.fromkeys(fields_of(net.tasks), config.coupling)
+        self.fields = fields or field_losses(net.tasks, couplings, {}, list(couplings))
         self.net, self.config, self.seed, self.smoothing = net, config, seed, smoothing
         levels = min(len(teacher), len(net.ckn.channels))
         if not teacher and config.lambda_i * config.alpha:
@@ -67,7 +70,6 @@ class FactorLearner(Learner):
             noise = noise[rank() * len(images) : (rank() + 1) * len(images)]
         out = self.net(images, noise)
         with torch.autocast(images.device.type, enabled=False):
-            targets = other_targets(labels, self.net.owner, self.net.local, self.net.K)
             estimates = []
             for project, t, z in zip(
                 self.projectors, _last(taught.pooled, self.levels), _last(out.stages, self.levels), strict=True
@@ -81,19 +83,17 @@ class FactorLearner(Learner):
             narrow = infomin_reference(out.mu) if reference else bottleneck(out.mu, out.logvar)
             # The bottleneck is logged in nats whatever its reduction: a mean over d is the sum with β / d.
             beta = config.beta / (self.net.d if config.beta_reduction == "mean" and not reference else 1)
-            if config.coupling == "joint":
-                sup = F.cross_entropy(out.logits, labels, label_smoothing=self.smoothing)
-                kt = soft_targets(out.logits, taught.logits, config.temperature)
-            else:
-                columns = self.net.owner, self.net.local, self.net.K
-                own = against_other(out.logits, *columns)
-                sup = task_information(own, targets)
-                merged = rest_as_other(taught.logits / config.temperature, *columns)
-                kt = soft_targets_each(own, merged, config.temperature)
+            sup, kt, task = [], [], []
+            for losses, own in by_field(self.fields, labels):
+                sup.append(losses.weight * losses.sup(out.logits, own, self.smoothing))
+                if losses.taught:
+                    kt.append(losses.weight * losses.kt(out.logits, taught.logits, config.temperature))
+                rows = out.task_logits if losses.alone else out.task_logits[:, losses.tasks]
+                task.append(losses.weight * losses.information(rows, own))
             return {
-                "sup": Term(config.lambda_sup, sup),
-                "kt": Term(config.lambda_kt, kt),
-                "task": Term(config.lambda_i, task_information(out.task_logits, targets)),
+                "sup": Term(config.lambda_sup, summed(sup, out.logits)),
+                "kt": Term(config.lambda_kt, summed(kt, out.logits)),
+                "task": Term(config.lambda_i, summed(task, out.logits)),
                 "bottleneck": Term(config.lambda_i * beta, narrow),
                 "infomax": Term(-config.lambda_i * config.alpha, _mean(estimates, out.logits)),
             }

@@ -202,10 +202,13 @@ class Trainer:
     def _judge(self, learner: Learner, validation: ImageSet, at: "_Position", steps: int, fitted: Fitted) -> None:
         """Add an epoch's row to the log: the means of its terms, and the accuracy on the validation images."""
         began = time.perf_counter()
-        accuracy = evaluate(learner, validation, self.fabric)
+        each = evaluate(learner, validation, self.fabric)
+        scores = {"validation": sum(each.values()) / len(each)}
+        if len(each) > 1:
+            scores |= {f"validation/{field}": value for field, value in each.items()}
         # From the step, not from a variable: a resumed run may have no step left in this epoch.
         rate = learning_rate(self.config, (at.epoch + 1) * steps - 1, self.config.epochs * steps)
-        fitted.log.append({"epoch": at.epoch + 1.0} | at.means() | {"validation": accuracy, "lr": rate})
+        fitted.log.append({"epoch": at.epoch + 1.0} | at.means() | scores | {"lr": rate})
         fitted.epoch_seconds.append(at.seconds + time.perf_counter() - began)
 
     @contextmanager
@@ -266,17 +269,14 @@ def _stopped(at: "_Position", config: Train, steps: int) -> Interrupted:
     )
 
 
-def evaluate(learner: Learner, data: ImageSet, fabric: "Fabric") -> float:
-    """Return the accuracy of a learner on a set; several processes take a part each."""
+def evaluate(learner: Learner, data: ImageSet, fabric: "Fabric") -> dict[str, float]:
+    """Return the accuracy of a learner on a set, of each field; several processes take a part each."""
     own = data if world() == 1 else data.take(np.arange(rank(), len(data), world()))
     with fabric.autocast():
         logits = outputs_of(learner, own, fabric.device)
-    right = total(
-        torch.tensor(
-            float((logits.argmax(1) == learner.answers(own.labels)).sum()), dtype=torch.float64, device=fabric.device
-        )
-    )
-    return float(right) / len(data)
+    counts = learner.right(logits, own)
+    sums = total(torch.tensor(list(counts.values()), dtype=torch.float64, device=fabric.device))  # (F, 2)
+    return {field: right / max(1.0, known) for field, (right, known) in zip(counts, sums.tolist(), strict=True)}
 
 
 def write_log(folder: Path, fitted: Fitted) -> None:

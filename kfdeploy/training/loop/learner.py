@@ -35,9 +35,9 @@ class Learner(nn.Module):
         """Return logits (N, C), from uint8 (N, H, W, C)."""
         raise TypeError(f"{type(self).__name__} has no evaluate")
 
-    def answers(self, labels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:  # (N,) → (N,)
-        """Return the columns of `evaluate` that are right for these labels."""
-        return labels
+    def right(self, logits: np.ndarray[Any, Any], data: ImageSet) -> dict[str, tuple[int, int]]:
+        """Return of each field how many images `evaluate` is right on, from its logits (N, C), and of how many."""
+        return data.right(logits)
 
 
 @dataclass

@@ -20,7 +20,10 @@ from kfdeploy.training.recipe.sections import Augment
 
 @dataclass(frozen=True)
 class Batch:
-    """One batch, or this process's share of it: uint8 images (N, H, W, C), labels (N,), and which views these are."""
+    """One batch, or this process's share of it: uint8 images (N, H, W, C), labels, and which views these are.
+
+    Labels are those of an `ImageSet`: (N,), or (N, F) where there are several fields, −1 where one is unknown.
+    """
 
     images: Tensor
     labels: Tensor
@@ -67,7 +70,7 @@ class MemoryLoader:
             yield Batch(images, self.labels[index], rows, view)
 
 
-class _Stream(Dataset[tuple[Tensor, int, int]]):
+class _Stream(Dataset[tuple[Tensor, Tensor, int]]):
     """Decodes and augments one image at a time with torchvision's v2 transforms."""
 
     def __init__(self, data: ImageSet, augment: Augment, seed: int) -> None:
@@ -88,7 +91,7 @@ class _Stream(Dataset[tuple[Tensor, int, int]]):
     def __len__(self) -> int:
         return len(self.data)
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int, int]:
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor, int]:
         epoch, index = key
         row = int(self.data.rows[index])
         if self.whole:  # a random resized crop is taken from the file's own pixels
@@ -101,7 +104,7 @@ class _Stream(Dataset[tuple[Tensor, int, int]]):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(int(draws(self.seed, epoch, torch.tensor(row), 4)))
                 image = self.transform(image.permute(2, 0, 1)).permute(1, 2, 0)
-        return image, int(self.data.labels[index]), row
+        return image, torch.as_tensor(self.data.labels[index]), row
 
 
 class StreamLoader:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from kfdeploy.errors import RecipeError
-from kfdeploy.tasks.spec import ImageSpec, TaskSpec, class_names
+from kfdeploy.tasks.spec import ImageSpec, TaskSpec, class_names, whole_field
 from kfdeploy.training.nets.build import build
 from kfdeploy.training.nets.classifier import Normalise
 from kfdeploy.training.nets.layers import pooled
@@ -24,7 +24,7 @@ class Factors:
     mu: Tensor  # (N, K, d) mean of the posterior of t
     logvar: Tensor  # (N, K, d) its log variance, within [−10, 10]
     t: Tensor  # (N, K, d) a sample of it in training, its mean otherwise
-    task_logits: Tensor  # (N, K, 1 + largest c) H'_j(t_j): "other", then the task's classes; −inf beyond them
+    task_logits: Tensor  # (N, K, 1 + largest c) H'_j(t_j): "other", then the task's classes; −inf where there is none
 
 
 class FactorNet(nn.Module):
@@ -52,7 +52,7 @@ class FactorNet(nn.Module):
         self.tap_channels = image.channels if self.tap < 0 else self.ckn.channels[self.tap]
         self.bank = build(tsn.net, self.tap_channels, tasks=K)
         d, D = self.ckn.channels[-1], self.bank.channels[-1]
-        self.K, self.d, self.D = K, d, D
+        self.tasks, self.K, self.d, self.D = tuple(tasks), K, d, D
 
         # A_j and the map to log σ_j², as one batched matrix (K, D, d). The head's weights have a variance of 1/3d, so
         # with 3/D the product W_j A_j begins with 1/D, as a linear layer on u of its own: with the third of that which
@@ -67,6 +67,7 @@ class FactorNet(nn.Module):
         self.task_head = nn.Parameter(torch.empty(K, d, 1 + int(sizes.max())).uniform_(-(d**-0.5), d**-0.5))
         self.task_head_bias = nn.Parameter(torch.zeros(K, 1 + int(sizes.max())))
         beyond = torch.arange(1 + int(sizes.max())) > sizes[:, None]  # (K, 1 + largest c)
+        beyond[:, 0] = torch.tensor([whole_field(task, tasks) for task in tasks])  # there is no "other"
         self.register_buffer("beyond", beyond, persistent=False)
         self.register_buffer("owner", torch.repeat_interleave(torch.arange(K), sizes), persistent=False)  # (C,)
         local = torch.cat([torch.arange(int(n)) + 1 for n in sizes])

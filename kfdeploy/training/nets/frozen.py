@@ -1,5 +1,6 @@
 """A frozen network in an ONNX file as a teacher: run by ONNX Runtime, it gives logits, and no features."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,11 @@ class OnnxNet(nn.Module):
     (N, H, W, C) and (N, C, H, W) are told by the shape. Probabilities are turned into logits: their logarithm.
     """
 
-    def __init__(self, path: Path, image: ImageSpec, output: str = "") -> None:
+    def __init__(self, path: Path, image: ImageSpec, output: str | Sequence[str] = "") -> None:
         """`output` names the logits; it may be left out where the graph has one output, or one called `logits`.
+
+        Of several outputs the logits stand side by side.
+
 
         Raises:
             TeacherError: the file is missing or no network from images to a row of numbers.
@@ -56,19 +60,20 @@ class OnnxNet(nn.Module):
         except Exception as error:  # ONNX Runtime has many errors of its own for a file that it cannot run
             raise TeacherError(f"ONNX Runtime cannot run '{path}': {first_line(error)}") from None
         self.path, self.normalise = path, Normalise(image)
-        self.output = self._output(output)
+        self.outputs = [self._output(output)] if isinstance(output, str) else [self._output(name) for name in output]
         self.input, self.kind, self.last, self.batch = self._input(image)
         with torch.no_grad():
-            found = self._run(np.zeros((2, *image.shape), np.uint8))
-        if found.ndim != 2 or len(found) != 2:
-            raise TeacherError(
-                f"the output '{self.output}' of '{path}' has the shape {found.shape} for two images, and logits have "
-                "(2, classes)",
-                allowed=[each.name for each in self.session.get_outputs()],
-                hint="set teacher.output",
-            )
-        self.columns = found.shape[1]
-        self.shares = bool((found >= 0).all() and np.abs(found.sum(1) - 1).max() < 1e-3)
+            each = self._run(np.zeros((2, *image.shape), np.uint8))
+        for name, found in zip(self.outputs, each, strict=True):
+            if found.ndim != 2 or len(found) != 2:
+                raise TeacherError(
+                    f"the output '{name}' of '{path}' has the shape {found.shape} for two images, and logits have "
+                    "(2, classes)",
+                    allowed=[known.name for known in self.session.get_outputs()],
+                    hint="set teacher.output",
+                )
+        self.widths = [found.shape[1] for found in each]
+        self.shares = [bool((found >= 0).all() and np.abs(found.sum(1) - 1).max() < 1e-3) for found in each]
 
     def _output(self, name: str) -> str:
         names = [each.name for each in self.session.get_outputs()]
@@ -102,7 +107,7 @@ class OnnxNet(nn.Module):
         last = fits[0] if len(fits) == 1 else kind is np.uint8
         return inputs[0].name, kind, last, shape[0] if isinstance(shape[0], int) else 0
 
-    def _run(self, pixels: Images) -> Floats:
+    def _run(self, pixels: Images) -> list[Floats]:
         if self.kind is np.uint8:
             given = pixels if self.last else pixels.transpose(0, 3, 1, 2)
         else:
@@ -110,21 +115,22 @@ class OnnxNet(nn.Module):
             given = (floats.transpose(0, 2, 3, 1) if self.last else floats).astype(self.kind)
         given = np.ascontiguousarray(given)
         if self.batch in (0, len(given)):
-            found = [self.session.run([self.output], {self.input: given})[0]]
+            pieces = [given]
         else:  # a fixed batch: filled up with black images at the end
             fill = np.zeros((-len(given) % self.batch, *given.shape[1:]), given.dtype)
             whole = np.concatenate([given, fill])
             pieces = np.split(whole, len(whole) // self.batch)
-            found = [self.session.run([self.output], {self.input: piece})[0] for piece in pieces]
-        return np.concatenate(found)[: len(given)].astype(np.float32)
+        found = [self.session.run(self.outputs, {self.input: piece}) for piece in pieces]
+        return [np.concatenate(parts)[: len(given)].astype(np.float32) for parts in zip(*found, strict=True)]
 
     def forward(self, image: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Return logits (N, C), and no features."""
         self.normalise.cpu()
-        found = self._run(image.cpu().numpy())
-        if self.shares:
-            found = np.log(np.maximum(found, 1e-12))
-        return torch.from_numpy(found).to(image.device), ()
+        each = [
+            np.log(np.maximum(found, 1e-12)) if shares else found
+            for found, shares in zip(self._run(image.cpu().numpy()), self.shares, strict=True)
+        ]
+        return torch.from_numpy(np.concatenate(each, axis=1)).to(image.device), ()
 
 
 def _may_be(shape: list[object], wanted: tuple[int, ...]) -> bool:

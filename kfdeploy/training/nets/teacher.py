@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from kfdeploy.data.names import class_list, column_of
-from kfdeploy.errors import TeacherError, first_line, listed, nearest
+from kfdeploy.errors import TeacherError, first_line, nearest
 from kfdeploy.tasks.spec import ImageSpec
+from kfdeploy.training.nets.answers import answers, outputs_for, teacher_columns
 from kfdeploy.training.nets.build import describe
 from kfdeploy.training.nets.classifier import Classifier, Normalise
 from kfdeploy.training.nets.frozen import OnnxNet
@@ -47,6 +47,7 @@ class Teacher(nn.Module):
         self.net = net.requires_grad_(False)
         self.channels = tuple(channels)
         self.register_buffer("columns", torch.tensor(columns, dtype=torch.int64), persistent=False)
+        self.knows = tuple(column >= 0 for column in columns)  # of each column whether it answers its field
         self.eval()
 
     def train(self, mode: bool = True) -> "Teacher":
@@ -60,8 +61,8 @@ class Teacher(nn.Module):
         return self.choose(logits), features
 
     def choose(self, logits: Tensor) -> Tensor:
-        """Return the columns asked for, of all the logits that the network gives."""
-        return logits.index_select(1, self.columns)
+        """Return the columns asked for, of all the logits that the network gives; any for one that it lacks."""
+        return logits.index_select(1, self.columns.clamp(min=0))
 
 
 class _Torchvision(nn.Module):
@@ -165,50 +166,18 @@ def fill(net: nn.Module, state: dict[str, Tensor], origin: str, told: str = "the
     net.load_state_dict({**own, **renamed})
 
 
-def class_columns(
-    known: Sequence[Sequence[str]], wanted: Sequence[str], aliases: Mapping[str, str] | None = None
-) -> list[int]:
-    """Return the teacher's column of each wanted class; `known` are all that each of its classes is called.
-
-    `aliases` are other names of wanted classes: of the folders that they lie in.
-
-    Raises:
-        TeacherError: the teacher does not know one.
-    """
-    found = []
-    for name in wanted:
-        column = column_of(name, known)
-        other = (aliases or {}).get(name, name)
-        if column is None and other != name:
-            column = column_of(other, known)
-        if column is None:
-            several = [each[0] for each in known if name in each]
-            raise TeacherError(
-                f"the teacher knows several classes called '{name}'" if several else
-                f"the teacher does not know the class '{name}'",
-                allowed=several or listed([each[0] for each in known]),
-                hint=nearest(name, [each for names in known for each in names])
-                or "set teacher.classes to its classes in its order ('imagenet' for ImageNet's thousand), or leave "
-                "some out with data.ignore",
-            )  # fmt: skip
-        found.append(column)
-    for i, column in enumerate(found):
-        if column in found[:i]:
-            raise TeacherError(
-                f"'{wanted[found.index(column)]}' and '{wanted[i]}' are one class of the teacher",
-                hint="leave one out with data.ignore",
-            )
-    return found
-
-
 def pretrained(
     config: sections.Teacher,
     image: ImageSpec,
     data_classes: Sequence[str],
     wanted: Sequence[str],
     aliases: Mapping[str, str] | None = None,
+    fields: Sequence[str] = (),
 ) -> Teacher:
     """Return a published teacher, its logits in the order of `wanted`; `aliases` are as `class_columns` has them.
+
+    `data_classes` are the data's columns, and `fields` whose each of them is, where there are several; those of fields
+    that the teacher does not answer are -1 among its columns.
 
     Raises:
         TeacherError: the weights cannot be had or do not fit, or the classes do not.
@@ -216,17 +185,21 @@ def pretrained(
     kind, _, name = config.source.partition(":")
     if config.mean or config.std:
         image = ImageSpec(image.size, image.channels, tuple(config.mean or image.mean), tuple(config.std or image.std))
-    known = class_list(config.classes) if isinstance(config.classes, str) else _each(config.classes or data_classes)
-    columns = class_columns(known, wanted, aliases)
+    answered = answers(config.classes, data_classes, fields)
+    known = [names for each in answered.values() for names in each]
+    columns = teacher_columns(answered, wanted, dict(zip(data_classes, fields, strict=False)), aliases)
     if kind == "file":
         assert config.net is not None  # the recipe's own validator has checked it
         net = Classifier(config.net, image, len(known))
         fill(net, read_weights(Path(name)), name, f"the net {describe(config.net)}")
         return Teacher(net, columns, net.backbone.channels)
     if kind == "onnx":
-        frozen = OnnxNet(Path(name), image, config.output)
-        if frozen.columns != len(known):
-            raise TeacherError(f"'{name}' has {frozen.columns} classes, the recipe's has {len(known)}", hint=_CLASSES)
+        frozen = OnnxNet(Path(name), image, outputs_for(config.output, answered))
+        sizes = [len(each) for each in answered.values()] if len(frozen.widths) > 1 else [len(known)]
+        for output, found, size in zip(frozen.outputs, frozen.widths, sizes, strict=True):
+            if found != size:
+                which = f"the output '{output}' of '{name}'" if len(sizes) > 1 else f"'{name}'"
+                raise TeacherError(f"{which} has {found} classes, the recipe's has {size}", hint=_CLASSES)
         return Teacher(frozen, columns, ())
     model = _torchvision(name, config, len(known)) if kind == "torchvision" else _timm(name, config, len(known), image)
     try:
@@ -237,10 +210,6 @@ def pretrained(
             hint="set image.size to the teacher's",
         ) from None
     return Teacher(wrapped, columns, wrapped.channels)
-
-
-def _each(names: Sequence[str]) -> list[tuple[str]]:
-    return [(name,) for name in names]
 
 
 def _torchvision(name: str, config: sections.Teacher, classes: int) -> nn.Module:

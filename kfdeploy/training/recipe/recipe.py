@@ -1,7 +1,7 @@
 """The typed recipe: everything an experiment is, in one TOML file, whole and without inheritance."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,6 +11,7 @@ from kfdeploy.errors import RecipeError, nearest
 from kfdeploy.reading import MOST_TEXT, ReadingError, read_named, toml_of
 from kfdeploy.tasks.spec import TaskSpec
 from kfdeploy.training.recipe.base import Section
+from kfdeploy.training.recipe.named import tasks_of
 from kfdeploy.training.recipe.nets import CifarResNet, Net, Timm
 from kfdeploy.training.recipe.sections import (
     Augment,
@@ -20,6 +21,7 @@ from kfdeploy.training.recipe.sections import (
     Objective,
     Run,
     Student,
+    Task,
     Teacher,
     Train,
     Tsn,
@@ -37,8 +39,9 @@ class Recipe(Section):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")  # of the pool, in manifests and tables
     seed: int = Field(0, ge=0, le=10**12)  # of weights, batches and views
-    # 'classes': a task for each class; or [tasks] with lists of classes, or with group = 10: so many, by the teacher.
-    tasks: Literal["classes"] | Groups | dict[str, list[str]]
+    # 'classes': a task for each class; 'fields': for each field; or [tasks] with lists of classes, with tables such as
+    # { field = 'shape' }, or with group = 10: so many, by the teacher.
+    tasks: Literal["classes", "fields"] | Groups | dict[str, list[str] | Task]
     data: Data  # the images
     image: Image  # the input
     augment: Augment = Augment()  # the views
@@ -79,62 +82,23 @@ class Recipe(Section):
             raise ValueError(f"two students have one name: {', '.join(names)}")
         return self
 
-    def task_specs(self, classes: Sequence[str]) -> tuple[TaskSpec, ...]:
-        """Return the tasks over the data's `classes`, checking that each class has exactly one place.
+    def task_specs(
+        self, classes: Sequence[str], fields: Sequence[str] = (), ignored: Collection[str] = ()
+    ) -> tuple[TaskSpec, ...]:
+        """Return the tasks over the data's columns, checking that each class has exactly one place; see `tasks_of`.
 
-        Where the teacher is to group them, it is not asked here: groups of the right number and sizes are returned.
+        `ignored` are fields that were left out, as `data.ignore` asks.
 
         Raises:
             RecipeError: a class is unknown, in two tasks, or in none and not ignored.
         """
-        for name in self.data.ignore:
-            if name not in classes:
-                raise RecipeError(
-                    f"data.ignore names '{name}', which the data do not have",
-                    allowed=classes,
-                    hint=nearest(name, classes),
-                )
-        kept = [name for name in classes if name not in self.data.ignore]
-        if self.tasks == "classes":
-            return tuple(TaskSpec(name, (name,)) for name in kept)
-        if isinstance(self.tasks, Groups):
-            count = self.tasks.group
-            if count > len(kept):
-                raise RecipeError(
-                    f"tasks.group is {count}, and there are {len(kept)} classes",
-                    hint="set it to how many tasks there shall be; for one a class, tasks = 'classes'",
-                )
-            parts = (kept[len(kept) * i // count : len(kept) * (i + 1) // count] for i in range(count))
-            return tuple(TaskSpec(f"group {i + 1}", tuple(part)) for i, part in enumerate(parts))
-        owner: dict[str, str] = {}
-        for task, members in self.tasks.items():
-            if not members:
-                raise RecipeError(f"task '{task}' has no classes", allowed=kept)
-            if not task.strip():
-                raise RecipeError("a task has no name", hint="name it in [tasks]")
-            for name in members:
-                if name in self.data.ignore:
-                    raise RecipeError(
-                        f"class '{name}' is in task '{task}' and in data.ignore", hint="take it out of one of them"
-                    )
-                if name not in kept:
-                    raise RecipeError(
-                        f"task '{task}' names class '{name}', which the data do not have",
-                        allowed=kept,
-                        hint=nearest(name, kept),
-                    )
-                if name in owner:
-                    raise RecipeError(
-                        f"class '{name}' is in two tasks, '{owner[name]}' and '{task}'",
-                        hint="a class belongs to one task",
-                    )
-                owner[name] = task
-        if lost := [name for name in kept if name not in owner]:
-            raise RecipeError(
-                f"no task has class '{lost[0]}'" + (f" (nor {', '.join(lost[1:])})" if lost[1:] else ""),
-                hint=f"put it into a task, or leave it out: data.ignore = {lost}",
-            )
-        return tuple(TaskSpec(task, tuple(members)) for task, members in self.tasks.items())
+        ignore = [name for name in self.data.ignore if name not in ignored]
+        return tasks_of(self.tasks, ignore, classes, fields)
+
+    def weights(self) -> dict[str, float]:
+        """Return of each field that a task names the weight of its losses."""
+        named = self.tasks.values() if isinstance(self.tasks, dict) else ()
+        return {task.field: task.weight for task in named if isinstance(task, Task)}
 
 
 def _numbers(value: int | list[int]) -> list[int]:
@@ -267,7 +231,8 @@ def _explain(error: "ErrorDetails", origin: str) -> RecipeError:
     if where and where[0] == "tasks" and error["type"] != "missing":
         return RecipeError(
             f"recipe '{origin}' has tasks = {error['input']!r}, where a list of classes is meant",
-            hint="tasks = 'classes', or [tasks] with lines such as pets = ['cat', 'dog']",
+            hint="tasks = 'classes' or 'fields', or [tasks] with lines such as pets = ['cat', 'dog'] or "
+            "hue = { field = 'hue' }",
         )
     key = ".".join(str(part) for part in where)
     if error["type"] == "extra_forbidden":
@@ -292,7 +257,7 @@ def _keys(where: Sequence[str | int], family: str) -> list[str]:
     """Return the keys that the section at `where` may have."""
     section: Any = Recipe
     for part in where:
-        if isinstance(part, int):
+        if isinstance(part, int) or part not in section.model_fields:  # one of several, or of a table's own names
             continue
         found = _sections(section.model_fields[part].annotation)
         section = next((kind for kind in found if _family(kind) == family), found[0])
@@ -326,7 +291,7 @@ def _anchor(recipe: Recipe, folder: Path) -> Recipe:
     source = f"{kind}:{from_folder(path)}" if kind in ("file", "onnx") else kind + colon + path
     data, teacher = recipe.data, recipe.teacher
     names = data.names if isinstance(data.names, dict) else from_folder(data.names)
-    classes = teacher.classes if isinstance(teacher.classes, list) else from_folder(teacher.classes)
+    classes = from_folder(teacher.classes) if isinstance(teacher.classes, str) else teacher.classes
     return recipe.model_copy(
         update={
             "data": data.model_copy(update={"root": from_folder(data.root), "names": names}),

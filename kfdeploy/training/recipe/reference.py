@@ -15,6 +15,7 @@ _PARTS: tuple[tuple[str, tuple[type[Section], ...]], ...] = (
     ("", (Recipe,)),
     ("[tasks]", (sections.Groups,)),
     ("[data]", (sections.Data,)),
+    ("[data.fields.<field>]", (sections.DataField,)),
     ("[image]", (sections.Image,)),
     ("[augment]", (sections.Augment,)),
     ("[teacher]", (sections.Teacher,)),
@@ -80,6 +81,7 @@ def _type(annotation: str) -> str:
     plain = {
         "str": "text", "int": "whole number", "float": "number", "bool": "true or false", "None": "none",
         "Net": "a net", "Interpolation": "text", "NonNegativeInt": "whole number", "Groups": "[tasks]",
+        "DataField": "[data.fields.<field>]",
     }  # fmt: skip
     text = re.sub(r"Field\(.*\)$", "", annotation)
     text = re.sub(r"Literal\[(.+?)\]", lambda m: m[1].replace(", ", " or "), text)

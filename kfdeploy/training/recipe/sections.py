@@ -1,31 +1,87 @@
 """The tables of a recipe, typed. See `Recipe` for the whole."""
 
+from collections.abc import Collection
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
+from kfdeploy.data.fields import KINDS, MAPS, NO_MAPS, Asked
 from kfdeploy.tasks.spec import ImageSpec, Interpolation
 from kfdeploy.training.recipe.base import Section
 from kfdeploy.training.recipe.nets import Argument, Net
 
 
+class DataField(Section):
+    """One thing known of an image, such as a column of `attributes.csv`: a table for each that is spoken of."""
+
+    kind: str = "classes"  # classes; maps of labels are not there yet
+    classes: list[str] = Field(default_factory=list)  # all its values, in the order of the outputs; none: by name
+    coupling: Literal["joint", "independent"] | None = None  # of its tasks among each other; none: the objective's
+
+    @model_validator(mode="after")
+    def _fits(self) -> "DataField":
+        if self.kind in MAPS:
+            raise ValueError(f"{NO_MAPS}, and kind is '{self.kind}' (allowed: {', '.join(KINDS)})")
+        if self.kind not in KINDS:
+            raise ValueError(f"there is no kind '{self.kind}' (allowed: {', '.join(KINDS)})")
+        if twice := [name for i, name in enumerate(self.classes) if name in self.classes[:i]]:
+            raise ValueError(f"classes has '{twice[0]}' twice")
+        return self
+
+
 class Data(Section):
     """Where the images come from and how they are split."""
 
-    source: str = "digits"  # digits, folder, webdataset, CIFAR10, CIFAR100, MNIST or FashionMNIST
-    root: str = ""  # of a folder: where train/<class>/ and test/<class>/ are; relative to the recipe or to here
+    # digits, dsprites, folder, arrays, webdataset, CIFAR10, CIFAR100, MNIST or FashionMNIST.
+    source: str = "digits"
+    # Of a folder: where train/<class>/ and test/<class>/ are, or train/images/ and train/attributes.csv; of arrays:
+    # train/images.npy; of webdataset: train-*.tar. Relative to the recipe or to here.
+    root: str = ""
     names: str | dict[str, str] = Field(default_factory=dict)  # readable ones, by folder: a table, a file, 'imagenet'
-    ignore: list[str] = Field(default_factory=list)  # classes that no task has
+    ignore: list[str] = Field(default_factory=list)  # classes that no task has, and fields that are not read
+    fields: dict[str, DataField] = Field(default_factory=dict)  # what is said of fields, each in [data.fields.<field>]
+    partial: bool = False  # leave out images and rows of attributes.csv that lack each other, instead of refusing them
+    images: int = Field(100_000, ge=100, le=737_280)  # of dsprites: how many of all there are
     validation: float = Field(0.1, gt=0, lt=1)  # the stratified share of train that every choice is made on
     test: float = Field(0.0, ge=0, lt=1)  # of a folder or shards without a test split: the share of train that is one
     stream_above_mb: int = Field(4096, ge=0)  # decoded train images larger than this stream from disk
     workers: int = Field(0, ge=0)  # processes that decode what is streamed; 0: one a core, 8 at most
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Data":
+        if self.source != "dsprites" and self.images != type(self).model_fields["images"].default:
+            raise ValueError(f"images is how many of dsprites are taken, and source is '{self.source}'")
+        if self.partial and self.source not in ("folder", "webdataset"):
+            raise ValueError(f"partial is for folders and webdataset, and source is '{self.source}'")
+        if both := [name for name in self.fields if name in self.ignore]:
+            raise ValueError(f"the field '{both[0]}' is in data.fields and in data.ignore")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _dump(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Return it without keys that came later, where they say nothing: what had none of them keeps its bytes."""
+        found: dict[str, Any] = whole(self)
+        silent = {"fields": not self.fields, "partial": not self.partial, "images": self.source != "dsprites"}
+        return {key: value for key, value in found.items() if not silent.get(key)}
+
+    def asked(self, only: Collection[str] | None = None) -> Asked:
+        """Return what is asked of the source; `only` those fields of it, by default all that are not ignored."""
+        orders = {name: tuple(field.classes) for name, field in self.fields.items()}
+        return Asked(orders, only, tuple(self.ignore), self.partial, self.images)
 
 
 class Groups(Section):
     """Tasks that the teacher's confusions make: classes that it takes for one another, on validation, are one task."""
 
     group: int = Field(ge=2)  # how many tasks, of sizes as even as can be
+
+
+class Task(Section):
+    """A task of one field of several."""
+
+    field: str  # of a folder's attributes.csv: a column; the class of each image's folder is `class`
+    classes: list[str] = Field(default_factory=list)  # those of the field that it has; none: all
+    weight: float = Field(1.0, gt=0)  # of its field's losses; tasks of one field have the same
 
 
 class Image(Section):
@@ -109,9 +165,9 @@ class Teacher(Section):
     net: Net | None = None  # for train and file: its architecture
     weights: str = ""  # for torchvision and timm: a local file instead of a download
     args: dict[str, Argument] = Field(default_factory=dict)  # for torchvision and timm: what the model is made with
-    output: str = ""  # for onnx: which of the outputs the logits are
-    # In its order: names, 'imagenet', or a file with a class a line; none: the data's.
-    classes: str | list[str] = Field(default_factory=list)
+    output: str | dict[str, str] = ""  # for onnx: which of the outputs the logits are; of several fields a table
+    # In its order: names, 'imagenet', or a file with a class a line; of several fields a table; none: the data's.
+    classes: str | list[str] | dict[str, list[str]] = Field(default_factory=list)
     mean: list[float] = Field(default_factory=list)  # where it was normalised otherwise than the recipe's image
     std: list[float] = Field(default_factory=list)  # the same
     min_accuracy: float = Field(0.0, ge=0, le=1)  # refuse a teacher that is less accurate on validation or test

@@ -1,5 +1,6 @@
 """Writing a factorization as a pool, proved before it is there."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -11,7 +12,8 @@ from kfdeploy.files import file_name, save_tensors
 from kfdeploy.manifest import TaskEntry, stamp, versions
 from kfdeploy.pool.manifest import SHARED, made, owned, write
 from kfdeploy.pool.pool import Pool
-from kfdeploy.tasks.spec import ImageSpec, TaskSpec
+from kfdeploy.tasks.evidence import labels_key
+from kfdeploy.tasks.spec import CLASS, ImageSpec, TaskSpec
 from kfdeploy.training.experiment import Experiment
 from kfdeploy.training.learners.factor import FactorLearner
 from kfdeploy.training.loop.learner import Fitted
@@ -30,9 +32,10 @@ if TYPE_CHECKING:
 
     from kfdeploy.arrays import Arrays
     from kfdeploy.graph.compose import Part
+    from kfdeploy.training.learners.fields import FieldLosses
 
 
-_SHARED = ("golden.images", "validation.labels", "validation.rows", "validation.content")
+_SHARED = ("golden.images", "validation.rows", "validation.content")  # and the labels of each field
 
 
 class _Common(nn.Module):
@@ -83,11 +86,8 @@ def write_pool(
     folded = [template.fold(state) for state in states]
     check_template(template, folded)
 
-    joint, owner = recipe.objective.coupling == "joint", net.owner.numpy()  # owner: (C,) each class's task
-    temperatures = np.ones(len(tasks))
-    if not joint:
-        temperatures = fit_temperatures(evidence["validation.logits"], evidence["validation.labels"], owner)
-    by_task = {task.name: round(float(value), 6) for task, value in zip(tasks, temperatures, strict=True)}
+    owner = net.owner.numpy()  # (C,) each class's task
+    temperatures, by_task = _temperatures(experiment, learner, evidence)
     each = temperatures[owner]
     W, WA, b = ((tensor.numpy().T / each).T.astype(np.float32) for tensor in net.folded_heads())
     for key in ("golden.logits", "validation.logits"):
@@ -98,7 +98,8 @@ def write_pool(
         parts.append(Part(task.name, arrays, W[own], WA[own], b[own]))
         logits = {key: evidence[key][:, own] for key in ("golden.logits", "validation.logits")}
         _write_task(work, task, parts[-1], logits)
-    save_tensors(work / SHARED, {key: evidence[key] for key in _SHARED}, stamp("evidence"))
+    shared = {key: value for key, value in evidence.items() if key in _SHARED or key.startswith("validation.labels")}
+    save_tensors(work / SHARED, shared, stamp("evidence"))
     save_state(work / "train" / WEIGHTS, learner)
     ranges = pool_ranges(common.model, template.model, parts, sample(experiment.validation))
     manifest = made(
@@ -108,18 +109,47 @@ def write_pool(
             "recipe": recipe.model_dump(),
             "image": image.to_json(),
             "coupling": recipe.objective.coupling,
-            "temperatures": {} if joint else by_task,
+            "temperatures": by_task,
             "teacher": teacher,
             "versions": versions(*LIBRARIES),
             "nets": _described(net, recipe) | ({"weights": weights} if weights else {}),
             "training": experiment.training(recipe.train, fitted),
             "images": experiment.record.about(),
+            **_fields(experiment),
         },
         tasks,
         write_pool_ranges(work, ranges, min(IMAGES, len(experiment.validation))),
     )
     write(work, manifest)
     Pool.open(work).prove()
+
+
+def _temperatures(
+    experiment: Experiment, learner: FactorLearner, evidence: "Arrays"
+) -> tuple[np.ndarray[Any, np.dtype[np.float64]], dict[str, float]]:
+    """Return by what each task's logits are divided (K,), and that by name of the tasks that are coupled with none."""
+    tasks, found = experiment.tasks, np.ones(len(experiment.tasks))
+    named: dict[str, float] = {}
+    for losses in cast("Sequence[FieldLosses]", learner.fields):
+        if losses.independent:
+            own = losses.columns.cpu().numpy()
+            logits, labels = evidence["validation.logits"][:, own], evidence[labels_key(losses.field)]
+            known = labels >= 0
+            found[losses.tasks] = fit_temperatures(logits[known], labels[known], losses.owner.cpu().numpy())
+            named |= {tasks[i].name: round(float(found[i]), 6) for i in losses.tasks}
+    return found, named
+
+
+def _fields(experiment: Experiment) -> dict[str, Any]:
+    """Return what is put on record of several fields."""
+    found: dict[str, list[str]] = {}
+    for task in experiment.tasks:
+        found.setdefault(task.field, []).extend(task.classes)
+    if found.keys() == {CLASS}:
+        return {}
+    couplings = experiment.couplings
+    about = {f: {"kind": "classes", "classes": names, "coupling": couplings[f]} for f, names in found.items()}
+    return {"fields": about}
 
 
 def _described(net: FactorNet, recipe: Recipe) -> dict[str, Any]:

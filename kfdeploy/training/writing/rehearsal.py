@@ -15,6 +15,7 @@ from torch import nn
 
 from kfdeploy.data.imageset import ImageSet
 from kfdeploy.errors import ParityError
+from kfdeploy.tasks.spec import CLASS, fields_of
 from kfdeploy.training.experiment import Experiment
 from kfdeploy.training.learners.factor import FactorLearner
 from kfdeploy.training.loop.learner import Fitted
@@ -59,9 +60,13 @@ def _small(experiment: Experiment) -> Experiment:
     """Return the experiment with two images of noise in place of all."""
     random = np.random.default_rng(0)
     pixels = random.integers(0, 256, (2, *experiment.image.shape), dtype=np.uint8)
-    labels = np.array([0, len(experiment.classes) - 1], dtype=np.int64)
-    few = ImageSet(experiment.classes, labels, np.arange(2), experiment.image, pixels)
+    labels, fields = np.array([0, len(experiment.classes) - 1], dtype=np.int64), fields_of(experiment.tasks)
+    owners: tuple[str, ...] = ()
+    if fields.keys() != {CLASS}:
+        labels = np.array([[columns[0] for columns in fields.values()], [columns[-1] for columns in fields.values()]])
+        owners = tuple(task.field for task in experiment.tasks for _ in task.classes)
+    few = ImageSet(experiment.classes, labels, np.arange(2), experiment.image, pixels, fields=owners)
     part = copy.copy(experiment)
-    fields: dict[str, Any] = {"train": few, "validation": few, "test": few, "record": few.record([0, 1])}
-    part.__dict__.update(fields)  # what would else be decoded when it is asked for
+    shown: dict[str, Any] = {"train": few, "validation": few, "test": few, "record": few.record([0, 1])}
+    part.__dict__.update(shown)  # what would else be decoded when it is asked for
     return part

@@ -1,0 +1,152 @@
+"""Several labels an image, from a folder with attributes.csv to pools, students and graphs: the whole line in small."""
+
+import csv
+
+import numpy as np
+import onnx
+import pytest
+from PIL import Image
+from runtimes import session
+
+from kfdeploy.data.splits import validation_set
+from kfdeploy.deploy.assemble import assemble
+from kfdeploy.deploy.export import export
+from kfdeploy.deploy.model import Model
+from kfdeploy.errors import RecipeError
+from kfdeploy.pool.plan import Subsets
+from kfdeploy.pool.pool import Pool
+from kfdeploy.tasks.spec import joined
+from kfdeploy.tasks.worth import accuracies
+from kfdeploy.training.distill import distill
+from kfdeploy.training.factorize import factorize
+from kfdeploy.training.recipe.recipe import load_recipe
+
+RECIPE = """
+name = "attributes"
+tasks = { hue = { field = "hue" }, square = { field = "shape", classes = ["square"] }, \
+round = { field = "shape", classes = ["disc", "ring"] }, lit = { field = "lit" } }
+data = { source = "folder", root = "ROOT", validation = 0.2 }
+image = { size = [16, 16], channels = 3, mean = [0.5, 0.5, 0.5], std = [0.3, 0.3, 0.3] }
+objective = { temperature = 4.0 }
+tsn = { tap = "stage1", net = { family = "convnet", channels = [8, 8], strides = [2, 2] } }
+train = { epochs = 6, batch = 32, optimizer = "adamw", lr = 5e-3 }
+run = { precision = "fp32" }
+
+[teacher]
+source = "train"
+net = { family = "convnet", channels = [16, 16], strides = [2, 2] }
+train = { epochs = 6, batch = 32, optimizer = "adamw", lr = 5e-3 }
+
+[ckn]
+family = "convnet"
+channels = [16, 16]
+strides = [2, 2]
+
+[[students]]
+name = "small"
+net = { family = "convnet", channels = [8, 16], strides = [2, 2] }
+"""
+HUES = {"red": (200, 40, 40), "green": (40, 200, 40), "blue": (40, 40, 200)}
+
+
+def draw(hue, shape, lit, random):
+    y, x = np.mgrid[:16, :16] - 7.5
+    away = np.hypot(x, y)
+    inside = {"square": (abs(x) < 5) & (abs(y) < 5), "disc": away < 6, "ring": (away < 7) & (away > 4)}[shape]
+    image = np.where(inside[..., None], HUES[hue], 90 if lit == "yes" else 10)
+    return np.clip(image + random.normal(0, 8, image.shape), 0, 255).astype(np.uint8)
+
+
+def write_attributes(root, count=(240, 60), gaps=0.2):
+    """Write a folder of images with attributes.csv, some labels missing."""
+    random = np.random.default_rng(0)
+    for split, images in zip(("train", "test"), count, strict=True):
+        folder = root / split / "images"
+        folder.mkdir(parents=True)
+        rows = []
+        for i in range(images):
+            said = {
+                "hue": list(HUES)[i % 3],
+                "shape": ("square", "disc", "ring")[i // 3 % 3],
+                "lit": ("no", "yes")[i % 2],
+            }
+            Image.fromarray(draw(*said.values(), random)).save(folder / f"{i:04}.png")
+            known = {name: value if random.random() > gaps else "" for name, value in said.items()}
+            rows.append({"file": f"{i:04}.png", **known})
+        with (root / split / "attributes.csv").open("w", newline="") as file:
+            table = csv.DictWriter(file, list(rows[0]))
+            table.writeheader()
+            table.writerows(rows)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    place = tmp_path_factory.mktemp("fields")
+    write_attributes(place / "data")
+    (place / "recipe.toml").write_text(RECIPE.replace("ROOT", str(place / "data")))
+    return place
+
+
+@pytest.fixture(scope="module")
+def pool(place):
+    factorize(load_recipe(place / "recipe.toml"), place / "pool")
+    return Pool.open(place / "pool")
+
+
+def test_a_pool_of_fields_and_what_it_says(pool, place):
+    assert pool.manifest["schema"] == 2
+    assert [(task.name, task.field) for task in pool.tasks] == [
+        ("hue", "hue"), ("square", "shape"), ("round", "shape"), ("lit", "lit"),
+    ]  # fmt: skip
+    each = accuracies(pool.evidence(), pool.tasks)
+    assert list(each) == ["hue", "shape", "lit"]
+    assert min(found.value for found in each.values()) > 0.6, each  # thrice as good as chance at least, in six epochs
+    assert all(found.images < 48 for found in each.values())  # gaps are masked
+    assert pool.teacher["accuracy"]["test"] > 0.7
+    log = (place / "pool" / "train" / "log.csv").read_text().splitlines()[0]
+    assert "validation,validation/hue,validation/shape,validation/lit" in log
+
+
+def test_what_is_planned_is_what_the_graph_does(pool, tmp_path):
+    whole = validation_set(pool.data, pool.seen(), pool.image)
+    subsets = Subsets.of_pool(pool)
+    for number, names in enumerate((["hue"], ["lit", "hue"], ["square", "round", "lit"], ["round", "hue", "square"])):
+        model = assemble(pool, names, tmp_path / f"{number}")
+        data = whole.only(model.classes)
+        outputs = [output.name for output in onnx.load(model.graph).graph.output]
+        found = dict(zip(outputs, session(model.graph, 1).run(outputs, {"image": data.load()}), strict=True))
+        counts = data.right(joined(found, model.tasks))
+        mean = float(np.mean([right / known for right, known in counts.values()]))
+        assert subsets.accuracy([subsets.names.index(name) for name in names]) == pytest.approx(mean)
+        assert model.accuracy["validation"] == pytest.approx(mean)
+
+
+def test_students_of_fields_together_and_apart(place, pool):
+    recipe = load_recipe(place / "recipe.toml")
+    distill(recipe, pool=pool.where, out=place / "students")
+    distill(recipe, pool=pool.where, out=place / "students", separate=True, tasks=["lit", "square", "round"])
+    both = Model.open(place / "students" / "small")
+    assert [output.name for output in both.load().graph.output] == ["hue", "shape", "lit"]
+    apart = Model.open(place / "students" / "small-separate-lit-square-round")
+    assert [output.name for output in apart.load().graph.output] == ["lit", "shape"]
+    assert both.accuracy["validation"] > 0.5
+    assert apart.accuracy["validation"] > 0.4
+    made = export(apart, "onnx", precision="int8", out=place / "artifacts")
+    assert made.manifest["verify"]["equal"] > 0.9
+
+
+def test_a_teacher_with_an_output_a_field_and_one_that_lacks_a_field(place, pool):
+    teacher = place / "pool" / "train" / "teacher" / "model.onnx"
+    known = "classes = { lit = [], shape = ['square', 'disc', 'ring'], hue = [] }, output = { hue = 'hue' }"
+    changed = [f"teacher={{ source = 'onnx:{teacher}', {known} }}", "objective.alpha=0", "train.epochs=2"]
+    factorize(load_recipe(place / "recipe.toml", changed), place / "again")
+    again = Pool.open(place / "again")
+    assert again.teacher["accuracy"]["test"] == pytest.approx(pool.teacher["accuracy"]["test"], abs=1e-3)
+    lacking = [
+        f"teacher={{ source = 'onnx:{teacher}', classes = {{ shape = ['square', 'disc', 'ring'], lit = [] }} }}",
+        *changed[1:],
+    ]
+    factorize(load_recipe(place / "recipe.toml", lacking), place / "lacking")
+    assert Pool.open(place / "lacking").teacher["fields"] == ["shape", "lit"]
+    with pytest.raises(RecipeError, match="the teacher does not answer 'hue', and objective.lambda_sup is 0"):
+        factorize(load_recipe(place / "recipe.toml", [*lacking, "objective.lambda_sup=0"]), place / "nothing")
