@@ -267,8 +267,9 @@ def _merged(results: Sequence[dict[str, Any]], label: str) -> dict[str, Any]:
     """Return one result with all rows; those of one file have one accuracy."""
     rows = [row for result in results for row in result["rows"]]
     scored = {row["sha256"]: row for row in rows if row["accuracy"] is not None}
-    names = ("accuracy", "images")
-    rows = [row | {name: scored.get(row["sha256"], row)[name] for name in names} for row in rows]
+    names = ("accuracy", "images", "fields")
+    found = [(row, scored.get(row["sha256"], row)) for row in rows]
+    rows = [row | {name: whole[name] for name in names if name in whole} for row, whole in found]
     return {
         **stamp("benchmark"),
         "quick": results[0]["quick"],
