@@ -51,7 +51,9 @@ def test_sentences_tell_each_field_and_the_mean(several):
     assert f"{BAD} +10.00 [+8.00, +12.00]" in said
     assert said == words.sentences(several)[0]
     assert words.answer(several).endswith("on average over its fields, -5.00 in shape.")
-    assert "accuracy 80.00 % on average over 2 fields of 900 images\n  shape: 90.00 %" in words.about(several["rows"][0])
+    assert "accuracy 80.00 % on average over 2 fields of 900 images\n  shape: 90.00 %" in words.about(
+        several["rows"][0]
+    )
 
 
 def test_a_page_speaks_of_fields_and_escapes_their_names(several, tmp_path):
