@@ -222,8 +222,8 @@ class ImageSet:
         return tuple(self.classes[label] if label >= 0 else "" for label in self.labels_of(field))
 
     def texts(self) -> tuple[str, ...]:
-        """Return what each image is said to be, in one text: its class, or its column of every field."""
-        return tuple(map("; ".join, zip(*map(self.texts_of, self.field_names), strict=True)))
+        """Return what each image is said to be, in one text: its class, or its columns of all fields, sorted."""
+        return tuple(map("; ".join, zip(*map(self.texts_of, sorted(self.field_names)), strict=True)))
 
     def parted(self, share: float, seed: int, needed: Sequence[str] = ()) -> tuple[Labels, Labels]:
         """Return the indices of a split (rest, share): of every class alike, or where there are fields of all images.
