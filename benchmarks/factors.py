@@ -133,7 +133,7 @@ def summary(result):
             name, codes = {"tasks": ("KF", ""), "each": ("KF", "each"), "common": ("KF, common", "")}.get(
                 name, (name.removesuffix("-separate"), each)
             )
-            for key in MEASURES:
+            for key in ("D", *MEASURES):
                 found.setdefault(f"{name}, each" if codes else name, {}).setdefault(key, []).append(row[key])
     return {
         name: {key: (float(np.mean(v)), float(np.ptp(v)) / 2, len(v)) for key, v in numbers.items()}
