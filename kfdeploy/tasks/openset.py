@@ -137,11 +137,16 @@ def _other(evidence: Evidence, tasks: Sequence[TaskSpec]) -> np.ndarray[Any, np.
 
 
 def by_field(open_set: Mapping[str, Any] | None, tasks: Sequence[TaskSpec]) -> dict[str, Any]:
-    """Return what a manifest says of an open set by field; of the field `class` alone it does not name it."""
+    """Return what a manifest says of an open set by field, in the order of these tasks'.
+
+    Of the field `class` alone it does not name it.
+    """
     if open_set is None:
         return {}
-    alone = not isinstance(open_set, Mapping) or all(task.field == CLASS for task in tasks)
-    return {CLASS: open_set} if alone else dict(open_set)
+    if not isinstance(open_set, Mapping) or all(task.field == CLASS for task in tasks):
+        return {CLASS: open_set}
+    order = [*fields_of(tasks), *open_set]  # a manifest's own is that of letters
+    return {field: open_set[field] for field in dict.fromkeys(order) if field in open_set}
 
 
 _AGAIN = "copy the folder again, or make it again"

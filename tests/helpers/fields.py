@@ -73,7 +73,10 @@ def field_pool(root, *, tasks=TASKS, source=RECORD, calibrated=True, seed=1):
     golden = pictures(pool.image.shape, SAMPLES, 1)
     proof, seen = (logits_of(pool, parts, images) for images in (golden, seen_images(pool)))
     fields = fields_of(tasks)
-    labels = {field: _labels(np.concatenate(seen, 1)[:, columns], random) for field, columns in fields.items()}
+    labels = {
+        field: _labels(np.concatenate(seen, 1)[:, columns], random, gaps=set(fields) != {"class"})
+        for field, columns in fields.items()
+    }
     shared = {"golden.images": golden, "validation.rows": np.arange(SEEN)}
     shared |= {labels_key(field): found for field, found in labels.items()}
     for name in ("common.onnx", "task.onnx"):
@@ -125,9 +128,9 @@ def _part(pool, task, random):
     return Part(task.name, weights, head_z, head_u, random.normal(0, 0.3, sizes[0]).astype(np.float32))
 
 
-def _labels(logits, random):
-    """Return labels (V,) that the logits mostly get right; of a field of more than one class some are not known."""
+def _labels(logits, random, *, gaps):
+    """Return labels (V,) that the logits mostly get right; with `gaps` some are not known."""
     V, C = logits.shape
-    right, known = random.random(V) < 0.7, random.random(V) < 0.85
+    right, known = random.random(V) < 0.7, random.random(V) < (0.85 if gaps else 2)
     labels = np.where(right, logits.argmax(1), random.integers(0, C, V))
     return np.where(known, labels, -1).astype(np.int64)

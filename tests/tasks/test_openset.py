@@ -22,7 +22,7 @@ from kfdeploy.pool.pool import Pool
 from kfdeploy.targets.base import Setup
 from kfdeploy.tasks.evidence import Evidence
 from kfdeploy.tasks.kinds.classes import auroc
-from kfdeploy.tasks.openset import open_set, scores
+from kfdeploy.tasks.openset import open_set, scores, thresholds_of
 from kfdeploy.tasks.spec import TaskSpec
 
 HERE = [name for name in ("onnx", "openvino", "mnn") if not targets.load(name).can_run()]
@@ -163,6 +163,19 @@ def test_an_output_that_does_not_fit_is_refused(opened):
             compare(Fake(evidence.golden, wrong), evidence.images, evidence.golden, **held)
     with pytest.raises(ParityError, match=r"outputs are \['logits', 'known'\]"):
         compare(Fake(evidence.golden, right), evidence.images, evidence.golden, opened.tasks)
+
+
+def test_a_threshold_is_of_a_field_that_is_there():
+    tasks = [TaskSpec("a", ("x",), field="shape"), TaskSpec("b", ("y",))]
+    told = {"class": {"threshold": 2}, "shape": {"threshold": 1.5}}
+    assert list(thresholds_of(told, tasks).items()) == [("shape", 1.5), ("logits", 2.0)]
+    assert thresholds_of({"threshold": 1.5}, tasks[1:]) == {"logits": 1.5}
+    assert thresholds_of(None, tasks) == {}
+    with pytest.raises(PoolError, match="of the field 'colour', and it has none such"):
+        thresholds_of({"colour": {"threshold": 0.5}}, tasks)
+    for wrong in ({"threshold": 0.5}, {"shape": {"threshold": "1"}}, {"shape": 1}, 7):
+        with pytest.raises(PoolError, match="the threshold of its open set is"):
+            thresholds_of(wrong, tasks)
 
 
 def test_a_graph_keeps_its_logits(opened, toy, tmp_path):
