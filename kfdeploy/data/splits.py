@@ -11,6 +11,7 @@ from kfdeploy.arrays import Images, Labels
 from kfdeploy.data.content import find
 from kfdeploy.data.fields import Asked, lone_class
 from kfdeploy.data.imageset import ImageSet
+from kfdeploy.data.npy import IMAGES as ARRAYS
 from kfdeploy.data.npy import has_arrays
 from kfdeploy.data.sources import load_split
 from kfdeploy.errors import DataError
@@ -185,6 +186,5 @@ def load(
     try:
         return load_split(source, root, split, image, names=names, test=test, asked=asked)
     except DataError as error:  # its hints are for recipes, and whoever asks here has none
-        raise DataError(
-            str(error), hint="name a folder with train/<class>/ and test/<class>/: --data <folder>"
-        ) from None
+        laid = "with train/<class>/ and test/<class>/" if source != "arrays" else f"with train/{ARRAYS}"
+        raise DataError(str(error), hint=f"name a folder {laid}: --data <folder>") from None

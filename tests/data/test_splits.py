@@ -142,3 +142,6 @@ def test_what_a_manifest_says_of_fields_and_of_dsprites_is_done(tmp_path, spec):
     np.save(tmp_path / "train" / "lit.npy", np.array([0, 1, 0]))
     (tmp_path / "train" / "attributes.csv").unlink()
     assert len(load({"source": "arrays", "root": ""}, "train", spec, tmp_path)) == 3
+    with pytest.raises(DataError, match=r"there is no '.*gone/train/images.npy'") as caught:
+        load({"source": "arrays", "root": str(tmp_path / "gone")}, "train", spec)
+    assert caught.value.hint == "name a folder with train/images.npy: --data <folder>"

@@ -40,10 +40,10 @@ class Data(Section):
     names: str | dict[str, str] = Field(default_factory=dict)  # readable ones, by folder: a table, a file, 'imagenet'
     ignore: list[str] = Field(default_factory=list)  # classes that no task has, and fields that are not read
     fields: dict[str, DataField] = Field(default_factory=dict)  # what is said of fields, each in [data.fields.<field>]
-    partial: bool = False  # leave out images and rows of attributes.csv that lack each other, instead of refusing them
+    partial: bool = False  # leave out images and rows that lack each other, instead of refusing them
     images: int = Field(100_000, ge=100, le=737_280)  # of dsprites: how many of all there are
     validation: float = Field(0.1, gt=0, lt=1)  # the stratified share of train that every choice is made on
-    test: float = Field(0.0, ge=0, lt=1)  # of a folder or shards without a test split: the share of train that is one
+    test: float = Field(0.0, ge=0, lt=1)  # of a source without a test split: the share of train that is one
     stream_above_mb: int = Field(4096, ge=0)  # decoded train images larger than this stream from disk
     workers: int = Field(0, ge=0)  # processes that decode what is streamed; 0: one a core, 8 at most
 
