@@ -133,7 +133,7 @@ def summary(result):
             name, codes = {"tasks": ("KF", ""), "each": ("KF", "each"), "common": ("KF, common", "")}.get(
                 name, (name.removesuffix("-separate"), each)
             )
-            for key in MEASURES:
+            for key in ("D", *MEASURES):
                 found.setdefault(f"{name}, each" if codes else name, {}).setdefault(key, []).append(row[key])
     return {
         name: {key: (float(np.mean(v)), float(np.ptp(v)) / 2, len(v)) for key, v in numbers.items()}
@@ -148,7 +148,7 @@ def tell(result, out):
     first = next((about for about in result["seeds"].values() if "cka" in about), None)
     if first is None:
         return
-    figure = new_figure(6.4, 5.2)
+    figure = new_figure(6.4, 5.2, 120)
     axes = figure.subplots()
     shown = axes.imshow(first["cka"], vmin=0, vmax=1, cmap="viridis")
     axes.set_xticks(range(len(first["factors"])), first["factors"], rotation=45, ha="right")

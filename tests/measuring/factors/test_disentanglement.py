@@ -149,7 +149,7 @@ def test_what_is_not_known_of_a_factor_is_left_out_for_it_alone(cases, factors):
 def test_boosting_is_timed_before_it_is_asked_for(cases, factors):
     seconds = boosting_seconds((cases["same"], factors), trees=20)
     assert 0 < seconds < 60
-    assert boosting_seconds((cases["same"], factors), trees=2000) > seconds
+    assert boosting_seconds((cases["same"], factors), trees=20_000) > seconds
 
 
 GOOD = np.array([(a, b) for a in range(2) for b in range(2)] * 4)
