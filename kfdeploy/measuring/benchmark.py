@@ -67,6 +67,7 @@ def benchmark(
         UnsupportedError: no row at all can be measured here.
         DataError: there are no test images.
     """
+    # Long by its docstring, which says what a result holds.
     opened = _open(artifacts)
     subjects = _subjects(opened)
     if unknown := [setting for setting in scenarios if setting not in SCENARIOS]:

@@ -233,7 +233,7 @@ def accuracies(rows: Sequence[Row]) -> str:
 
 def _scores(rows: Sequence[Row], colours: Mapping[str, int], of: str = "") -> str:
     models = {(model(row), how(row), row["accuracy"]): row for row in reversed(rows)}
-    spans = {key: wilson(row["accuracy"], number(row.get("images"))) for key, row in models.items()}
+    spans = {key: _span(row) for key, row in models.items()}
     axis = Axis.around([100 * value for span in spans.values() for value in span])
     lines = []
     for key, row in reversed(models.items()):
@@ -241,4 +241,12 @@ def _scores(rows: Sequence[Row], colours: Mapping[str, int], of: str = "") -> st
         more = line(low, "50%", high, "50%", "interval")
         drawn = mark(axis.at(100 * row["accuracy"]), 50, str(row.get("kind")), colours[how(row)], about(row), more=more)
         lines.append(Strip(key[0], drawn, share(row["accuracy"]), key[1]))
-    return strips(f"Accuracy of each model{of}, with the 95 % interval of its number of images", lines, axis, "%", 28)
+    interval = "the mean of their 95 % intervals" if field_names(rows) else "the 95 % interval of its number of images"
+    return strips(f"Accuracy of each model{of}, with {interval}", lines, axis, "%", 28)
+
+
+def _span(row: Row) -> tuple[float, float]:
+    """Return the 95 % interval of a row's accuracy; of several fields the mean of theirs, never too narrow."""
+    each = fields(row).values() or (row,)
+    spans = [wilson(one["accuracy"], number(one.get("images"))) for one in each]
+    return float(np.mean([low for low, _ in spans])), float(np.mean([high for _, high in spans]))

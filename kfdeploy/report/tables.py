@@ -99,7 +99,7 @@ def overview(result: Mapping[str, Any]) -> Table:
         "target": how,
         "scenario": lambda row: str(row.get("scenario") or NONE),
         **_NUMBERS,
-        "accuracy": lambda row: share(row.get("accuracy")) if row.get("accuracy") is not None else "not measured",
+        _accuracy(rows): lambda row: share(row.get("accuracy")) if row.get("accuracy") is not None else "not measured",
         **_fields(rows),
         "kB": lambda row: figures(row["bytes"] / 1000, 0),
         "parameters": lambda row: figures(number(row.get("parameters")), 0),
@@ -115,8 +115,13 @@ def _machine(rows: Sequence[Row]) -> dict[str, Callable[[Row], str]]:
     return {"machine": lambda row: str(row.get("machine") or NONE)} if report.merged(rows) else {}
 
 
+def _accuracy(rows: Sequence[Row]) -> str:
+    """Return what the column of accuracies is called: of several fields they are means."""
+    return "mean accuracy" if field_names(rows) else "accuracy"
+
+
 def _fields(rows: Sequence[Row]) -> dict[str, Callable[[Row], str]]:
-    """Return a column for each field, where there are several: `accuracy` is their mean."""
+    """Return a column for each field, where there are several."""
 
     def told(name: str) -> Callable[[Row], str]:
         return lambda row: share(fields(row)[name]["accuracy"]) if name in fields(row) else NONE
@@ -133,7 +138,7 @@ def results(rows: Sequence[Row]) -> Table:
         "target": how,
         "scenario": lambda row: str(row.get("scenario") or NONE),
         **_NUMBERS,
-        "accuracy": lambda row: share(row.get("accuracy")),
+        _accuracy(rows): lambda row: share(row.get("accuracy")),
         **_fields(rows),
     }
     named = list(columns).index("batch")

@@ -33,7 +33,7 @@ def several(result):
 def test_tables_have_a_column_a_field(several):
     for table in (tables.overview(several), tables.results(several["rows"])):
         head = list(table.head)
-        at = head.index("accuracy")
+        at = head.index("mean accuracy")
         assert head[at + 1 : at + 3] == ["in shape", f"in {BAD}"]
         assert [cells[at : at + 3] for cells in table.rows][:2] == [
             ["80.00 %", "90.00 %", "70.00 %"], ["77.50 %", "95.00 %", "60.00 %"],
@@ -59,7 +59,7 @@ def test_sentences_tell_each_field_and_the_mean(several):
 def test_a_page_speaks_of_fields_and_escapes_their_names(several, tmp_path):
     text = page(several)
     assert BAD not in text
-    assert "Accuracy of each model, mean of 2 fields, with the 95 % interval" in text
+    assert "Accuracy of each model, mean of 2 fields, with the mean of their 95 % intervals" in text
     assert "Accuracy of each model in shape, with the 95 % interval" in text
     assert "accuracy, mean of the fields, %" in text
     assert "| in shape |" in markdown(several)
