@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from attack_tables import attack
+from form_tables import disentangled, forms
 from front_tables import with_times
 from portability_tables import portability
 from speed_tables import nets, pareto, speed, spread
@@ -280,7 +281,7 @@ def front(result, part=""):
 KINDS = {"bank": bank, "study": study, "speed": speed, "pareto": pareto, "precisions": precisions, "clock": clock,
          "openset": openset, "scale": scale, "grow": grow, "ship": ship, "benchmark": benchmark,
          "session-overhead": session_overhead, "front": front, "portability": portability,
-         "attack": attack}  # fmt: skip
+         "attack": attack, "forms": forms, "factors": disentangled}  # fmt: skip
 
 
 def filled(text):

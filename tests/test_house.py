@@ -14,7 +14,7 @@ import kfdeploy
 FLOORS = {
     "kfdeploy": ("arrays quiet shown version", "errors", "names reading schema", "files", "writing", "locks places", "outputs", "manifest",
                  "graph tasks", "targets", "data", "pool", "deploy", "measuring training", "report", "cli", "__main__"),
-    "kfdeploy.pool": ("fields", "manifest ranges remote", "held", "pool", "convert edit plan push"),
+    "kfdeploy.pool": ("fields", "manifest ranges remote", "held", "pool", "convert designs edit plan push"),
     "kfdeploy.deploy": ("identity", "artifact parity swap", "model", "assemble calibrate here predict prepare verify", "export update"),
     "kfdeploy.training": ("recipe objectives", "nets", "loop", "transfer", "learners", "experiment", "writing",
                           "factorize grow separate", "distill"),
@@ -92,6 +92,7 @@ def test_what_goes_to_a_device_stands_alone(room):
 RECORDS = {
     "manifest",
     "pool.fields",
+    "pool.held",
     "pool.manifest",
     "pool.pool",
     "deploy.model",

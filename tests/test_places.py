@@ -7,7 +7,7 @@ from multiprocessing import get_context
 
 import pytest
 
-from kfdeploy.places import alternatives, found_data, found_recipe, is_private, shipped_data, shipped_recipe
+from kfdeploy.places import alternatives, found_data, found_recipe, is_private, origin_of, shipped_data, shipped_recipe
 
 IMAGES = "ab" * 32
 
@@ -103,3 +103,11 @@ def test_of_very_many_places_the_first_and_the_last_are_kept_and_those_that_are_
     (tmp_path / "last").mkdir()
     shipped_data({"source": "folder", "root": str(tmp_path / "last")}, IMAGES)
     assert len(list((state / "places" / IMAGES).iterdir())) == 102
+
+
+def test_how_many_images_a_recipe_asks_for_is_not_taken_for_their_hash():
+    data = {"source": "dsprites", "root": "", "images": 200}
+    assert origin_of(data, IMAGES) == {"source": "dsprites", "root": "", "count": 200, "images": IMAGES}
+    assert origin_of({"source": "folder", "images": IMAGES}) == {"source": "folder", "images": IMAGES}
+    assert shipped_data(data, IMAGES) == {"source": "dsprites", "root": "", "count": 200}
+    assert shipped_data(origin_of(data, IMAGES)) == {"source": "dsprites", "root": "", "count": 200}

@@ -38,6 +38,9 @@ def command(
     classes: list[str] = typer.Option(
         [], "--classes", metavar="CLASS…", help="Of the new task. Default: all new ones."
     ),
+    field: str = typer.Option(
+        "", "--field", metavar="FIELD", help="Of the new task, where the folder has attributes.csv. Default: its name."
+    ),
     instead_of: list[str] = typer.Option(
         [], "--instead-of", metavar="CLASS…", help="Classes of the pool that the new ones divide more finely."
     ),
@@ -59,7 +62,8 @@ def command(
     from kfdeploy.pool.remote.locate import local_folder
     from kfdeploy.training.recipe.recipe import DEFAULT, load_recipe
 
-    for name, given in (("--data", data), ("--classes", classes), ("--instead-of", instead_of)):
+    asked = ("--data", data), ("--classes", classes), ("--instead-of", instead_of), ("--field", field)
+    for name, given in asked:
         if given and not add_task:
             raise UnsupportedError(f"{name} has no meaning without --add-task", hint="--add-task NAME, or a recipe")
     require_training("factorizing")
@@ -76,8 +80,8 @@ def command(
             raise UnsupportedError("--add-task needs --data, a folder with train/<class>/", hint="--data DIR")
         settings = [*settings, *options]
         _add(
-            add_task, local_folder(pool, "adding a task"), out, data, classes, instead_of, settings, force=force,
-            resume=resume, wait=wait,
+            add_task, local_folder(pool, "adding a task"), out, data, classes, instead_of, field, settings,
+            force=force, resume=resume, wait=wait,
         )  # fmt: skip
         return
     out = out or Path("pool")
@@ -121,8 +125,8 @@ def _say(out: Path, seconds: float) -> None:
 
 
 def _add(
-    name: str, pool: Path, out: Path | None, data: Path, classes: list[str], instead_of: list[str], settings: list[str],
-    *, force: bool, resume: bool, wait: bool,
+    name: str, pool: Path, out: Path | None, data: Path, classes: list[str], instead_of: list[str], field: str,
+    settings: list[str], *, force: bool, resume: bool, wait: bool,
 ) -> None:  # fmt: skip
     """Add a task to a pool, and say what it is worth."""
     from kfdeploy.manifest import POOL
@@ -136,8 +140,8 @@ def _add(
     from kfdeploy.training.grow.add_task import add_task
 
     fitted = add_task(
-        pool, name, data=data, classes=classes, instead_of=instead_of, out=out, settings=settings, force=force,
-        resume=resume, wait=wait, report=TrainingProgress(),
+        pool, name, data=data, classes=classes, instead_of=instead_of, field=field, out=out, settings=settings,
+        force=force, resume=resume, wait=wait, report=TrainingProgress(),
     )  # fmt: skip
     if not is_main():
         return

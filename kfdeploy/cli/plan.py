@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
     from kfdeploy.deploy.model import Model
     from kfdeploy.measuring.costs import Costs
-    from kfdeploy.pool.plan import Design, Subsets
+    from kfdeploy.pool.designs import Design
+    from kfdeploy.pool.plan import Bools, Choice, Subsets
     from kfdeploy.pool.pool import Pool
     from kfdeploy.tasks.evidence import Evidence
     from kfdeploy.tasks.spec import TaskSpec
@@ -43,7 +44,8 @@ def command(
     from kfdeploy.deploy.model import Model
     from kfdeploy.errors import UnsupportedError
     from kfdeploy.measuring.costs import read_costs
-    from kfdeploy.pool.plan import Subsets, check_count, choose_design
+    from kfdeploy.pool.designs import choose_design
+    from kfdeploy.pool.plan import Subsets, check_count
     from kfdeploy.pool.pool import Pool
 
     _check_out(every, out, force)
@@ -102,10 +104,17 @@ def _choose(
     names = [subsets.names[i] for i in found.tasks]
     cost = f", about {known.of(len(names)):.3f} ms ± {100 * known.error:.0f} %" if known else ""
     say(
-        f"choose:     {' '.join(names)}  ({len(names)} tasks, {100 * found.accuracy:.2f} %{cost}"
+        f"choose:     {' '.join(names)}  ({len(names)} tasks, {_share(subsets, found)}{cost}"
         f"{'' if found.all else '; tasks were left out one by one, not all subsets looked at'})"
     )
     say(f"next:  {shlex.join(['kfdeploy', 'assemble', '--pool', pool.where, *task_words(names)])}")
+
+
+def _share(subsets: "Subsets", found: "Choice") -> str:
+    mean = f"{100 * found.accuracy:.2f} %"
+    if len(subsets.parts) == 1:
+        return mean
+    return f"{mean} on average over its fields, {100 * found.least:.2f} % in the least of them"
 
 
 def _say_costs(known: "Costs") -> None:
@@ -143,14 +152,18 @@ def _every(subsets: "Subsets", pool: "Pool", known: "Costs | None", out: Path | 
     from kfdeploy.writing import write_file
 
     masks, accuracies, images = subsets.every()
+    each = _by_field(subsets, masks)
     rows = [
         {
             "tasks": [name for name, there in zip(subsets.names, mask, strict=True) if there],
             "accuracy": None if math.isnan(accuracy) else accuracy,
             "images": count,
         }
+        | ({"fields": fields} if fields else {})
         | ({"ms": round(known.of(sum(mask)), 5)} if known else {})
-        for mask, accuracy, count in zip(masks.tolist(), accuracies.tolist(), images.tolist(), strict=True)
+        for mask, accuracy, count, fields in zip(
+            masks.tolist(), accuracies.tolist(), images.tolist(), each, strict=True
+        )
     ]
     lacking = sum(row["accuracy"] is None for row in rows)
     if out is None:
@@ -158,14 +171,19 @@ def _every(subsets: "Subsets", pool: "Pool", known: "Costs | None", out: Path | 
             value = row["accuracy"]
             ms = f"  {row['ms']:8.3f} ms" if known else ""
             told = f"{100 * value:6.2f} %" if value is not None else "not known"
-            say(f"  {told:>9}  of {row['images']:5} images{ms}  {shlex.join(row['tasks'])}")
+            fields = row.get("fields")
+            least = f"  least {100 * min(fields.values()):6.2f} %" if fields and value is not None else ""
+            say(f"  {told:>9}  of {row['images']:5} images{least}{ms}  {shlex.join(row['tasks'])}")
     elif out.suffix == ".csv":
         table = io.StringIO()
         writer = csv.writer(table, lineterminator="\n")
-        writer.writerow(["tasks", "size", "accuracy", "images", *(["ms"] if known else [])])
+        names = list(subsets.parts) if len(subsets.parts) > 1 else []
+        own = [cell(f"accuracy of {name}") for name in names]
+        writer.writerow(["tasks", "size", "accuracy", "images", *own, *(["ms"] if known else [])])
         for row in rows:
             value = "" if row["accuracy"] is None else row["accuracy"]
             cells = [cell(shlex.join(row["tasks"])), len(row["tasks"]), value, row["images"]]
+            cells += ["" if row["fields"].get(name) is None else row["fields"][name] for name in names]
             writer.writerow([*cells, row["ms"]] if known else cells)
         write_file(out, table.getvalue())
     else:
@@ -179,101 +197,141 @@ def _every(subsets: "Subsets", pool: "Pool", known: "Costs | None", out: Path | 
         say(f"wrote {out}")
 
 
+def _by_field(subsets: "Subsets", masks: "Bools") -> list[dict[str, float | None]]:
+    """Return what each subset is worth in each field of its tasks; nothing where there is one field alone."""
+    if len(subsets.parts) == 1:
+        return [{}] * len(masks)
+    values = subsets.each(masks)[0].T.tolist()
+    there = [masks[:, part.tasks].any(1).tolist() for part in subsets.parts.values()]
+    return [
+        {
+            name: None if math.isnan(value) else value
+            for name, value, some in zip(subsets.parts, row, chosen, strict=True) if some
+        }
+        for row, chosen in zip(values, zip(*there, strict=True), strict=True)
+    ]  # fmt: skip
+
+
 def _subset(pool: "Pool", tasks: list[str], students: "list[Model]") -> None:
     """Print what some tasks are worth together: the assembly, and each student masked to them."""
     from kfdeploy.tasks.evidence import masked
-    from kfdeploy.tasks.openset import separation
-    from kfdeploy.tasks.spec import class_names
-    from kfdeploy.tasks.worth import calibration_error, require_known, subset_accuracy
+    from kfdeploy.tasks.spec import class_names, fields_of, together
+    from kfdeploy.tasks.worth import require_known, subset_accuracy
 
-    chosen = pool.choose(tasks)
+    chosen = together(pool.choose(tasks))
     classes = class_names(chosen)
     evidence = pool.evidence(chosen)
-    accuracy = subset_accuracy(evidence, chosen)
-    if len(classes) == 1:
-        say(f"{classes[0]}: one class leaves nothing to tell apart")
+    if all(len(columns) == 1 for columns in fields_of(chosen).values()):
+        says = "one class leaves" if len(classes) == 1 else "each of them is one class of its field, which leaves"
+        say(f"{', '.join(classes)}: {says} nothing to tell apart")
         return
     require_known(evidence, chosen, pool.where)
-    say(
-        f"tasks:      {', '.join(task.name for task in chosen)}  ({accuracy.images} validation images of these classes)"
-    )
-    say(
-        f"assembly:   {100 * accuracy.value:.2f} %, exactly; "
-        f"calibration error {calibration_error(evidence, chosen):.3f}"
-    )
-    for model in students:
-        if set(classes) <= set(model.classes):
-            theirs = masked(model.evidence(), model.classes, classes)
-            value = subset_accuracy(theirs, chosen).value
-            say(
-                f"{model.name + ':':11} {100 * value:.2f} % masked to them; "
-                f"calibration error {calibration_error(theirs, chosen):.3f}"
-            )
-    if advice := _advice(pool, chosen, accuracy.value, students):
+    count = subset_accuracy(evidence, chosen).images
+    say(f"tasks:      {', '.join(task.name for task in chosen)}  ({count} validation images of these classes)")
+    able = [model for model in students if set(classes) <= set(model.classes)]
+    theirs = [(model.name, masked(model.evidence(), model.classes, classes)) for model in able]
+    _say_worth("assembly", evidence, chosen, ", exactly")
+    for name, own in theirs:
+        _say_worth(name, own, chosen, " masked to them")
+    if advice := _advice(pool, chosen, evidence, able):
         say(f"advice:     {advice}")
-    told = separation(evidence, chosen)
-    if not math.isnan(told["score"]):
-        line = f"strangers:  --open-set tells them with AUROC {told['score']:.3f}"
-        for model in students:
-            if set(classes) <= set(model.classes):
-                other = separation(masked(model.evidence(), model.classes, classes), chosen)
-                line += f"; {model.name} {other['softmax']:.3f} by softmax, {other['score']:.3f} by the same score"
-        say(line)
+    _strangers(evidence, theirs, chosen)
     _confusion("the assembly", evidence, chosen)
-    for model in students:
-        if set(classes) <= set(model.classes):
-            _confusion(f"{model.name}, masked to them", masked(model.evidence(), model.classes, classes), chosen)
+    for name, own in theirs:
+        _confusion(f"{name}, masked to them", own, chosen)
 
 
-def _advice(pool: "Pool", tasks: "Sequence[TaskSpec]", accuracy: float, students: "list[Model]") -> str:
+def _say_worth(who: str, evidence: "Evidence", tasks: "Sequence[TaskSpec]", how: str) -> None:
+    """Print what tasks are worth: of several fields each in its own, and the mean."""
+    from kfdeploy.tasks.worth import accuracies, calibration_error, subset_accuracy
+
+    each = accuracies(evidence, tasks)
+    mean = f" on average over {len(each)} fields" if len(each) > 1 else ""
+    say(
+        f"{who + ':':11} {100 * subset_accuracy(evidence, tasks).value:.2f} %{mean}{how}; "
+        f"calibration error {calibration_error(evidence, tasks):.3f}"
+    )
+    for field, found in each.items() if mean else ():
+        names = ", ".join(task.name for task in tasks if task.field == field)
+        say(f"  {field + ':':9} {100 * found.value:.2f} % of {found.images} images, among {names}")
+
+
+def _strangers(evidence: "Evidence", theirs: "list[tuple[str, Evidence]]", tasks: "Sequence[TaskSpec]") -> None:
+    """Print how well images of classes that are left out are told, in each field that has such."""
+    from kfdeploy.tasks.evidence import masked
+    from kfdeploy.tasks.openset import separation
+    from kfdeploy.tasks.spec import class_names, fields_of
+
+    fields, classes = fields_of(tasks), class_names(tasks)
+    for field in fields:
+        own = [task for task in tasks if task.field == field]
+        told = separation(masked(evidence, classes, class_names(own)), own)
+        if math.isnan(told["score"]):
+            continue
+        line = f"strangers:  --open-set tells them with AUROC {told['score']:.3f}"
+        line += f" in {field}" if len(fields) > 1 else ""
+        for name, each in theirs:
+            other = separation(masked(each, classes, class_names(own)), own)
+            line += f"; {name} {other['softmax']:.3f} by softmax, {other['score']:.3f} by the same score"
+        say(line)
+
+
+def _each(evidence: "Evidence", tasks: "Sequence[TaskSpec]") -> tuple[float, ...]:
+    """Return the accuracy in each field, where there are several."""
+    from kfdeploy.tasks.worth import accuracies
+
+    found = tuple(each.value for each in accuracies(evidence, tasks).values())
+    return found if len(found) > 1 else ()
+
+
+def _advice(pool: "Pool", tasks: "Sequence[TaskSpec]", evidence: "Evidence", students: "list[Model]") -> str:
     """Say whether a plain student of those at hand would do, by the multiplications of the graphs."""
     from kfdeploy.graph.cost import multiplications
-    from kfdeploy.pool.plan import Candidate, plain_words
+    from kfdeploy.pool.designs import Candidate, plain_words
     from kfdeploy.tasks.evidence import masked
     from kfdeploy.tasks.spec import class_names
     from kfdeploy.tasks.worth import subset_accuracy
 
+    def candidate(name: str, own: "Evidence", cost: int) -> Candidate:
+        return Candidate(name, subset_accuracy(own, tasks).value, cost, _each(own, tasks))
+
     classes = class_names(tasks)
     theirs = [
-        Candidate(
-            model.name,
-            subset_accuracy(masked(model.evidence(), model.classes, classes), tasks).value,
-            multiplications(model.load()),
-        )
+        candidate(model.name, masked(model.evidence(), model.classes, classes), multiplications(model.load()))
         for model in students
-        if set(classes) <= set(model.classes)
     ]
     own = multiplications(pool.fused(tasks)[0]) if theirs else 0
-    return plain_words(Candidate("the assembly", accuracy, own), theirs)
+    return plain_words(candidate("the assembly", evidence, own), theirs)
 
 
 def _confusion(who: str, evidence: "Evidence", tasks: "Sequence[TaskSpec]") -> None:
-    from kfdeploy.tasks.spec import class_names
     from kfdeploy.tasks.worth import confusions
 
-    for field, table in confusions(evidence, tasks).items():
-        names = class_names(task for task in tasks if task.field == field)
+    tables = confusions(evidence, tasks)
+    for field, table in tables.items():
+        names = [name for task in tasks if task.field == field for name in task.classes]
         width = max(len(name) for name in names)
-        say(f"confusion of {who}, each row a class:")
+        say(f"confusion of {who}{f' in {field}' if len(tables) > 1 else ''}, each row a class:")
         for name, row in zip(names, table, strict=True):
             say(f"  {name:{width}}  " + " ".join(f"{count:5}" for count in row))
 
 
 def _designs(pool: "Pool", tasks: list[str], students: "list[Model]", known: "Costs | None") -> "list[Design]":
     """Return the assembly of these tasks, and every student that knows them, with what they are expected to take."""
-    from kfdeploy.pool.plan import Design
+    from kfdeploy.pool.designs import Design
     from kfdeploy.tasks.evidence import masked
-    from kfdeploy.tasks.spec import class_names
+    from kfdeploy.tasks.spec import class_names, together
     from kfdeploy.tasks.worth import require_known, subset_accuracy
 
-    chosen = pool.choose(tasks)
+    chosen = together(pool.choose(tasks))
     classes, evidence = class_names(chosen), pool.evidence(chosen)
     require_known(evidence, chosen, pool.where)
     ms = None if known is None else known.of(len(chosen))
-    found = [Design("the assembly", ms, subset_accuracy(evidence, chosen).value)]
+    found = [Design("the assembly", ms, subset_accuracy(evidence, chosen).value, _each(evidence, chosen))]
     for model in students:
         if set(classes) <= set(model.classes):
             theirs = masked(model.evidence(), model.classes, classes)
             cost = None if known is None else known.students.get(model.name)
-            found.append(Design(f"student {model.name}", cost, subset_accuracy(theirs, chosen).value))
+            value = subset_accuracy(theirs, chosen).value
+            found.append(Design(f"student {model.name}", cost, value, _each(theirs, chosen)))
     return found

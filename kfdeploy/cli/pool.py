@@ -32,6 +32,9 @@ def show(pool: str = POOL) -> None:
     say(f"pool:      {pool}  ({opened.name}, made with kfdeploy {opened.version})")
     classes = sum(len(entry["classes"]) for entry in entries)
     say(f"tasks:     {len(entries):,} with {classes:,} classes, {opened.coupling}")
+    if len(opened.labels) > 1:
+        fields = [f"{field} ({len(names)} classes)" for field, names in opened.labels.items()]
+        say(f"fields:    {', '.join(fields)}")
     stored = {0: "float32", len(entries): "float16"}.get(half, f"{half:,} of them as float16")
     say(f"weights:   {megabytes(sum(sizes))} of tasks, {megabytes(max(sizes))} at most each, stored as {stored}")
     ckn = megabytes(size_of(opened.where, files, COMMON))
@@ -42,6 +45,8 @@ def show(pool: str = POOL) -> None:
     told = "accuracy not known" if tested is None else f"{100 * tested:.2f} % on test"
     say(f"teacher:   {teacher.get('name', 'trained by the recipe')}, {told}")
     say(f"accuracy:  {_told(_worth(opened))}")
+    for line in _by_field(opened):
+        say(f"           {line}")
     say("int8:      " + ("calibrated" if opened.calibrated else f"not calibrated: kfdeploy calibrate {pool}"))
     if opened.added_images:
         say(f"added:     {tasks_text([block['task'] for block in opened.added_images])}")
@@ -196,6 +201,17 @@ def _worth(pool: "Pool") -> "Accuracy | None":
     from kfdeploy.tasks.worth import known_accuracy
 
     return known_accuracy(pool.evidence(), pool.tasks)
+
+
+def _by_field(pool: "Pool") -> list[str]:
+    """Return what the tasks of each field are worth together, where there are several fields."""
+    from kfdeploy.tasks.worth import accuracies
+
+    found = accuracies(pool.evidence(), pool.tasks)
+    if len(found) == 1:
+        return []
+    known = {field: each for field, each in found.items() if each.images}
+    return [f"{field}: {100 * each.value:.2f} % of {each.images:,} images" for field, each in known.items()]
 
 
 def _told(accuracy: "Accuracy | None") -> str:

@@ -1,7 +1,7 @@
 """A described folder: root/{train,test}/images/ and beside it attributes.csv, which says what is known of each."""
 
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from kfdeploy.targets.device.pixels import readable
 from kfdeploy.tasks.spec import CLASS, ImageSpec
 
 IMAGES = "images"
+_FEW = 2000  # names of images that another is compared with, letter by letter
 LAYOUT = f"a described folder is laid out as root/{{train,test}}/{IMAGES}/ and {ATTRIBUTES} beside it"
 
 
@@ -77,7 +78,7 @@ def _matched(files: Sequence[Path], folder: Path, names: Mapping[str, int], aske
     if lost and not asked.lenient:
         name, line = lost[0]
         inside = name.removeprefix(f"{IMAGES}/")
-        close = f"names are those below '{IMAGES}': '{inside}'" if inside != name else nearest(name, list(at))
+        close = f"names are those below '{IMAGES}': '{inside}'" if inside != name else _close(name, at)
         raise DataError(
             f"'{csv}', line {line}: there is no image '{name}' in '{folder / IMAGES}'"
             + (f" (nor {len(lost) - 1:,} others)" if len(lost) > 1 else ""),
@@ -91,6 +92,13 @@ def _matched(files: Sequence[Path], folder: Path, names: Mapping[str, int], aske
     if not bare and not lost:
         return rows, ""
     return rows, f"{len(bare):,} images without a row and {len(lost):,} rows without an image were left out of '{csv}'"
+
+
+def _close(name: str, names: Collection[str]) -> str:
+    """Return a hint at a name with another extension, or one that is nearly the same where there are not too many."""
+    stem = name.rpartition(".")[0] or name
+    same = next((other for other in names if other.rpartition(".")[0] in (stem, name)), "")
+    return f"did you mean '{same}'?" if same else nearest(name, list(names) if len(names) <= _FEW else [])
 
 
 def _look(name: str) -> str:

@@ -17,6 +17,8 @@ from kfdeploy.errors import DataError, nearest
 from kfdeploy.tasks.kinds.classes import label_columns
 from kfdeploy.tasks.spec import CLASS, ImageSpec
 
+_STORE_BYTES = 32 << 20  # of a store's images that are looked at together
+
 
 @dataclass(frozen=True)
 class ImageSet:
@@ -58,8 +60,18 @@ class ImageSet:
             return chosen_images
         chosen = np.arange(len(self))[indices]
         if self.store is not None:
-            return fit_all(self.store.pixels(chosen), self.image, str(self.store))
+            out = np.empty((len(chosen), *self.image.shape), np.uint8)
+            for part in self._parts(chosen):
+                out[part] = fit_all(self.store.pixels(chosen[part]), self.image, str(self.store))
+            return out
         return read_images([self.paths[i] for i in chosen], self.image)
+
+    def _parts(self, chosen: Labels) -> Iterator[slice]:
+        """Yield slices of images of a store, which may be larger there than what is made of them."""
+        assert self.store is not None
+        each = self.store.pixels(chosen[:1]).nbytes if len(chosen) > 1 else 1
+        size = max(1, min(512, _STORE_BYTES // max(1, each)))
+        yield from (slice(start, start + size) for start in range(0, len(chosen), size))
 
     def batches(self, most: int = 512) -> Iterator[Images]:
         """Yield all images in order, `most` at a time, or fewer where they are large: a set may exceed memory."""
@@ -94,8 +106,9 @@ class ImageSet:
         if self.images is not None:
             return content.of_arrays(self.images)
         if self.store is not None:
-            parts = (range(start, min(start + 512, len(self))) for start in range(0, len(self), 512))
-            return np.concatenate([content.of_arrays(self.store.pixels(np.array(part))) for part in parts])
+            every = np.arange(len(self))
+            parts = [content.of_arrays(self.store.pixels(every[part])) for part in self._parts(every)]
+            return np.concatenate([np.zeros((0, content.BYTES), np.uint8), *parts])
         return content.of_files(self.paths)
 
     def record(self, held: Any) -> Record:
@@ -209,8 +222,8 @@ class ImageSet:
         return tuple(self.classes[label] if label >= 0 else "" for label in self.labels_of(field))
 
     def texts(self) -> tuple[str, ...]:
-        """Return what each image is said to be, in one text: its class, or its column of every field."""
-        return tuple(map("; ".join, zip(*map(self.texts_of, self.field_names), strict=True)))
+        """Return what each image is said to be, in one text: its class, or its columns of all fields, sorted."""
+        return tuple(map("; ".join, zip(*map(self.texts_of, sorted(self.field_names)), strict=True)))
 
     def parted(self, share: float, seed: int, needed: Sequence[str] = ()) -> tuple[Labels, Labels]:
         """Return the indices of a split (rest, share): of every class alike, or where there are fields of all images.

@@ -6,7 +6,7 @@ from typing import Any
 
 from kfdeploy.errors import UnsupportedError
 from kfdeploy.measuring.intervals import wilson
-from kfdeploy.measuring.result import scores
+from kfdeploy.measuring.result import each_of, scores
 
 _SETTING = ("target", "precision", "threads", "scenario", "batch")
 Row = dict[str, Any]
@@ -23,9 +23,9 @@ def answer(
     """Return `{"answers": [{"tasks", "sentence", …}], "break_even": …}` for a benchmark's rows.
 
     For each subject (an assembly's tasks) the candidates are the measured rows of the first scenario that were
-    scored on it. With `min_accuracy` (a share) the winner is the fastest that reaches it, else the most accurate within
-    `max_ms` (milliseconds a run) and `max_mb` (10^6 bytes): of equally accurate ones the fastest, then the smallest.
-    Without any constraint nobody wins: the front answers.
+    scored on it. With `min_accuracy` (a share) the winner is the fastest that reaches it in every field, else the most
+    accurate within `max_ms` (milliseconds a run) and `max_mb` (10^6 bytes): of equally accurate ones the fastest, then
+    the smallest. Without any constraint nobody wins: the front answers.
 
     Raises:
         UnsupportedError: a constraint is no finite number, which every row would meet.
@@ -75,6 +75,8 @@ def _answer(subject: Subject, rows: list[Row], asked: dict[str, float], comparis
     winner, sentence = None, ""
     fit = [row for row in rows if not _misses(row, subject, asked)]
     wanted = " and ".join(_WORDS[name].format(100 * v if name == "min_accuracy" else v) for name, v in asked.items())
+    if "min_accuracy" in asked and any("fields" in scores(row)[subject] for row in rows):
+        wanted += " in every field"
     if asked and fit:
         if "min_accuracy" in asked:
             winner = min(fit, key=lambda row: float(row["latency_ms"]["p50"]))
@@ -92,10 +94,11 @@ def _answer(subject: Subject, rows: list[Row], asked: dict[str, float], comparis
         those = "these" if len(best) > 1 else "this"
         sentence = f"For {tasks}, no other is both as fast and as accurate as {those}: {named}"
     beats = [c for c in comparisons if c.get("tasks") == list(subject) and c["interval"][1] < 1]
-    even = [c for c in beats if c["accuracy_interval"][0] >= -0.003 and c.get("b_kind") == "student"]
+    even = [c for c in beats if c.get("b_kind") == "student" and as_accurate(c)]
     if even:
         names = ", ".join(sorted({f"{c['b']} ({c['target']} {c['precision']}, {c['scenario']})" for c in even}))
-        sentence += f". The assembly is faster than, and as accurate as, {names}"
+        every = " in every field" if any("fields" in c for c in even) else ""
+        sentence += f". The assembly is faster than, and as accurate{every} as, {names}"
     return {
         "winner": None if winner is None else _key(winner),
         "front": [_key(row) for row in best],
@@ -104,16 +107,24 @@ def _answer(subject: Subject, rows: list[Row], asked: dict[str, float], comparis
     }
 
 
+def as_accurate(comparison: Row) -> bool:
+    """Return whether a is as accurate as b in every field: the interval of the difference ends above -0.3 points."""
+    return all(low >= -0.003 for low, _ in each_of(comparison, "accuracy_interval").values())
+
+
 def _cheapest_of_the_best(rows: list[Row], subject: Subject) -> Row:
     """Return, of the rows as accurate as the most accurate one, the fastest; of equally fast ones the smallest.
 
-    As accurate is who has the best accuracy within the 95 % interval of its own; p50s within 2 % are equally fast.
+    As accurate is who has the best accuracy within the 95 % interval of its own, in every field of the most accurate;
+    p50s within 2 % are equally fast.
     """
-    best = max(float(scores(row)[subject]["accuracy"]) for row in rows)
+    best = each_of(scores(max(rows, key=lambda row: float(scores(row)[subject]["accuracy"])))[subject], "accuracy")
 
     def even(row: Row) -> bool:
         found = scores(row)[subject]
-        return bool(best <= wilson(float(found["accuracy"]), found.get("images"))[1])
+        images = {each["field"]: each["images"] for each in found.get("fields", ())} or {"": found.get("images")}
+        own = each_of(found, "accuracy")
+        return all(best[name] <= wilson(float(own[name]), images[name])[1] for name in best.keys() & own.keys())
 
     able = [row for row in rows if even(row)]
     fastest = min(float(row["latency_ms"]["p50"]) for row in able)
@@ -129,7 +140,7 @@ def _misses(row: Row, subject: Subject, asked: dict[str, float]) -> dict[str, fl
     seen = {
         "max_ms": row["latency_ms"]["p50"],
         "max_mb": row["bytes"] / 1e6,
-        "min_accuracy": scores(row)[subject]["accuracy"],
+        "min_accuracy": min(each_of(scores(row)[subject], "accuracy").values()),
     }
     over = {
         name: (limit - seen[name] if name == "min_accuracy" else seen[name] - limit) / max(limit, 1e-9)
@@ -139,8 +150,10 @@ def _misses(row: Row, subject: Subject, asked: dict[str, float]) -> dict[str, fl
 
 
 def _described(row: Row, subject: Subject) -> str:
-    accuracy = scores(row)[subject]["accuracy"]
-    return f"{title(row)}, {row['latency_ms']['p50']:.3f} ms, {100 * accuracy:.2f} %, {row['bytes'] / 1e6:.2f} MB" + (
+    found = scores(row)[subject]
+    each = [f"{name} {100 * value:.2f}" for name, value in each_of(found, "accuracy").items() if name]
+    share = f"{100 * found['accuracy']:.2f} %" + (f" ({', '.join(each)})" if each else "")
+    return f"{title(row)}, {row['latency_ms']['p50']:.3f} ms, {share}, {row['bytes'] / 1e6:.2f} MB" + (
         " (noisy)" if row.get("noise") else ""
     )
 

@@ -16,9 +16,9 @@ from kfdeploy.deploy.artifact import Artifact
 from kfdeploy.deploy.here import find_artifacts
 from kfdeploy.errors import KfdeployError, PoolError, TaskError, UnsupportedError
 from kfdeploy.manifest import stamp
-from kfdeploy.measuring.accuracy import Right, Subject, score
+from kfdeploy.measuring.accuracy import Columns, Marks, Right, Subject, columns_of, score, told
 from kfdeploy.measuring.answer import answer
-from kfdeploy.measuring.intervals import difference_interval, ratio_interval
+from kfdeploy.measuring.intervals import difference_interval, mean_difference_interval, ratio_interval
 from kfdeploy.measuring.rounds import Job, describe_machine, measure_afresh
 from kfdeploy.reading import MOST_JSON, ReadingError, json_of, read_regular
 from kfdeploy.schema import flag, listing, mapping, number, record, table, whole
@@ -48,15 +48,18 @@ def benchmark(
     """Measure artifacts (default: all in `artifacts/`) and compare each assembly with every student and teacher.
 
     Each assembly's tasks are a *subject*: every model that knows their classes is scored on them, its logits masked to
-    them, over the test images of those classes. Without an assembly the one subject is the classes that all models
-    know. `single-stream` has a batch of 1, `offline` of `batch`. `data` is a folder with `test/<class>/` in place of
-    the data the models were made with. `finished` is a file that keeps each round as it ends: an interrupted benchmark
-    goes on from it. `max_ms`, `max_mb` and `min_accuracy` are the constraints under which a winner is named.
+    them, over the test images of those classes. Of several fields each is scored by itself, on the images that have a
+    label in it, and a subject's accuracy is the mean. Without an assembly the one subject is the classes that all
+    models know. `single-stream` has a batch of 1, `offline` of `batch`. `data` is a folder with `test/<class>/` in
+    place of the data the models were made with. `finished` is a file that keeps each round as it ends: an interrupted
+    benchmark goes on from it. `max_ms`, `max_mb` and `min_accuracy` are the constraints under which a winner is named.
 
     Returns `{"schema", "kind", "quick", "protocol", "machine", "rows", "comparisons", "answers", "break_even"}`. A row
-    has its `accuracies` as `[{"tasks", "accuracy", "images"}, …]`, one a subject; one that cannot be measured here
-    stays, with its `reason`. In a comparison of `a` with `b`, `p50_ratio` is a's median latency over b's (below 1: a is
-    faster) with its 95 % interval, and `accuracy_difference` is a's accuracy minus b's. For answers see `answer`.
+    has its `accuracies` as `[{"tasks", "accuracy", "images"}, …]`, one a subject, where there are several fields with
+    `fields`, `[{"field", "accuracy", "images"}, …]`; one that cannot be measured here stays, with its `reason`. In a
+    comparison of `a` with `b`, `p50_ratio` is a's median latency over b's (below 1: a is faster) with its 95 %
+    interval, and `accuracy_difference` is a's accuracy minus b's, of several fields on average and in `fields` of
+    each. For answers see `answer`.
 
     Raises:
         PoolError: there are no artifacts, or one is not whole.
@@ -71,7 +74,8 @@ def benchmark(
     settings = [setting for setting in SCENARIOS if setting in scenarios]
     protocol = QUICK if quick else Protocol()
     # What is not there is missed before the measuring, not after.
-    everything = list(dict.fromkeys(c for classes in subjects.values() for c in classes))
+    each = (names for fields in subjects.values() for names in fields.values())
+    everything = list(dict.fromkeys(name for names in each for name in names))
     test = test_images(opened[0].data, opened[0].image, everything, data)
     photo = photo_of(opened[0].data, opened[0].image, data)
     jobs, reasons = _jobs(opened, settings, threads, batch, photo)
@@ -185,15 +189,19 @@ def _open(paths: Sequence[str | Path]) -> list[Artifact]:
     return sorted(opened, key=lambda artifact: (artifact.kind, str(artifact.path)))
 
 
-def _subjects(opened: Sequence[Artifact]) -> dict[Subject, list[str]]:
+def _subjects(opened: Sequence[Artifact]) -> dict[Subject, Columns]:
     """Return what models are scored on: the tasks of each assembly, else the classes that all models know."""
-    found = {_names(artifact): list(artifact.classes) for artifact in opened if artifact.kind == "assembly"}
+    found = {_names(artifact): columns_of(artifact.tasks) for artifact in opened if artifact.kind == "assembly"}
     if found:
         return found
-    classes = [name for name in opened[0].classes if all(name in artifact.classes for artifact in opened)]
-    if len(classes) < 2:
+    fields = {
+        field: [name for name in names if all(name in artifact.classes for artifact in opened)]
+        for field, names in columns_of(opened[0].tasks).items()
+    }
+    fields = {field: names for field, names in fields.items() if len(names) > 1}
+    if not fields:
         raise TaskError("these models have fewer than two classes in common")
-    return {tuple(classes): classes}
+    return {tuple(name for names in fields.values() for name in names): fields}
 
 
 def _names(artifact: Artifact) -> Subject:
@@ -201,10 +209,11 @@ def _names(artifact: Artifact) -> Subject:
 
 
 def _row(
-    artifact: Artifact, job: Job, rounds: list[Round], right: Right, subjects: dict[Subject, list[str]], reason: str
+    artifact: Artifact, job: Job, rounds: list[Round], right: Right, subjects: dict[Subject, Columns], reason: str
 ) -> dict[str, Any]:
     own = _names(artifact)
-    scored = {subject: right[artifact.sha256, subject] for subject in subjects if (artifact.sha256, subject) in right}
+    mine = {subject: right[artifact.sha256, subject] for subject in subjects if (artifact.sha256, subject) in right}
+    scored = {subject: told(found) for subject, found in mine.items()}
     # An assembly is about its own tasks; another model about those of the first assembly that it knows.
     subject = own if own in scored and artifact.kind == "assembly" else next(iter(scored), None)
     row: dict[str, Any] = {
@@ -216,9 +225,8 @@ def _row(
         "threads": job.threads,
         "batch": job.batch,
         "scenario": job.scenario,
-        "accuracy": float(scored[subject].mean()) if subject else None,
-        "images": len(scored[subject]) if subject else 0,
-        "accuracies": [{"tasks": list(n), "accuracy": float(v.mean()), "images": len(v)} for n, v in scored.items()],
+        **(scored[subject] if subject else {"accuracy": None, "images": 0}),
+        "accuracies": [{"tasks": list(name), **about} for name, about in scored.items()],
         "bytes": artifact.bytes,
         "parameters": artifact.parameters,
         "training": artifact.training,
@@ -239,7 +247,6 @@ def _compare(rows: list[dict[str, Any]], right: Right) -> list[dict[str, Any]]:
         ratio, interval = ratio_interval(
             [np.array(s) / a["batch"] for s in a["samples_ms"]], [np.array(s) / b["batch"] for s in b["samples_ms"]]
         )
-        difference, spread = difference_interval(right[a["sha256"], subject], right[b["sha256"], subject])
         found.append(
             {
                 "a": a["name"],
@@ -249,8 +256,24 @@ def _compare(rows: list[dict[str, Any]], right: Right) -> list[dict[str, Any]]:
                 **{key: a[key] for key in _SETTING},
                 "p50_ratio": round(ratio, 4),
                 "interval": [round(v, 4) for v in interval],
-                "accuracy_difference": round(difference, 5),
-                "accuracy_interval": [round(v, 5) for v in spread],
+                **_differences(right[a["sha256"], subject], right[b["sha256"], subject]),
             }
         )
     return found
+
+
+def _differences(a: Marks, b: Marks) -> dict[str, Any]:
+    """Return by how much a is more accurate than b: of several fields on average, and each in its own."""
+    each = {}
+    for field, mine in a.items():
+        counts = ~np.isnan(mine)
+        each[field] = difference_interval(mine[counts], b[field][counts])
+
+    def said(difference: float, spread: tuple[float, float]) -> dict[str, Any]:
+        rounded = [round(value, 5) for value in spread]
+        return {"accuracy_difference": round(difference, 5), "accuracy_interval": rounded}
+
+    if len(each) == 1:
+        return said(*next(iter(each.values())))
+    mean = mean_difference_interval(list(a.values()), [b[field] for field in a])
+    return said(*mean) | {"fields": [{"field": field} | said(*found) for field, found in each.items()]}

@@ -3,25 +3,25 @@
 import math
 import operator
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from kfdeploy.errors import PoolError, UnsupportedError, nearest
 from kfdeploy.measuring.intervals import ratio_interval
-from kfdeploy.measuring.result import fault
+from kfdeploy.measuring.result import each_of, fault
 
 _OPERATORS = {"<": operator.lt, ">": operator.gt, "<=": operator.le, ">=": operator.ge}
-# Of a comparison of an assembly with a student, and of an assembly's own row.
-_PAIRS = {
+# Of a comparison of an assembly with a student, and of an assembly's own row; accuracies of each field by itself.
+_PAIRS: dict[str, Callable[[Any], Any]] = {
     "p50_ratio": lambda c: c["p50_ratio"],
-    "accuracy_drop": lambda c: -c["accuracy_difference"],
+    "accuracy_drop": lambda c: {name: -found for name, found in each_of(c, "accuracy_difference").items()},
 }
-_ROWS = {
+_ROWS: dict[str, Callable[[Any], Any]] = {
     "p50_ms": lambda r: r["latency_ms"]["p50"],
     "p90_ms": lambda r: r["latency_ms"]["p90"],
-    "accuracy": lambda r: r["accuracy"],
+    "accuracy": lambda r: None if r["accuracy"] is None else each_of(r, "accuracy"),
     "bytes": lambda r: r["bytes"],
     "peak_mib": lambda r: r.get("peak_mib"),
     "load_ms": lambda r: r["load_ms"],
@@ -63,16 +63,19 @@ def check(result: dict[str, Any], gates: Sequence[Gate]) -> list[str]:
         pairs = result["comparisons"] if name in _PAIRS else []
         rows = [r for r in result["rows"] if r["kind"] == "assembly" and "reason" not in r] if name in _ROWS else []
         for entry in [c for c in pairs if c.get("b_kind", "student") == "student"] + rows:
-            value = (_PAIRS | _ROWS)[name](entry)
-            if value is None:
+            found: Any = {**_PAIRS, **_ROWS}[name](entry)
+            if found is None:
                 continue
             held += 1
-            if not math.isfinite(value):  # it compares as nothing, and so would pass every gate
-                failed.append(f"{entry.get('a', entry.get('name'))}: {name} is {value}, which is no finite number")
-            elif _OPERATORS[sign](value, number):
-                what = f"{entry['a']} against {entry['b']}" if name in _PAIRS else entry["name"]
-                where = f"{entry['target']} {entry['precision']}, {entry['scenario']}, threads {entry['threads']}"
-                failed.append(f"{what}, {where}: {name} is {value:.4g}, and {name} {sign} {number:g} fails")
+            for field, value in found.items() if isinstance(found, dict) else [("", found)]:
+                said = f"{name} in {field}" if field else name
+                if not math.isfinite(value):  # it compares as nothing, and so would pass every gate
+                    named = entry.get("a", entry.get("name"))
+                    failed.append(f"{named}: {said} is {value}, which is no finite number")
+                elif _OPERATORS[sign](value, number):
+                    what = f"{entry['a']} against {entry['b']}" if name in _PAIRS else entry["name"]
+                    where = f"{entry['target']} {entry['precision']}, {entry['scenario']}, threads {entry['threads']}"
+                    failed.append(f"{what}, {where}: {said} is {value:.4g}, and {name} {sign} {number:g} fails")
         if not held:
             raise UnsupportedError(
                 f"the gate '{name} {sign} {number:g}' has nothing to be held against",
@@ -126,9 +129,12 @@ def _differences(row: dict[str, Any], past: dict[str, Any]) -> list[str]:
             f" (p50 {past['latency_ms']['p50']:.3f} → {row['latency_ms']['p50']:.3f} ms, [{low:.3f}, {high:.3f}])"
         )
     if row["accuracy"] is not None and past["accuracy"] is not None and row["images"] == past["images"]:
-        points = 100 * (row["accuracy"] - past["accuracy"])
-        if abs(points) > 1e-9:
-            found.append(f"{points:+.2f} points of accuracy on {row['images']} images")
+        ours, theirs = each_of(row, "accuracy"), each_of(past, "accuracy")
+        for field in ours if ours.keys() == theirs.keys() else ():
+            points = 100 * (ours[field] - theirs[field])
+            if abs(points) > 1e-9:
+                of = f" in {field}" if field else ""
+                found.append(f"{points:+.2f} points of accuracy{of} on {row['images']} images")
     if row["bytes"] != past["bytes"]:
         found.append(f"{row['bytes']:,} bytes, before {past['bytes']:,}")
     return found

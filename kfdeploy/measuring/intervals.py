@@ -37,6 +37,23 @@ def difference_interval(a: Floats, b: Floats, seed: int = 0) -> tuple[float, tup
     return float(paired.mean()), (float(low), float(high))
 
 
+def mean_difference_interval(
+    a: Sequence[Floats], b: Sequence[Floats], seed: int = 0
+) -> tuple[float, tuple[float, float]]:
+    """Return the difference of mean shares a − b and its paired-bootstrapped 95 % interval, over the same images.
+
+    Each of `a` and `b` has the marks (N,) of a field, nan where an image does not count in it; a share is the mean of
+    the fields'. Images are drawn whole: what they have in one field and in another goes together.
+    """
+    paired = np.stack([one - other for one, other in zip(a, b, strict=True)], axis=1)  # (N, F)
+    kinds, counts = np.unique(paired, axis=0, return_counts=True, equal_nan=True)
+    there = ~np.isnan(kinds)
+    drawn = np.random.default_rng(seed).multinomial(len(paired), counts / len(paired), size=10_000)
+    known = np.maximum(drawn @ there, 1)  # (draws, F) a draw without a field's images has no difference there
+    low, high = np.percentile((drawn @ np.where(there, kinds, 0.0) / known).mean(1), [2.5, 97.5])
+    return float(np.mean([np.nanmean(each) for each in paired.T])), (float(low), float(high))
+
+
 def wilson(share: float, images: float | None) -> tuple[float, float]:
     """Return the 95 % interval of a share that was counted over some images (Wilson 1927); without them the share."""
     if not images:

@@ -12,7 +12,7 @@ Result = dict[str, Any]
 _HINT = "name a file that `kfdeploy benchmark --json` or a kit's `bench.py --json` wrote"
 # What tells two machines apart; load, versions and free memory change on one and the same.
 _IDENTITY = ("device", "cpu", "cores", "memory_gb", "os")
-_ACCURACY = ("accuracy", "accuracies", "images", "tasks")  # an accuracy is of these tasks and no others
+_ACCURACY = ("accuracy", "accuracies", "fields", "images", "tasks")  # an accuracy is of these tasks and no others
 
 
 def import_result(ours: Result | None, theirs: Result | Sequence[str | Path]) -> Result:

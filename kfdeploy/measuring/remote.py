@@ -25,6 +25,7 @@ from kfdeploy.reading import ReadingError, json_of
 from kfdeploy.targets import TARGETS
 from kfdeploy.targets.base import Scenario
 from kfdeploy.targets.kits import write_kit
+from kfdeploy.tasks.spec import CLASS
 
 Report = Callable[[str], None]
 OLDEST = (3, 9)  # the oldest Python that the kits' programs run on
@@ -75,7 +76,8 @@ def benchmark_on(
     `ssh://[user@]host[:port][/folder]`: everything happens in a new folder under `folder` (`/~/x` is in the home
     folder; default: the device's temporary folder), which is removed at the end, after a failure too, unless `keep`.
     An artifact without a kit gets its target's there. `python` is the device's Python. With `data`, a folder with
-    `test/<class>/` or `<class>/`, its images go there too and accuracy is measured; without, it is None. `timeout` is
+    `test/<class>/` or `<class>/`, its images go there too and the accuracy of the field `class` is measured; without,
+    it is None. `timeout` is
     in seconds, for each artifact in each number of threads. `ssh_options` are words for ssh, such as `-F file`.
 
     The result has `"device"` (with `host` the URL without user and folder, else a name that tells it from others),
@@ -171,9 +173,16 @@ def _complete(artifact: Artifact, beside: Path) -> list[tuple[Path, str]]:
 
 
 def _pictures(folder: Path, opened: Sequence[Artifact]) -> list[tuple[Path, str]]:
-    """Return the images of the artifacts' classes with their names on the device."""
+    """Return the images of the artifacts' classes with their names on the device: folders tell the field `class`."""
     root = folder / "test" if (folder / "test").is_dir() else folder
-    names = list(dict.fromkeys(name for artifact in opened for name in artifact.classes))
+    tasks = [task for artifact in opened for task in artifact.tasks]
+    names = list(dict.fromkeys(name for task in tasks if task.field == CLASS for name in task.classes))
+    if not names:
+        raise DataError(
+            f"on a device accuracy is measured on folders of classes, and these models' fields are: "
+            f"{', '.join(dict.fromkeys(task.field for task in tasks))}",
+            hint="leave --data out there, and measure accuracy here: kfdeploy benchmark",
+        )
     check_inside(opened[0].path, names)  # a class is a folder here, and its name came with an artifact
     found = [(path, path.relative_to(root).as_posix()) for name in names for path in images_in(root / name)[0]]
     if not found:
@@ -267,8 +276,9 @@ def _merged(results: Sequence[dict[str, Any]], label: str) -> dict[str, Any]:
     """Return one result with all rows; those of one file have one accuracy."""
     rows = [row for result in results for row in result["rows"]]
     scored = {row["sha256"]: row for row in rows if row["accuracy"] is not None}
-    names = ("accuracy", "images")
-    rows = [row | {name: scored.get(row["sha256"], row)[name] for name in names} for row in rows]
+    names = ("accuracy", "images", "fields")
+    found = [(row, scored.get(row["sha256"], row)) for row in rows]
+    rows = [row | {name: whole[name] for name in names if name in whole} for row, whole in found]
     return {
         **stamp("benchmark"),
         "quick": results[0]["quick"],

@@ -8,7 +8,7 @@ from typing import Any
 from kfdeploy.errors import PoolError
 from kfdeploy.manifest import SCHEMAS
 from kfdeploy.reading import parse_json, read_named
-from kfdeploy.schema import listing, number
+from kfdeploy.schema import listing, number, record, text, whole
 
 
 def read_result(path: Path) -> dict[str, Any]:
@@ -44,6 +44,14 @@ _COMPARISON = {"a": str, "b": str, "target": str, "precision": str, "threads": i
 def scores(row: Mapping[str, Any]) -> dict[tuple[str, ...], dict[str, Any]]:
     """Return a row's accuracy and images for each subject (some tasks' names) that it was scored on."""
     return {tuple(found["tasks"]): found for found in row.get("accuracies", ())}
+
+
+def each_of(about: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """Return what a row, a score or a comparison tells under a key: of each field where there are several.
+
+    Without fields it is under the empty name.
+    """
+    return {found["field"]: found[key] for found in about.get("fields", ())} or {"": about[key]}
 
 
 def upgraded(result: Mapping[str, Any]) -> dict[str, Any]:
@@ -97,9 +105,10 @@ def fault(result: Any) -> str:
     found = [_lacks(about, _MACHINE, f"machine '{name}'") for name, about in machines.items()]
     found.append(_lacks(result["protocol"], {"rounds": int}, "its protocol"))
     for i, row in enumerate(result["rows"], 1):
-        found.append(_lacks(row, _ROW, f"row {i}") or _row_fault(row, f"row {i}"))
+        found.append(_lacks(row, _ROW, f"row {i}") or _row_fault(row, f"row {i}") or _fields_fault(row, f"row {i}"))
     for i, entry in enumerate(result["comparisons"], 1):
         found.append(_lacks(entry, _COMPARISON, f"comparison {i}") or _not_finite(entry, f"comparison {i}"))
+        found.append(_compared_fault(entry, f"comparison {i}"))
     for entry in [] if any(found) else [*result["rows"], *result["comparisons"]]:
         if (name := entry.get("machine", "")) not in machines:
             found.append(f"a row is of machine '{name}', which is not among its machines")
@@ -133,6 +142,30 @@ def _row_fault(row: Mapping[str, Any], what: str) -> str:
         return f"{what} has latencies that are not positive"
     if why := _SAMPLES(row.get("samples_ms", [])):
         return f"{what} has 'samples_ms' that {why.rpartition(chr(10))[2]}"
+    return ""
+
+
+_FIELDS = listing(record({"field": text(200), "accuracy": number(0, 1), "images": whole()}), 2, 1000)
+_COMPARED = listing(
+    record(
+        {"field": text(200), "accuracy_difference": number(-1, 1), "accuracy_interval": listing(number(-1, 1), 2, 2)}
+    ),
+    2, 1000,
+)  # fmt: skip
+
+
+def _fields_fault(row: Mapping[str, Any], what: str) -> str:
+    """Return in what way the fields of a row, or of what it was scored on, are not what they must be."""
+    scored = [each for each in row.get("accuracies", ()) if isinstance(each, Mapping)]
+    for about in (row, *scored):
+        if "fields" in about and (why := _FIELDS(about["fields"])):
+            return f"{what} has 'fields' that {why.rpartition(chr(10))[2]}"
+    return ""
+
+
+def _compared_fault(entry: Any, what: str) -> str:
+    if isinstance(entry, Mapping) and "fields" in entry and (why := _COMPARED(entry["fields"])):
+        return f"{what} has 'fields' that {why.rpartition(chr(10))[2]}"
     return ""
 
 

@@ -46,10 +46,12 @@ def field_of(entry: TaskEntry) -> str:
 
 
 def label_columns(manifest: PoolManifest) -> dict[str, tuple[str, ...]]:
-    """Return of each field the columns that the labels of evidence/shared count in."""
+    """Return of each field the columns that the labels of evidence/shared count in; fields in the tasks' order."""
     if manifest["schema"] == 1:
         return {CLASS: tuple(manifest["classes"])}
-    return {field: column_names(field, about["classes"]) for field, about in manifest["fields"].items()}
+    fields = manifest["fields"]
+    order = dict.fromkeys([*(field_of(entry) for entry in manifest["tasks"]), *fields])  # JSON has them sorted
+    return {field: column_names(field, fields[field]["classes"]) for field in order}
 
 
 def block_columns(manifest: PoolManifest, block: BlockEntry) -> dict[str, tuple[str, ...]]:

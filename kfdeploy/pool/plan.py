@@ -1,6 +1,6 @@
-"""What subsets and designs are worth under a budget or an accuracy: arithmetic on stored logits, and nothing is run."""
+"""What subsets are worth, and which a budget or an accuracy allows: arithmetic on stored logits, and nothing is run."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
@@ -22,49 +22,19 @@ Bools = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 @dataclass(frozen=True)
-class Subsets:
-    """Every task's validation logits, ready for the accuracy of any subset of tasks.
+class Field:
+    """The tasks of one field, which compete in one argmax.
 
     An image of task t is classified right in a subset that holds t unless one of the subset's tasks *beats* it: has a
     column above the image's own. Which tasks beat an image does not depend on the subset, so the accuracy of many
     subsets is one product of matrices.
     """
 
-    names: tuple[str, ...]
-    owner: np.ndarray[Any, np.dtype[np.int64]]  # (C,) the task of each column
+    tasks: np.ndarray[Any, np.dtype[np.int64]]  # (k,) which of the tasks of all fields
+    owner: np.ndarray[Any, np.dtype[np.int64]]  # (C,) of each column the place of its task in `tasks`
     labels: np.ndarray[Any, np.dtype[np.int64]]  # (V,) the column of each image, -1: of no task
     logits: np.ndarray[Any, np.dtype[np.float32]]  # (V, C)
-    known: Bools | None = None  # (V, K) whether a task has logits for an image; None: all have
-
-    @classmethod
-    def of(cls, evidence: Evidence, tasks: Sequence[TaskSpec]) -> "Subsets":
-        """Return the subsets of these tasks, whose classes are the evidence's columns."""
-        owner, labels = _columns(tasks, evidence.labels[tasks[0].field])
-        return cls(tuple(task.name for task in tasks), owner, labels, evidence.logits)
-
-    @classmethod
-    def of_pool(cls, pool: Pool, tasks: Sequence[TaskSpec] | None = None) -> "Subsets":
-        """Return the subsets of some of a pool's tasks (default: all), each with every image that it has logits for.
-
-        Raises:
-            PoolError: a file is missing or altered.
-        """
-        chosen = pool.tasks if tasks is None else tasks
-        widths = [len(task.classes) for task in chosen]
-        labels: list[str] = []
-        logits, known = [np.empty((0, sum(widths)), np.float32)], [np.empty((0, len(chosen)), np.bool_)]
-        for block in pool.blocks(chosen):
-            count = len(block.seen)
-            columns = [
-                np.zeros((count, width), np.float32) if found is None else found
-                for found, width in zip(block.logits, widths, strict=True)
-            ]
-            labels += block.seen.labels[chosen[0].field]
-            logits.append(np.concatenate(columns, axis=1))
-            known.append(np.tile([found is not None for found in block.logits], (count, 1)))
-        owner, places = _columns(chosen, labels)
-        names = tuple(task.name for task in chosen)
-        return cls(names, owner, places, np.concatenate(logits), np.concatenate(known))
+    known: Bools | None  # (V, k) whether a task has logits for an image; None: all have
 
     @cached_property
     def _kinds(self) -> tuple[Any, Any, Any, Any]:
@@ -73,17 +43,17 @@ class Subsets:
         `(U,) columns, (U, K) beaten, (U, K) hidden, (U,) counts`, sorted by column.
         """
         inside = self.labels >= 0
-        known = np.ones((len(self.labels), len(self.names)), np.bool_) if self.known is None else self.known
+        known = np.ones((len(self.labels), len(self.tasks)), np.bool_) if self.known is None else self.known
         inside[inside] = known[inside, self.owner[self.labels[inside]]]
         labels, logits, known = self.labels[inside], self.logits[inside], known[inside]
         own = np.take_along_axis(logits, labels[:, None], 1)
         # As argmax has it: of equal columns the first.
         above = (logits > own) | ((logits == own) & (np.arange(logits.shape[1]) < labels[:, None]))  # (V, C)
-        starts = np.searchsorted(self.owner, np.arange(len(self.names)))
+        starts = np.searchsorted(self.owner, np.arange(len(self.tasks)))
         beaten = np.logical_or.reduceat(above, starts, axis=1) & known if len(labels) else known
         order = np.argsort(labels, kind="stable")
         counts = np.ones(len(labels), np.int64)
-        if len(self.names) <= 64 and len(labels):
+        if len(self.tasks) <= 64 and len(labels):
             bits = np.packbits(np.concatenate([beaten, ~known], axis=1), axis=1)
             bytes_ = np.concatenate([labels[:, None].astype(">u4").view(np.uint8).reshape(-1, 4), bits], axis=1)
             rows = np.ascontiguousarray(bytes_).view(f"V{bytes_.shape[1]}").ravel()
@@ -116,6 +86,140 @@ class Subsets:
             values[part] = np.where(whole, right / np.maximum(total, 1), np.nan)
         return values, images
 
+    @cached_property
+    def alike(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """The kind of each image (V,): those of one kind count in the same subsets; see `counts`."""
+        found: np.ndarray[Any, np.dtype[np.int64]] = self._counted[1]
+        return found
+
+    @cached_property
+    def _counted(self) -> tuple[Any, Any]:
+        """Return the kinds of images (U, 1 + k), their task or -1 and the tasks without logits, and each image's."""
+        owner = np.where(self.labels >= 0, self.owner[self.labels], -1)
+        hidden = np.zeros((len(owner), len(self.tasks)), np.bool_) if self.known is None else ~self.known
+        kinds, kind = np.unique(np.column_stack([owner, hidden]), axis=0, return_inverse=True)
+        return kinds, kind.reshape(-1)
+
+    def counts(self, masks: Bools) -> Bools:  # (S, k) → (U, S)
+        """Return which kinds of images count in which subsets: those of their tasks, where all of them have logits."""
+        kinds = self._counted[0]
+        owner, hidden = kinds[:, 0], kinds[:, 1:].astype(np.float32)
+        found: Bools = (owner >= 0)[:, None] & masks.T[owner] & (hidden @ masks.T.astype(np.float32) == 0)
+        return found
+
+
+@dataclass(frozen=True)
+class Subsets:
+    """Every task's validation logits, ready for the accuracy of any subset of tasks.
+
+    Tasks of one field compete in one argmax; a subset of several fields is worth the mean of theirs, each over its own
+    images. So there is a `Field` for each, and what subsets are worth is put together from what their parts are.
+    """
+
+    names: tuple[str, ...]
+    owner: np.ndarray[Any, np.dtype[np.int64]]  # (C,) the task of each column
+    labels: np.ndarray[Any, np.dtype[np.int64]]  # (V,) or (V, F) the column of each image in each field, -1: of no task
+    logits: np.ndarray[Any, np.dtype[np.float32]]  # (V, C)
+    known: Bools | None = None  # (V, K) whether a task has logits for an image; None: all have
+    fields: tuple[str, ...] = ()  # (K,) the field of each task; none: all are of one
+
+    @classmethod
+    def of(cls, evidence: Evidence, tasks: Sequence[TaskSpec]) -> "Subsets":
+        """Return the subsets of these tasks, whose classes are the evidence's columns."""
+        return cls(*_tables(tasks, evidence.labels), evidence.logits, None, tuple(task.field for task in tasks))
+
+    @classmethod
+    def of_pool(cls, pool: Pool, tasks: Sequence[TaskSpec] | None = None) -> "Subsets":
+        """Return the subsets of some of a pool's tasks (default: all), each with every image that it has logits for.
+
+        Raises:
+            PoolError: a file is missing or altered.
+        """
+        chosen = pool.tasks if tasks is None else tasks
+        labels: dict[str, tuple[str, ...]] = dict.fromkeys((task.field for task in chosen), ())
+        logits = [np.empty((0, sum(len(task.classes) for task in chosen)), np.float32)]
+        known = [np.empty((0, len(chosen)), np.bool_)]
+        for block in pool.blocks(chosen):
+            count = len(block.seen)
+            for field in labels:
+                labels[field] += block.seen.labels.get(field, ("",) * count)
+            logits.append(block.columns(chosen))
+            known.append(np.tile([found is not None for found in block.logits], (count, 1)))
+        fields = tuple(task.field for task in chosen)
+        return cls(*_tables(chosen, labels), np.concatenate(logits), np.concatenate(known), fields)
+
+    @cached_property
+    def parts(self) -> dict[str, "Field"]:
+        """The tasks of each field, by themselves."""
+        fields = self.fields or ("",) * len(self.names)
+        found = {}
+        for i, name in enumerate(dict.fromkeys(fields)):
+            tasks = np.flatnonzero(np.array([field == name for field in fields]))
+            columns = np.flatnonzero(np.isin(self.owner, tasks))
+            place = np.full(len(self.owner) + 1, -1)  # the last is that of no column, -1
+            place[columns] = np.arange(len(columns))
+            labels = self.labels if self.labels.ndim == 1 else self.labels[:, i]
+            known = None if self.known is None else self.known[:, tasks]
+            owner = np.searchsorted(tasks, self.owner[columns])
+            found[name] = Field(tasks, owner, place[labels], self.logits[:, columns], known)
+        return found
+
+    def each(self, masks: Bools) -> tuple[Floats, Floats]:  # (S, K) → (F, S), (F, S)
+        """Return each field's accuracy in each subset and the number of its images; nan where it has no task there."""
+        values, images = np.full((len(self.parts), len(masks)), np.nan), np.full((len(self.parts), len(masks)), np.nan)
+        for i, part in enumerate(self.parts.values()):
+            there = masks[:, part.tasks]
+            some = there.any(1)
+            own, back = np.unique(there[some], axis=0, return_inverse=True) if len(self.parts) > 1 else (there, ...)
+            for out, found in zip((values, images), part.accuracies(own), strict=True):
+                out[i, some] = found[back]
+        return values, images
+
+    def accuracies(self, masks: Bools) -> tuple[Floats, np.ndarray[Any, np.dtype[np.int64]]]:  # (S, K)
+        """Return what each subset is worth and on how many images (S,): of one field its accuracy, else the mean.
+
+        An accuracy is over the images of its tasks, argmax over its classes. It is nan where a class of the subset has
+        no image for which all its field's tasks have logits. Of several fields an image counts that any of them has.
+        """
+        values, images = self.each(masks)
+        if len(values) == 1:
+            return values[0], images[0].astype(np.int64)
+        chosen = self._chosen(masks)
+        return np.where(chosen, values, 0.0).sum(0) / np.maximum(chosen.sum(0), 1), self._images(masks)
+
+    def _images(self, masks: Bools) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Return how many images count for some field of each subset (S,)."""
+        there = [part.alike for part in self.parts.values()]
+        rows = np.stack(there, axis=1)  # (V, F) images that are alike to a field are of one kind in it
+        kinds, counts = np.unique(rows, axis=0, return_counts=True)
+        found = np.zeros(len(masks), np.int64)
+        step = max(1, _AT_ONCE // max(1, len(kinds)))
+        for start in range(0, len(masks), step):
+            part = slice(start, start + step)
+            some = np.zeros((len(kinds), len(masks[part])), np.bool_)
+            for i, field in enumerate(self.parts.values()):
+                some |= field.counts(masks[part][:, field.tasks])[kinds[:, i]]
+            found[part] = counts @ some
+        return found
+
+    def _chosen(self, masks: Bools) -> Bools:  # → (F, S)
+        """Return of which fields a subset has a task."""
+        found: Bools = np.stack([masks[:, part.tasks].any(1) for part in self.parts.values()])
+        return found
+
+    def least(self, masks: Bools) -> Floats:  # (S, K) → (S,)
+        """Return the accuracy of the field of each subset that has the least, nan where one is not known."""
+        values, _ = self.each(masks)
+        found: Floats = np.where(self._chosen(masks), values, np.inf).min(0)
+        return found
+
+    def lone(self, masks: Bools) -> Bools:  # (S, K) → (S,)
+        """Return which subsets have a field with one class alone: it is right always, and tells nothing."""
+        widths = np.bincount(self.owner, minlength=len(self.names))
+        columns = np.stack([masks[:, part.tasks] @ widths[part.tasks] for part in self.parts.values()])
+        found: Bools = (columns == 1).any(0)
+        return found
+
     def accuracy(self, chosen: Sequence[int]) -> float:
         """Return the accuracy of these tasks (indices), or nan; see `accuracies`."""
         return float(self.accuracies(self._masks([chosen]))[0][0])
@@ -137,23 +241,31 @@ class Subsets:
             raise _unknown()
         return masks, values, images
 
-    def best(self, size: int, most: int = 20_000, among: Sequence[int] | None = None) -> tuple[list[int], float, bool]:
-        """Return the most accurate subset of `size` tasks, its accuracy, and whether all of them were looked at.
+    def best(self, size: int, most: int = 20_000, floor: float | None = None) -> "Choice":
+        """Return the most accurate subset of `size` tasks, of those that have every field at `floor` or above.
 
+        Where none has, it is the one whose least field is the best. Subsets of a single class are passed over then.
         Where there are more than `most`, tasks are left out one after another, each time the one whose going helps
-        most. The tasks are `among` these (indices, default: all).
+        most.
         """
-        left, value = list(range(len(self.names)) if among is None else among), float("nan")
+        left = list(range(len(self.names)))
         if comb(len(left), size) <= most:
-            return *self._highest(self._masks(list(combinations(left, size)))), True
+            return self._highest(self._masks(list(combinations(left, size))), floor, whole=True)
+        found = Choice((), float("nan"), all=False)
         while len(left) > size:
-            left, value = self._highest(self._masks([[i for i in left if i != gone] for gone in left]))
-        return left, value, False
+            found = self._highest(self._masks([[i for i in left if i != gone] for gone in left]), floor, whole=False)
+            left = list(found.tasks)
+        return found
 
-    def _highest(self, masks: Bools) -> tuple[list[int], float]:
+    def _highest(self, masks: Bools, floor: float | None, *, whole: bool) -> "Choice":
         values, _ = self.accuracies(masks)
-        place = int(np.where(np.isnan(values), -1.0, values).argmax())
-        return np.flatnonzero(masks[place]).tolist(), float(values[place])
+        least = values if len(self.parts) == 1 else self.least(masks)
+        score = values
+        if floor is not None:
+            values = np.where(self.lone(masks), np.nan, values)
+            score = np.where(least >= floor, 1 + values, least)
+        place = int(np.where(np.isnan(values), -1.0, score).argmax())
+        return Choice(tuple(np.flatnonzero(masks[place]).tolist()), float(values[place]), whole, float(least[place]))
 
     def _masks(self, chosen: Sequence[Sequence[int]]) -> Bools:  # (S, K)
         masks = np.zeros((len(chosen), len(self.names)), np.bool_)
@@ -166,14 +278,17 @@ class Choice:
     """A chosen subset: indices of tasks, its accuracy, and whether every subset of that size was looked at."""
 
     tasks: tuple[int, ...]
-    accuracy: float
+    accuracy: float  # of several fields the mean
     all: bool
+    least: float = float("nan")  # the accuracy of the field that has the least
 
 
 def choose_subset(
     subsets: Subsets, *, size: int | None = None, within: int | None = None, min_accuracy: float | None = None
 ) -> Choice:
     """Return the most accurate subset of `size` tasks, or the largest of at most `within` that is accurate enough.
+
+    Accurate enough is a subset with `min_accuracy` in every field of its tasks.
 
     Raises:
         TaskError: nothing meets what is asked; it names the nearest that there is.
@@ -189,24 +304,20 @@ def choose_subset(
         raise TaskError(f"{size} tasks do not fit into the budget; the nearest is {largest}", hint=f"--size {largest}")
     nearest: Choice | None = None
     for k in [size] if size else range(largest, 0, -1):
-        # A single class is right always, and tells nothing.
-        among = [i for i in range(count) if k > 1 or min_accuracy is None or (subsets.owner == i).sum() > 1]
-        if not among:
-            break
-        tasks, accuracy, whole = subsets.best(k, among=among)
-        found = Choice(tuple(tasks), accuracy, whole)
-        if np.isnan(accuracy):
+        found = subsets.best(k, floor=min_accuracy)
+        if np.isnan(found.accuracy):
             continue
-        if min_accuracy is None or accuracy >= min_accuracy:
+        if min_accuracy is None or found.least >= min_accuracy:
             return found
-        if nearest is None or accuracy > nearest.accuracy:
+        if nearest is None or found.least > nearest.least:
             nearest = found
     if nearest is not None:
         names = ", ".join(subsets.names[i] for i in nearest.tasks)
+        every = " in each of its fields" if len(subsets.parts) > 1 else ""
         raise TaskError(
-            f"no subset reaches {100 * (min_accuracy or 0):g} %; the nearest is {names} with "
-            f"{100 * nearest.accuracy:.2f} %",
-            hint=f"--min-accuracy {int(nearest.accuracy * 10_000) / 10_000:g}",
+            f"no subset reaches {100 * (min_accuracy or 0):g} %{every}; the nearest is {names} with "
+            f"{100 * nearest.least:.2f} %",
+            hint=f"--min-accuracy {int(nearest.least * 10_000) / 10_000:g}",
         )
     if min_accuracy is not None and largest < 2:
         raise TaskError(
@@ -236,89 +347,9 @@ def _unknown() -> PoolError:
     )
 
 
-def _columns(tasks: Sequence[TaskSpec], labels: Sequence[str]) -> tuple[Any, Any]:
-    """Return the task of each column (C,), and the column of each label (V,), -1 where it is of no task."""
+def _tables(tasks: Sequence[TaskSpec], labels: Mapping[str, Sequence[str]]) -> tuple[Any, Any, Any]:
+    """Return the names of tasks, the task of each column (C,), and each image's column in each field (V, F) or -1."""
     owner = np.repeat(np.arange(len(tasks)), [len(task.classes) for task in tasks])
-    return owner, label_columns(labels, class_names(tasks))
-
-
-@dataclass(frozen=True)
-class Design:
-    """One way to have some tasks on a device."""
-
-    name: str
-    ms: float | None  # single-stream milliseconds that are expected; None: not measured
-    accuracy: float  # a share, exactly, of the validation images of these tasks
-
-    def __str__(self) -> str:
-        cost = "not measured" if self.ms is None else f"about {self.ms:.3f} ms"
-        return f"{self.name}, {cost}, {100 * self.accuracy:.2f} %"
-
-
-def choose_design(
-    designs: Sequence[Design], *, budget_ms: float | None = None, min_accuracy: float | None = None
-) -> Design:
-    """Return the fastest design that reaches `min_accuracy`, or the most accurate within `budget_ms`.
-
-    Raises:
-        TaskError: none meets what is asked; it names the nearest.
-        UnsupportedError: a budget was given, and no design's cost is known.
-    """
-    timed = [design for design in designs if design.ms is not None]
-    if budget_ms is not None and not timed:
-        raise UnsupportedError("no design's cost is known", hint="kfdeploy benchmark --profile costs.json")
-    able = timed if budget_ms is not None else list(designs)
-
-    def misses(design: Design) -> float:
-        """By how much it misses what is asked, as a share; 0 where it meets it."""
-        late = 0.0 if budget_ms is None else ((design.ms or 0.0) - budget_ms) / max(budget_ms, 1e-9)
-        wrong = 0.0 if min_accuracy is None else (min_accuracy - design.accuracy) / max(min_accuracy, 1e-9)
-        return max(0.0, late, wrong)
-
-    fit = [design for design in able if misses(design) == 0]
-    if not fit:
-        limits = [f"{budget_ms:g} ms"] if budget_ms is not None else []
-        limits += [f"{100 * min_accuracy:g} %"] if min_accuracy is not None else []
-        raise TaskError(
-            f"no design meets {' and '.join(limits)} for these tasks; the nearest is {min(able, key=misses)}",
-            hint="ask for less, or for fewer tasks",
-        )
-    if min_accuracy is not None and any(design.ms is not None for design in fit):
-        return min((design for design in fit if design.ms is not None), key=lambda design: design.ms or 0.0)
-    return max(fit, key=lambda design: design.accuracy)
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """What may go onto a device for some tasks: its accuracy on their validation images, and what an image costs."""
-
-    name: str
-    accuracy: float  # a share
-    multiplications: int
-
-
-def plain_words(assembly: Candidate, students: Sequence[Candidate]) -> str:
-    """Say whether a plain student is the better choice for just these tasks, or by how much the assembly is cheaper.
-
-    The cheapest student that is no less accurate is what the assembly is held against.
-    """
-    if not students:
-        return ""
-    able = [student for student in students if student.accuracy >= assembly.accuracy]
-    rival = min(able or students, key=lambda s: s.multiplications if able else -s.accuracy)
-    ratio = assembly.multiplications / rival.multiplications
-    own, other = (each.multiplications / 1e6 for each in (assembly, rival))
-    fewer = f"{max(ratio, 1 / ratio):.2f}× fewer multiplications"
-    if able and ratio >= 1:
-        return (
-            f"{rival.name} is no less accurate here, with {fewer} ({other:.1f} against {own:.1f} million an image): "
-            "for these tasks alone a plain student is the better choice"
-        )
-    counts = f"{own:.1f} against {other:.1f} million an image"
-    if able:
-        return f"the assembly needs {fewer} than {rival.name}, which is no less accurate ({counts})"
-    if ratio < 1:
-        return f"no student is as accurate, and the assembly needs {fewer} than the nearest, {rival.name} ({counts})"
-    return (
-        f"no student is as accurate; the nearest, {rival.name}, needs {fewer} ({other:.1f} against {own:.1f} million)"
-    )
+    columns = class_names(tasks)
+    fields = dict.fromkeys(task.field for task in tasks)
+    return tuple(task.name for task in tasks), owner, np.stack([label_columns(labels[f], columns) for f in fields], 1)

@@ -15,6 +15,8 @@ from kfdeploy.report.words import (
     by_subject,
     comparisons,
     esc,
+    field_names,
+    fields,
     figures,
     how,
     latency,
@@ -96,7 +98,7 @@ def _plane(name: str, rows: list[Row], colours: Mapping[str, int], place: int) -
     body = f"{below(x_axis)}{beside(y_axis)}{fronts}\n{marks}"
     return (
         f'<figure class="plane"><figcaption>{esc(name)}</figcaption>{choice}'
-        '<p class="unit">accuracy, %</p>'
+        f'<p class="unit">accuracy{", mean of the fields" if field_names(rows) else ""}, %</p>'
         + chart(body, f"accuracy over latency, {name}", 330)
         + '<p class="unit x">latency of a run, ms (mark: p50, line to p90)</p>'
         + f"{legend(keys)}</figure>\n"
@@ -219,10 +221,17 @@ def _spread(row: Row, rounds: Sequence[Any], samples: Any, axis: Axis, edges: An
 def accuracies(rows: Sequence[Row]) -> str:
     """Return each model's accuracy with the 95 % interval that its number of images leaves (Wilson 1927)."""
     colours = series(rows)
-    return _subjects({name: _scores(scored, colours) for name, scored in by_subject(rows).items()})
+    found = {}
+    for name, scored in by_subject(rows).items():
+        each = field_names(scored)
+        found[name] = _scores(scored, colours, f", mean of {len(each)} fields" if each else "")
+        for field in each:
+            own = [{**row, **fields(row)[field], "fields": []} for row in scored if field in fields(row)]
+            found[name] += _scores(own, colours, f" in {field}")
+    return _subjects(found)
 
 
-def _scores(rows: Sequence[Row], colours: Mapping[str, int]) -> str:
+def _scores(rows: Sequence[Row], colours: Mapping[str, int], of: str = "") -> str:
     models = {(model(row), how(row), row["accuracy"]): row for row in reversed(rows)}
     spans = {key: wilson(row["accuracy"], number(row.get("images"))) for key, row in models.items()}
     axis = Axis.around([100 * value for span in spans.values() for value in span])
@@ -232,4 +241,4 @@ def _scores(rows: Sequence[Row], colours: Mapping[str, int]) -> str:
         more = line(low, "50%", high, "50%", "interval")
         drawn = mark(axis.at(100 * row["accuracy"]), 50, str(row.get("kind")), colours[how(row)], about(row), more=more)
         lines.append(Strip(key[0], drawn, share(row["accuracy"]), key[1]))
-    return strips("Accuracy of each model, with the 95 % interval of its number of images", lines, axis, "%", 28)
+    return strips(f"Accuracy of each model{of}, with the 95 % interval of its number of images", lines, axis, "%", 28)

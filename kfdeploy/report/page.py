@@ -10,7 +10,7 @@ from kfdeploy.errors import DataError, UsageError, require
 from kfdeploy.manifest import read_manifest
 from kfdeploy.measuring import result as measured
 from kfdeploy.outputs import check_place
-from kfdeploy.report import charts, curves, tables, words
+from kfdeploy.report import charts, curves, factors, tables, words
 from kfdeploy.report import sentences as report
 from kfdeploy.report.picture import plot
 from kfdeploy.report.words import Row, esc
@@ -156,7 +156,7 @@ def _sections(
         ("break-even", "Break-even", curves.break_even(result)),
         ("cost", "Size and cost", tables.costs(rows).html()),
         ("stages", "Stages", curves.stages(rows)),
-        ("factors", "Are the factors factors?", _factors(inspection or {})),
+        ("factors", "Are the factors factors?", factors.section(inspection or {})),
         ("environment", "Environment", _environment(result)),
         ("numbers", "Every number", _numbers(rows)),
     ]
@@ -195,22 +195,6 @@ def _per_class(rows: Sequence[Row]) -> str:
     names = list(dict.fromkeys(name for shares in told.values() for name in shares))
     cells = {name: [shares.get(each) for each in names] for name, shares in told.items()}
     return tables.heat("Accuracy per class", names, cells, low=None)
-
-
-def _factors(inspection: Mapping[str, Any]) -> str:
-    factors, asked = words.listed(inspection, "factors"), words.listed(inspection, "tasks")
-
-    def matrix(key: str) -> dict[str, list[object]]:
-        found = words.listed(inspection, key)
-        return {str(name): row for name, row in zip(factors, found, strict=False) if isinstance(row, list)}
-
-    html = tables.heat("Linear CKA on test: how alike two factors' features are", factors, matrix("cka"))
-    html += tables.heat(
-        "Balanced accuracy on test of a linear probe for a task (column) on a factor's features (row)",
-        asked, matrix("probe"), low=None,
-    )  # fmt: skip
-    calibration = words.inner(inspection, "calibration")
-    return html + (tables.facts("Calibration of random subsets", calibration).html() if calibration else "")
 
 
 def _environment(result: Mapping[str, Any]) -> str:

@@ -51,7 +51,8 @@ def _panel(
     axes.xaxis.set_minor_formatter(_plain)
     axes.tick_params(axis="x", which="both", labelsize=8)
     axes.set_xlabel("single-stream latency, ms (mark: p50, line to p90)")
-    axes.set_ylabel("test accuracy, %")
+    several = any("fields" in scores(row)[subject] for row in rows)
+    axes.set_ylabel("test accuracy, mean of the fields, %" if several else "test accuracy, %")
     axes.margins(x=0.15, y=0.2)
     axes.grid(alpha=0.25)
     if rows:

@@ -54,12 +54,21 @@ def sentences(result: dict[str, Any]) -> list[str]:
         found.append(
             f"{where}{entry['target']} {entry['precision']}, {entry['scenario']}, threads {entry['threads']}: "
             f"{entry['a']} {speed} {entry['b']} (latency ratio {ratio:.3f}, 95 % interval [{low:.3f}, {high:.3f}]), "
-            f"at {points[0]:+.2f} points of accuracy [{points[1]:+.2f}, {points[2]:+.2f}]"
+            f"at {points[0]:+.2f} points of accuracy [{points[1]:+.2f}, {points[2]:+.2f}]{_by_field(entry)}"
         )
     found += doubts(result)
     if result["quick"]:
         found.append("This was a quick look: too short for numbers to be quoted.")
     return found
+
+
+def _by_field(entry: dict[str, Any]) -> str:
+    """Return by how much the first is more accurate in each field, where there are several."""
+    said = []
+    for found in entry.get("fields", ()):
+        points = [100 * value for value in (found["accuracy_difference"], *found["accuracy_interval"])]
+        said.append(f"{found['field']} {points[0]:+.2f} [{points[1]:+.2f}, {points[2]:+.2f}]")
+    return f" on average over {len(said)} fields: {', '.join(said)}" if said else ""
 
 
 def circumstances(result: dict[str, Any]) -> str:

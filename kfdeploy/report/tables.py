@@ -14,6 +14,8 @@ from kfdeploy.report.words import (
     Row,
     doubts,
     esc,
+    field_names,
+    fields,
     figures,
     flat,
     how,
@@ -98,6 +100,7 @@ def overview(result: Mapping[str, Any]) -> Table:
         "scenario": lambda row: str(row.get("scenario") or NONE),
         **_NUMBERS,
         "accuracy": lambda row: share(row.get("accuracy")) if row.get("accuracy") is not None else "not measured",
+        **_fields(rows),
         "kB": lambda row: figures(row["bytes"] / 1000, 0),
         "parameters": lambda row: figures(number(row.get("parameters")), 0),
         "trained on": report.training,
@@ -112,6 +115,15 @@ def _machine(rows: Sequence[Row]) -> dict[str, Callable[[Row], str]]:
     return {"machine": lambda row: str(row.get("machine") or NONE)} if report.merged(rows) else {}
 
 
+def _fields(rows: Sequence[Row]) -> dict[str, Callable[[Row], str]]:
+    """Return a column for each field, where there are several: `accuracy` is their mean."""
+
+    def told(name: str) -> Callable[[Row], str]:
+        return lambda row: share(fields(row)[name]["accuracy"]) if name in fields(row) else NONE
+
+    return {f"in {name}": told(name) for name in field_names(rows)}
+
+
 def results(rows: Sequence[Row]) -> Table:
     """Return what was measured, a row each; a row that could not be measured says why."""
     columns: dict[str, Callable[[Row], str]] = {
@@ -122,6 +134,7 @@ def results(rows: Sequence[Row]) -> Table:
         "scenario": lambda row: str(row.get("scenario") or NONE),
         **_NUMBERS,
         "accuracy": lambda row: share(row.get("accuracy")),
+        **_fields(rows),
     }
     named = list(columns).index("batch")
     if any(doubts(row) for row in rows):
@@ -213,7 +226,9 @@ def raw(rows: Sequence[Row]) -> tuple[list[str], list[dict[str, Any]]]:
     """Return the names and values of every number of every row; raw samples as how many there are."""
     found = []
     for row in rows:
-        values = dict(flat({key: value for key, value in row.items() if key != "samples_ms"}))
+        values = dict(flat({key: value for key, value in row.items() if key not in ("samples_ms", "fields")}))
+        for name, about in fields(row).items():
+            values |= {f"{key} in {name}": about[key] for key in ("accuracy", "images") if key in about}
         if "samples_ms" in row:
             rounds = listed(row, "samples_ms")
             values["samples"] = sum(len(each) if isinstance(each, list) else 1 for each in rounds)

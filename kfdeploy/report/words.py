@@ -103,9 +103,23 @@ def by_subject(rows: Sequence[Row]) -> dict[tuple[str, ...], list[Row]]:
             scored = {subject(row): row}
         for name, score in scored.items():
             if number(score.get("accuracy")) is not None:
-                own = {"accuracy": score["accuracy"], "images": score.get("images")}
+                own = {"accuracy": score["accuracy"], "images": score.get("images"), "fields": listed(score, "fields")}
                 found.setdefault(name, []).append({**row, **own})
     return found
+
+
+def fields(entry: Mapping[str, Any], key: str = "accuracy") -> dict[str, Row]:
+    """Return what a row, a score or a comparison tells of each field by its name, where there are several.
+
+    A field without a number under `key` is left out.
+    """
+    each = [found for found in listed(entry, "fields") if isinstance(found, dict)]
+    return {str(found["field"]): found for found in each if "field" in found and number(found.get(key)) is not None}
+
+
+def field_names(rows: Sequence[Row]) -> list[str]:
+    """Return the fields that any row tells of, in their order; none where there is but one."""
+    return list(dict.fromkeys(name for row in rows for name in fields(row)))
 
 
 def tasks(rows: Sequence[Row]) -> str:
@@ -134,7 +148,10 @@ def about(row: Row) -> str:
         lines.append(f"latency {', '.join(quantiles)} ms")
     if number(row.get("accuracy")) is not None:
         images = number(row.get("images"))
-        lines.append(f"accuracy {share(row['accuracy'])}" + (f" of {images:,.0f} images" if images else ""))
+        each = fields(row)
+        mean = f" on average over {len(each)} fields" if each else ""
+        lines.append(f"accuracy {share(row['accuracy'])}{mean}" + (f" of {images:,.0f} images" if images else ""))
+        lines += [f"  {name}: {share(found['accuracy'])}" for name, found in each.items()]
     if number(row.get("throughput")) is not None:
         lines.append(f"{row['throughput']:,.0f} images/s")
     size = [f"{row['bytes'] / 1000:,.0f} kB"] if number(row.get("bytes")) is not None else []
@@ -155,6 +172,9 @@ def comparisons(result: Mapping[str, Any]) -> list[Row]:
             "scenario": "",
             "threads": NONE,
             **entry,
+            "fields": [
+                each for each in fields(entry, "accuracy_difference").values() if pair(each.get("accuracy_interval"))
+            ],
         }
         for entry in listed(result, "comparisons")
         if isinstance(entry, dict)
@@ -222,7 +242,12 @@ def _verdict(a: str, b: str, entries: list[Row]) -> str:
     points = _span([100 * entry["accuracy_difference"] for entry in entries], "+.2f")
     low = 100 * min(entry["accuracy_interval"][0] for entry in entries)
     high = 100 * max(entry["accuracy_interval"][1] for entry in entries)
-    return f"{speed}, at {points} points of accuracy [{low:+.2f}, {high:+.2f}]"
+    each = [found for entry in entries for found in listed(entry, "fields")]
+    worst = min(each, key=lambda found: float(found["accuracy_difference"]), default=None)
+    said = f"{speed}, at {points} points of accuracy [{low:+.2f}, {high:+.2f}]"
+    if worst is None:
+        return said
+    return f"{said} on average over its fields, {100 * worst['accuracy_difference']:+.2f} in {worst['field']}"
 
 
 def _span(values: Sequence[float], form: str) -> str:

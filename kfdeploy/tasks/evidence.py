@@ -53,8 +53,8 @@ class Seen:
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """What each image is said to be, in one text."""
-        return tuple(map("; ".join, zip(*self.labels.values(), strict=True)))
+        """What each image is said to be, in one text; whatever the order of the fields."""
+        return tuple(map("; ".join, zip(*(self.labels[field] for field in sorted(self.labels)), strict=True)))
 
 
 def labels_key(field: str) -> str:

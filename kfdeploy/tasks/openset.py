@@ -16,6 +16,7 @@ import numpy as np
 from kfdeploy.arrays import Floats
 from kfdeploy.errors import PoolError, TaskError, UnsupportedError
 from kfdeploy.tasks.evidence import Evidence
+from kfdeploy.tasks.kinds.classes import auroc
 from kfdeploy.tasks.spec import CLASS, TaskSpec, class_names, fields_of
 
 FALSE_ACCEPT = 0.05
@@ -43,15 +44,6 @@ def scores(logits: np.ndarray[Any, Any]) -> Floats:  # (N, C) → (N,)
     top = wide.max(1)
     found: Floats = top + np.log(np.exp(wide - top[:, None]).sum(1))
     return found
-
-
-def auroc(known: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> float:  # (P,), (Q,)
-    """Return the chance that an image of these classes has a higher score than one of the others; ties count half."""
-    both = np.concatenate([known, other])
-    _, place, counts = np.unique(both, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]  # tied scores share their mean rank
-    P, Q = len(known), len(other)
-    return float((ranks[:P].sum() - P * (P + 1) / 2) / (P * Q)) if P and Q else float("nan")
 
 
 def separation(evidence: Evidence, tasks: Sequence[TaskSpec]) -> dict[str, float]:

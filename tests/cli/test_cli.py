@@ -294,6 +294,27 @@ def test_inspect_says_what_the_factors_are_and_writes_what_is_asked(run, toy, he
     assert code == 1
     assert "'found.json' is already there" in err
     assert run("inspect", "nowhere")[0] == 1
+    small = toy.students / "small"
+    code, out, _ = run("inspect", toy.pool, "--beside", small, toy.pool / "train" / "teacher", "--subsets", "2")
+    assert code == 0
+    assert out.count("beside:  ") == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--disentanglement"], "has the one field 'class', and disentanglement is of two factors or more"),
+        (["--disentanglement", "--codes", "each", "tsns"], "there are no codes 'tsns' (allowed: tasks, each, common)"),
+        (["--disentanglement", "--trees", "oak"], "there are no trees 'oak' (allowed: forest, gbt)"),
+        (["--codes", "each,common"], "--codes is for --disentanglement, and that was not asked for"),
+        (["--trees", "gbt"], "--trees is for --disentanglement, and that was not asked for"),
+    ],
+)
+def test_disentanglement_that_cannot_be_had_is_refused_before_anything_is_read(run, toy, here, words, said):
+    code, out, err = run("inspect", toy.pool, *words)
+    assert (code, out) == (2, "")
+    assert said in err
+    assert not list(here.iterdir())
 
 
 def test_more_devices_than_there_are_is_refused_before_anything_starts(run, toy, here):

@@ -90,6 +90,10 @@ def test_images_and_rows_that_lack_each_other_are_refused_or_left_out(root):
     with pytest.raises(DataError, match=r"line 2: there is no image 'images/000\.png'") as caught:
         load(root)
     assert caught.value.hint == "names are those below 'images': '000.png'"
+    write_described(root, "train", 30, ["000.jpg,star,2,no"])
+    with pytest.raises(DataError, match=r"line 2: there is no image '000\.jpg'") as caught:
+        load(root)
+    assert caught.value.hint == "did you mean '000.png'?"
     write_described(root, "train", 30, [*rows_of(29)[1:], "999.png,star,2,no"])
     found = load(root, partial=True)
     assert (len(found), found.names()[0]) == (28, "001.png")

@@ -1,10 +1,13 @@
 import io
+import json
 import tarfile
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from kfdeploy.data.fields import Asked
 from kfdeploy.data.sources import load_split
 from kfdeploy.errors import DataError
 from kfdeploy.tasks.spec import ImageSpec
@@ -162,3 +165,100 @@ def test_what_a_shard_says_of_classes_has_one_meaning(tmp_path):
     with pytest.raises(DataError, match="have no sample of 'train'") as caught:
         load(tmp_path)
     assert "ends at its first dot" in caught.value.hint
+
+
+def described(root, samples, split="train"):
+    """Write a shard: of each sample its name, what its .json says (bytes: as they are), and its .cls."""
+    root.mkdir(exist_ok=True)
+    picture = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(picture, "PNG")
+    with tarfile.open(root / f"{split}-0.tar", "w") as tar:
+        for name, said, cls in samples:
+            add(tar, f"{name}.png", picture.getvalue())
+            if said is not None:
+                add(tar, f"{name}.json", said if isinstance(said, bytes) else json.dumps(said).encode())
+            if cls is not None:
+                add(tar, f"{name}.cls", cls.encode())
+
+
+def asked(root, split="train", **about):
+    return load_split("webdataset", str(root), split, RGB8, asked=Asked(**about))
+
+
+SAID = [
+    ("a", {"shape": "star", "lit": True, "n": 9}, None),
+    ("b", {"shape": "disc", "lit": None, "n": 10}, None),
+    ("c", {"lit": False, "n": 9, "shape": " "}, None),
+]
+
+
+def test_what_a_json_says_are_fields_and_what_it_does_not_is_unknown(tmp_path):
+    described(tmp_path, SAID)
+    found = asked(tmp_path)
+    assert found.classes == ("shape: disc", "shape: star", "lit: false", "lit: true", "n: 9", "n: 10")
+    assert found.labels.tolist() == [[1, 3, 4], [0, -1, 5], [-1, 2, 4]]
+    assert found.load().shape == (3, 8, 8, 3)
+    assert found.names()[0] == "train-0.tar/a.png"
+    less = asked(tmp_path, ignore=("n",), orders={"lit": ("true", "false")})
+    assert (less.classes[2:], less.ignored) == (("lit: true", "lit: false"), ("n",))
+    assert asked(tmp_path, only=("n",)).classes == ("n: 9", "n: 10")
+
+
+def test_cls_beside_it_is_the_field_class(tmp_path):
+    described(tmp_path, [("a", {"lit": True}, "dog"), ("b", {"lit": False}, "cat"), ("c", None, "cat")])
+    found = asked(tmp_path)
+    assert found.classes == ("cat", "dog", "lit: false", "lit: true")
+    assert found.labels.tolist() == [[1, 3], [0, 2], [0, -1]]
+    (tmp_path / "classes.txt").write_text("dog\ncat\nemu\n")
+    assert asked(tmp_path).classes[:3] == ("dog", "cat", "emu")
+    described(tmp_path, [("a", {"class": "dog"}, "dog"), ("b", {"class": "cat"}, "dog")])
+    with pytest.raises(DataError, match=r"the sample 'b' of '.*' is of class 'cat' in its \.json, and 'dog' in its"):
+        asked(tmp_path)
+    described(tmp_path, [("a", {"class": "dog"}, None), ("b", {"class": "cat"}, None)])
+    plain = asked(tmp_path)
+    assert (plain.classes, plain.fields, plain.labels.tolist()) == (("cat", "dog"), (), [1, 0])
+
+
+def test_the_classes_of_the_test_shards_are_those_of_train(tmp_path):
+    described(tmp_path, SAID)
+    described(tmp_path, [("a", {"shape": "star", "lit": True, "n": 9}, None)], "test")
+    assert asked(tmp_path, "test").labels.tolist() == [[1, 3, 4]]
+    described(tmp_path, [("q", {"shape": "cube", "lit": True, "n": 9}, None)], "test")
+    with pytest.raises(DataError, match="the sample 'q' of '.*test-0.tar': 'shape' is 'cube', and no image of the tr"):
+        asked(tmp_path, "test")
+    assert asked(tmp_path, "test", again=True).texts() == ("shape: cube; lit: true; n: 9",)
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        (b"{", "train-0.tar/b.json' cannot be read"),
+        (b"[1]", "train-0.tar/b.json' is no table of fields"),
+        (b'{"lit": 1, "lit": 2}', "b.json' cannot be read: it has the key 'lit' twice"),
+        ({"lit": "x" * 1001}, "b.json': the value of 'lit' has 1,001 letters"),
+        ({f"f{i}": 1 for i in range(1001)}, "b.json' is the first to have more than 1,000 fields"),
+        (b" " * 1_000_001, "has 1,000,001 bytes, and at most 1,000,000 are read"),
+        ({"image": "x", "lit": False, "n": 2}, "a field cannot be called 'image'"),
+    ],
+)
+def test_a_json_that_is_not_as_it_should_be_is_named(tmp_path, said, message):
+    described(tmp_path, [("a", {"lit": True, "n": 1}, None), ("b", said, None)])
+    with pytest.raises(DataError, match=message):
+        asked(tmp_path)
+
+
+def test_what_nobody_asks_for_stops_nothing(tmp_path):
+    boxes = {"boxes": [[1, 2]], "where": {"x": 1}}
+    described(tmp_path, [(f"{i}", {"id": i, "lit": i % 2} | boxes, None) for i in range(5)])
+    assert asked(tmp_path, ignore=("id",)).classes == ("lit: 0", "lit: 1")
+    with pytest.raises(DataError, match="'boxes of .*0.json' is no list of classes, and maps of labels are not there"):
+        asked(tmp_path, only=("boxes",))
+
+
+def test_incomplete_samples_are_refused_or_left_out(tmp_path):
+    described(tmp_path, [("a", {"lit": True}, None), ("b", {"lit": False}, None), ("c", None, None)])
+    with pytest.raises(DataError, match=r"the sample 'c' of '.*train-0\.tar' has no \.json"):
+        asked(tmp_path)
+    found = asked(tmp_path, partial=True)
+    assert len(found) == 2
+    assert found.note == f"1 samples of '{tmp_path / 'train'}-*.tar' that are incomplete were left out"

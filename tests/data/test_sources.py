@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from kfdeploy.data import splits
+from kfdeploy.data.fields import Asked
 from kfdeploy.data.imageset import stratified
 from kfdeploy.data.sources import DIGITS, TORCHVISION, load_split
 from kfdeploy.errors import DataError
@@ -116,3 +117,26 @@ def test_stratified_splits():
     rest, share = stratified(np.array([0, 0, 1]), 0.1, 0, ("cat", "emu"), ("cat",))
     assert len(share) == 1
     assert 2 not in share
+
+
+def test_the_order_of_class_folders_can_be_said(toy):
+    def load(**about):
+        return load_split("folder", str(toy.data), "train", RGB8, asked=Asked(**about))
+
+    plain = load()
+    order = ("élan", "uni", "sea horse", "junk", "dog", "cat")
+    found = load(orders={"class": order})
+    assert found.classes == order
+    assert found.texts() == plain.texts()
+    assert found.names() == plain.names()
+    for asked, message in (
+        ({"orders": {"class": order[1:]}}, "data.fields.class.classes lacks 'élan'"),
+        ({"orders": {"class": (*order, "emu")}}, "data.fields.class.classes names 'emu', which the data do not have"),
+        ({"orders": {"shape": ()}}, "the data have no field 'shape'"),
+        ({"only": ("shape",)}, "the data have no field 'shape'"),
+    ):
+        with pytest.raises(DataError, match=message):
+            load(**asked)
+    again = load(orders={"class": ("dog", "emu"), "shape": ()}, again=True)  # classes that came or went stop nothing
+    assert again.classes == ("dog", "cat", "junk", "sea horse", "uni", "élan")
+    assert load(ignore=("cat",)).classes == plain.classes  # that is for the tasks to do

@@ -1,13 +1,17 @@
 """Validation images on record are found again by content, whatever came later; those of 0.1.0 by position, checked."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
+from toys import rows_of, write_described
 
+from kfdeploy.data import splits
+from kfdeploy.data.fields import Asked
 from kfdeploy.data.sources import load_split
-from kfdeploy.data.splits import spread, validation_images, validation_set
+from kfdeploy.data.splits import load, photo_of, spread, validation_images, validation_set
 from kfdeploy.errors import DataError
 from kfdeploy.tasks.evidence import Seen, golden_samples
 
@@ -88,3 +92,53 @@ def test_folders_of_numbers_are_in_the_order_of_numbers_and_those_of_0_1_0_in_th
     labels = tuple(whole.classes[whole.labels[i]] for i in old[rows])
     found = validation_set(about(data), Seen({"class": labels}, rows, None), spec)
     assert (found.load() == images).all()
+
+
+def test_fields_on_record_are_found_again_whatever_came_later(tmp_path, spec):
+    write_described(tmp_path, "train", 30)
+    write_described(tmp_path, "test", 10)
+    whole = load_split("folder", str(tmp_path), "train", spec)
+    rows = np.arange(2, 30, 3)
+    held = whole.take(rows).only(["lit: yes", "lit: no", "shape: star", "shape: disc"])
+    seen = Seen({name: held.texts_of(name) for name in held.field_names}, held.rows, held.contents())
+    same = validation_set(about(tmp_path), seen, spec)
+    assert same.texts() == held.texts()
+    assert same.field_names == ("lit", "shape")
+    images = held.load()
+    Image.new("RGB", (8, 8)).save(tmp_path / "train" / "images" / "aaa.png")
+    (tmp_path / "train" / "images" / "005.png").rename(tmp_path / "train" / "images" / "zzz.png")
+    came = [row.replace("005.png", "zzz.png").replace("star", "cube") + f",{i},x" for i, row in enumerate(rows_of(30))]
+    text = "\n".join(["file,shape,size,lit,id,image", *came, "gone.png,disc,2,no,7,x"])
+    (tmp_path / "train" / "attributes.csv").write_text(text, encoding="utf-8")
+    found = validation_set(about(tmp_path), seen, spec)
+    assert found.texts() == held.texts()  # what they were is on record, whatever they are called now
+    assert (found.load() == images).all()
+    assert found.only(["lit: no", "lit: yes"]).classes == ("lit: no", "lit: yes")
+    test = splits.test_images(about(tmp_path), spec, ["lit: no", "lit: yes"], None)
+    assert test.labels.shape == (9, 1)
+    assert photo_of(about(tmp_path), spec, None).endswith(".png")
+
+
+def test_a_model_of_the_class_alone_takes_no_notice_of_fields_that_came(tmp_path, spec):
+    for split in ("train", "test"):
+        rows = [f"{i:03}.png,{('cat', 'dog', '')[i % 3]},{i % 2}" for i in range(12)]
+        write_described(tmp_path, split, 12, rows, "file,class,lit")
+    whole = load_split("folder", str(tmp_path), "train", spec, asked=Asked(only=("class",)))
+    seen = Seen({"class": whole.texts()}, whole.rows, whole.contents())
+    found = validation_set(about(tmp_path), seen, spec)
+    assert (found.fields, found.labels.shape) == ((), (8,))
+    test = splits.test_images(about(tmp_path), spec, ["dog", "cat"], tmp_path)
+    assert (test.fields, test.labels.tolist()) == ((), [1, 0] * 4)
+
+
+def test_what_a_manifest_says_of_fields_and_of_dsprites_is_done(tmp_path, spec):
+    write_described(tmp_path, "train", 30)
+    origin = about(tmp_path) | {"fields": {"lit": {"kind": "classes", "classes": ["yes", "no"]}}, "ignore": ["size"]}
+    found = load(origin, "train", spec)
+    assert found.classes == ("shape: disc", "shape: square", "shape: star", "lit: yes", "lit: no")
+    square = replace(spec, size=(64, 64))
+    assert len(load({"source": "dsprites", "root": "", "count": 200}, "test", square)) == 60
+    np.save(tmp_path / "train" / "images.npy", np.zeros((3, 8, 8, 3), np.uint8))
+    np.save(tmp_path / "train" / "lit.npy", np.array([0, 1, 0]))
+    (tmp_path / "train" / "attributes.csv").unlink()
+    assert len(load({"source": "arrays", "root": ""}, "train", spec, tmp_path)) == 3

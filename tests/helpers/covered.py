@@ -51,7 +51,6 @@ pool/remote/failures: pool/remote/test_store
 pool/remote/locate: pool/remote/test_store
 report/charts: report/test_page
 report/curves: report/test_page
-report/factors: measuring/factors/test_inspect
 report/scale: report/test_page
 report/sentences: measuring/test_benchmark
 report/tables: report/test_page

@@ -101,7 +101,7 @@ def test_right_and_wrong_are_counted_on_the_file_that_is_timed(toy, artifacts):
 
     artifact = artifacts[0]
     data = images_of(artifact.data, artifact.image, ["cat", "sea horse"], toy.data)
-    found = correct(artifact, data, [artifact.classes.index("cat"), artifact.classes.index("sea horse")], 1)
+    found = correct(artifact, data, {"class": ["cat", "sea horse"]}, 1)["class"]
     assert len(found) == 12
     assert set(found) <= {0.0, 1.0}
 

@@ -1,7 +1,7 @@
 import pytest
 
 from kfdeploy.errors import TaskError, UnsupportedError
-from kfdeploy.pool.plan import Design, choose_design
+from kfdeploy.pool.designs import Design, choose_design
 
 ASSEMBLY, SMALL, LARGE = Design("the assembly", 0.6, 0.86), Design("small", 0.4, 0.80), Design("large", 1.0, 0.90)
 ALL = [ASSEMBLY, SMALL, LARGE]
@@ -27,3 +27,11 @@ def test_what_nothing_meets_names_the_nearest():
         choose_design(ALL, budget_ms=0.5, min_accuracy=0.85)
     with pytest.raises(UnsupportedError, match="no design's cost is known"):
         choose_design([Design("a", None, 0.8)], budget_ms=1)
+
+
+def test_of_several_fields_every_one_is_asked():
+    uneven, even = Design("uneven", 0.5, 0.9, (1.0, 0.8)), Design("even", 1.0, 0.88, (0.9, 0.86))
+    assert choose_design([uneven, even], min_accuracy=0.85) == even
+    assert choose_design([uneven, even], min_accuracy=0.8) == uneven
+    assert choose_design([uneven, even], budget_ms=2) == uneven
+    assert str(uneven) == "uneven, about 0.500 ms, 90.00 % on average, 80.00 % in its least field"

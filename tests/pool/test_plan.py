@@ -2,13 +2,16 @@ import itertools
 
 import numpy as np
 import pytest
+from fields import TASKS, field_pool, seen_images
 from pools import grown_apart
 
 from kfdeploy.errors import PoolError, TaskError, UnsupportedError
-from kfdeploy.pool.plan import Candidate, Subsets, choose_subset, plain_words
+from kfdeploy.graph.reference import run_joined
+from kfdeploy.pool.designs import Candidate, plain_words
+from kfdeploy.pool.plan import Subsets, choose_subset
 from kfdeploy.pool.pool import Pool
 from kfdeploy.tasks.evidence import Evidence
-from kfdeploy.tasks.spec import TaskSpec
+from kfdeploy.tasks.spec import TaskSpec, class_names, fields_of, outputs_of
 from kfdeploy.tasks.worth import known_accuracy, subset_accuracy
 
 
@@ -75,6 +78,95 @@ def test_what_is_known_of_a_pool_that_grew_by_merging(pool, tmp_path):
     assert len(choose_subset(Subsets.of_pool(merged)).tasks) == 5
 
 
+def test_of_several_fields_every_subset_is_what_its_graph_gives_on_the_same_images(tmp_path):
+    """Five tasks over three fields: the composed graph is run, and its answers are counted field by field."""
+    pool = field_pool(tmp_path / "pool", calibrated=False)
+    assert (len(TASKS), len(fields_of(TASKS))) == (5, 3)
+    images, seen = seen_images(pool), pool.seen()
+    subsets = Subsets.of_pool(pool)
+    masks, values, counts = subsets.every()
+    least, each = subsets.least(masks), subsets.each(masks)[0]
+    assert len(masks) == 31
+    for i, mask in enumerate(masks):
+        chosen = [task for task, there in zip(pool.tasks, mask, strict=True) if there]
+        columns = class_names(chosen)
+        logits = run_joined(pool.graph(chosen), images, outputs_of(chosen))
+        own, some = {}, np.zeros(len(images), bool)
+        for field, which in fields_of(chosen).items():
+            names = [columns[c] for c in which]
+            known = np.array([label in names for label in seen.labels[field]])
+            answers = np.array(names)[logits[:, which].argmax(1)]
+            own[field] = (answers == np.array(seen.labels[field]))[known].mean()
+            some |= known
+        assert values[i] == pytest.approx(np.mean(list(own.values())), abs=1e-12)
+        assert least[i] == pytest.approx(min(own.values()), abs=1e-12)
+        assert counts[i] == some.sum()
+        told = {name: value for name, value in zip(subsets.parts, each[:, i], strict=True) if not np.isnan(value)}
+        assert told == pytest.approx(own, abs=1e-12)
+        found = subset_accuracy(pool.evidence(chosen), chosen)
+        assert (values[i], counts[i]) == (pytest.approx(found.value, abs=1e-12), found.images)
+
+
+def several(images, seed=0):
+    """Six tasks over three fields, one of a single class, and evidence with labels missing here and there."""
+    random = np.random.default_rng(seed)
+    specs = [TaskSpec("a", ("a0", "a1")), TaskSpec("b", ("b0",)), TaskSpec("c", ("c0", "c1"), field="x"),
+             TaskSpec("d", ("d0", "d1", "d2"), field="x"), TaskSpec("e", ("no", "yes"), field="y"),
+             TaskSpec("f", ("f0",), field="x")]  # fmt: skip
+    labels = {
+        field: tuple(random.choice([*class_names(t for t in specs if t.field == field), ""], images))
+        for field in ("class", "x", "y")
+    }
+    logits = random.integers(0, 5, (images, 11)).astype(np.float32)
+    for name in labels:
+        for i, label in enumerate(labels[name]):
+            if label and random.random() < 0.8:
+                logits[i, class_names(specs).index(label)] = 6
+    empty = np.zeros((0, 11), np.float32)
+    return specs, Evidence(np.zeros((0, 1, 1, 1), np.uint8), empty, labels, np.arange(images), logits)
+
+
+def test_the_least_field_of_a_subset_is_asked_for_its_accuracy():
+    specs, evidence = several(300)
+    evidence.logits[:, 8:10] = 0  # `e` is right by chance alone
+    subsets = Subsets.of(evidence, specs)
+    masks, values, _ = subsets.every()
+    least = subsets.least(masks)
+    for floor in (0.6, 0.85):
+        fit = (least >= floor) & ~subsets.lone(masks)
+        found = choose_subset(subsets, min_accuracy=floor)
+        assert len(found.tasks) == masks[fit].sum(1).max()
+        assert found.least >= floor
+        assert found.accuracy == values[fit & (masks.sum(1) == len(found.tasks))].max()
+        assert 4 not in found.tasks
+    assert choose_subset(subsets, size=6).accuracy > 0.6 > choose_subset(subsets, size=6).least
+    with pytest.raises(
+        TaskError, match=r"no subset reaches 60 % in each of its fields; the nearest is a, b, c, d, e, f"
+    ):
+        choose_subset(subsets, size=6, min_accuracy=0.6)
+    # A class alone in its field is right always: it does not help a subset over the bar.
+    assert subsets.lone(np.array([[0, 1, 1, 0, 0, 0], [1, 0, 0, 0, 0, 1], [1, 0, 1, 0, 1, 0]], bool)).tolist() == [
+        True, True, False,
+    ]  # fmt: skip
+
+
+def test_fields_beyond_64_tasks_and_one_by_one():
+    random = np.random.default_rng(1)
+    specs = [TaskSpec(f"t{i}", (f"t{i}c0", f"t{i}c1"), field=f"f{i % 2}") for i in range(140)]
+    labels = {f"f{i}": tuple(random.permutation(np.resize(class_names(specs[i::2]), 400))) for i in range(2)}
+    logits = random.integers(0, 30, (400, 280)).astype(np.float32)
+    evidence = Evidence(np.zeros((0, 1, 1, 1), np.uint8), logits[:0], labels, np.arange(400), logits)
+    subsets = Subsets.of(evidence, specs)
+    wanted = [0, 1, 7, 33, 40]
+    columns = [2 * i + j for i in wanted for j in range(2)]
+    part = Evidence(evidence.images, logits[:0], labels, evidence.rows, logits[:, columns])
+    assert subsets.accuracy(wanted) == pytest.approx(subset_accuracy(part, [specs[i] for i in wanted]).value)
+    few = Subsets.of(*reversed(several(200)))
+    whole, greedy = few.best(4), few.best(4, most=1)
+    assert (whole.all, greedy.all) == (True, False)
+    assert greedy.accuracy <= whole.accuracy
+
+
 def test_an_assembly_s_parts_say_that_they_know_nothing(assembly):
     parts = Pool.open(assembly.path / "parts")
     for act in (lambda s: s.every(), lambda s: choose_subset(s, size=2), lambda s: choose_subset(s, min_accuracy=0.5)):
@@ -88,9 +180,9 @@ def test_the_best_is_the_best_of_all_whichever_way_it_is_found():
     subsets = Subsets.of(evidence, specs)
     for size in (1, 2, 5, 8):
         each = {c: subsets.accuracy(c) for c in itertools.combinations(range(8), size)}
-        tasks, value, whole = subsets.best(size)
-        assert whole
-        assert value == max(each.values()) == each[tuple(tasks)]
+        found = subsets.best(size)
+        assert found.all
+        assert found.accuracy == found.least == max(each.values()) == each[found.tasks]
     with pytest.raises(TaskError, match="no subset reaches 99 %; the nearest is") as caught:
         choose_subset(subsets, min_accuracy=0.99)
     reach = float(caught.value.hint.removeprefix("--min-accuracy "))
@@ -107,9 +199,10 @@ def test_the_best_subset_is_looked_for_in_all_or_one_by_one():
     logits = np.eye(6, dtype=np.float32)[labels]
     logits[labels == 1] = np.eye(6)[0]  # one is always taken for nought
     subsets = Subsets(tuple("abcdef"), np.arange(6), labels, logits)
-    tasks, accuracy, whole = subsets.best(5)
-    assert (tasks, accuracy, whole) == ([0, 2, 3, 4, 5], 1.0, True) or tasks == [1, 2, 3, 4, 5]
-    assert subsets.best(5, most=1)[1:] == (1.0, False)
+    found = subsets.best(5)
+    assert (found.accuracy, found.all) == (1.0, True)
+    assert found.tasks in ((0, 2, 3, 4, 5), (1, 2, 3, 4, 5))
+    assert (subsets.best(5, most=1).accuracy, subsets.best(5, most=1).all) == (1.0, False)
     assert choose_subset(subsets, min_accuracy=0.99).accuracy == 1.0
     assert len(choose_subset(subsets, min_accuracy=0.99).tasks) == 5
     assert len(choose_subset(subsets, min_accuracy=0.8).tasks) == 6
@@ -161,3 +254,13 @@ def test_what_nothing_meets_names_the_nearest():
 def test_a_plain_student_is_advised_where_it_is_the_better_choice(students, told):
     rivals = [Candidate(name, accuracy, count * 10**6) for name, accuracy, count in students]
     assert plain_words(Candidate("the assembly", 0.9, 4_000_000), rivals) == told
+
+
+def test_no_less_accurate_is_in_every_field():
+    own = Candidate("the assembly", 0.8, 4_000_000, (0.9, 0.7))
+    worse = Candidate("small", 0.85, 2_000_000, (0.99, 0.69))
+    assert plain_words(own, [worse]).startswith("no student is as accurate in every field; the nearest, small, needs")
+    equal = Candidate("small", 0.8, 2_000_000, (0.9, 0.7))
+    assert plain_words(own, [equal]).startswith("small is no less accurate here in any field, with 2.00× fewer")
+    dear = Candidate("large", 0.95, 8_000_000, (0.95, 0.95))
+    assert "than large, which is no less accurate in any field" in plain_words(own, [dear])

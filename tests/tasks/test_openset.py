@@ -21,7 +21,8 @@ from kfdeploy.graph.known import add_known
 from kfdeploy.pool.pool import Pool
 from kfdeploy.targets.base import Setup
 from kfdeploy.tasks.evidence import Evidence
-from kfdeploy.tasks.openset import auroc, open_set, scores, thresholds_of
+from kfdeploy.tasks.kinds.classes import auroc
+from kfdeploy.tasks.openset import open_set, scores, thresholds_of
 from kfdeploy.tasks.spec import TaskSpec
 
 HERE = [name for name in ("onnx", "openvino", "mnn") if not targets.load(name).can_run()]

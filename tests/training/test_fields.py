@@ -12,13 +12,15 @@ from kfdeploy.data.splits import validation_set
 from kfdeploy.deploy.assemble import assemble
 from kfdeploy.deploy.export import export
 from kfdeploy.deploy.model import Model
-from kfdeploy.errors import RecipeError
+from kfdeploy.errors import RecipeError, TaskError
+from kfdeploy.measuring.factors.inspect import Disentangled, inspect
 from kfdeploy.pool.plan import Subsets
 from kfdeploy.pool.pool import Pool
 from kfdeploy.tasks.spec import joined
 from kfdeploy.tasks.worth import accuracies
 from kfdeploy.training.distill import distill
 from kfdeploy.training.factorize import factorize
+from kfdeploy.training.grow.add_task import add_task
 from kfdeploy.training.recipe.recipe import load_recipe
 
 RECIPE = """
@@ -133,6 +135,13 @@ def test_students_of_fields_together_and_apart(place, pool):
     assert apart.accuracy["validation"] > 0.4
     made = export(apart, "onnx", precision="int8", out=place / "artifacts")
     assert made.manifest["verify"]["equal"] > 0.9
+    found = inspect(pool, beside=[both.path, apart.path], disentanglement=Disentangled(("each",)))
+    assert np.array(found["probe"]).shape == (7, 4)
+    assert np.array(found["probe"])[0].min() > 0.6
+    names = ["each", "student small", "student small-separate-lit-square-round"]
+    assert [row["codes"] for row in found["disentanglement"]] == [*names, f"{names[-1]}, each"]
+    assert [row["D"] for row in found["disentanglement"]] == [4, 16, 48, 3]
+    assert all(row["informativeness"] > 0.5 and 0 <= row["mig"] <= 1 for row in found["disentanglement"])
 
 
 def test_a_teacher_with_an_output_a_field_and_one_that_lacks_a_field(place, pool):
@@ -150,3 +159,50 @@ def test_a_teacher_with_an_output_a_field_and_one_that_lacks_a_field(place, pool
     assert Pool.open(place / "lacking").teacher["fields"] == ["shape", "lit"]
     with pytest.raises(RecipeError, match="the teacher does not answer 'hue', and objective.lambda_sup is 0"):
         factorize(load_recipe(place / "recipe.toml", [*lacking, "objective.lambda_sup=0"]), place / "nothing")
+
+
+def write_ground(root, step=1):
+    """Write a folder of which the ground alone is known, light or dark."""
+    random = np.random.default_rng(5)
+    for split, images in (("train", 120), ("test", 20)):
+        folder = root / split / "images"
+        folder.mkdir(parents=True)
+        lines = ["file,ground"]
+        for i in range(images):
+            lit = ("no", "yes")[i % 2]
+            pixels = draw(list(HUES)[i % 3], "disc", lit, random)[::step, ::step]
+            Image.fromarray(pixels).save(folder / f"{i}.png")
+            lines.append(f"{i}.png,{'light' if lit == 'yes' else 'dark'}")
+        (root / split / "attributes.csv").write_text("\n".join(lines) + "\n")
+    return root
+
+
+def test_a_field_is_added_to_a_pool_of_fields(place, pool):
+    data = write_ground(place / "ground")
+    add_task(pool.where, "ground", data=data, out=place / "grown")
+    grown = Pool.open(place / "grown")
+    assert (grown.tasks[-1].field, grown.tasks[-1].classes) == ("ground", ("dark", "light"))
+    assert all(grown.files[name] == about for name, about in pool.files.items() if name in grown.files)
+    assert accuracies(grown.evidence(grown.choose(["ground"])), grown.choose(["ground"]))["ground"].value > 0.7
+    model = assemble(grown, ["hue", "ground"], place / "grown-assembly")
+    assert [output.name for output in onnx.load(model.graph).graph.output] == ["hue", "ground"]
+    made = export(model, "onnx", precision="int8", out=place / "artifacts")
+    assert made.manifest["verify"]["equal"] > 0.8
+    with pytest.raises(TaskError, match="the field 'ground' is in pool '.*', beside others, and classes are not added"):
+        add_task(grown, "more", data=data, field="ground", out=place / "more")
+    with pytest.raises(TaskError, match="the data have no field 'grnd'") as caught:
+        add_task(pool.where, "x", data=data, field="grnd", out=place / "more")
+    assert "did you mean 'ground'" in caught.value.hint
+
+
+def test_a_field_is_added_to_a_pool_of_classes_which_becomes_one_of_schema_2(toy, tmp_path):
+    data = write_ground(tmp_path / "ground", step=2)
+    add_task(toy.pool, "light", field="ground", data=data, out=tmp_path / "grown")
+    before, grown = Pool.open(toy.pool), Pool.open(tmp_path / "grown")
+    assert (before.manifest["schema"], grown.manifest["schema"]) == (1, 2)
+    assert all(grown.files[name] == about for name, about in before.files.items() if name in grown.files)
+    model = assemble(grown, ["pets", "light"], tmp_path / "assembly")
+    assert [output.name for output in onnx.load(model.graph).graph.output] == ["logits", "ground"]
+    assert assemble(grown, ["pets"], tmp_path / "pets").manifest["schema"] == 1
+    with pytest.raises(TaskError, match="the data have no field 'ground': the class alone is known of their images"):
+        add_task(toy.pool, "light", field="ground", data=toy.data, out=tmp_path / "more")

@@ -22,6 +22,25 @@ def accuracy(logits: np.ndarray[Any, Any], labels: Labels) -> float:
     return float((logits.argmax(1) == labels).mean()) if len(labels) else float("nan")
 
 
+def auroc(known: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> float:  # (P,), (Q,)
+    """Return the chance that one of these scores is higher than one of the others; ties count half."""
+    both = np.concatenate([known, other])
+    _, place, counts = np.unique(both, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]  # tied scores share their mean rank
+    P, Q = len(known), len(other)
+    return float((ranks[:P].sum() - P * (P + 1) / 2) / (P * Q)) if P and Q else float("nan")
+
+
+def auc(logits: np.ndarray[Any, Any], labels: Labels) -> float:
+    """Return the mean over the classes of the area under the curve of each against the rest, by its share.
+
+    Images without a label (-1) do not count, nor classes that none of the others is of; NaN where there is none.
+    """
+    share, labels = shares(logits[labels >= 0]), labels[labels >= 0]
+    each = [auroc(share[labels == c, c], share[labels != c, c]) for c in np.unique(labels)]
+    return float(np.mean(each)) if each else float("nan")
+
+
 def confusion(logits: np.ndarray[Any, Any], labels: Labels) -> Labels:
     """Return how many images of each class (a row) are taken for each (a column): (C, C)."""
     found = np.zeros((logits.shape[1], logits.shape[1]), np.int64)

@@ -15,8 +15,8 @@ from kfdeploy.outputs import check_output
 from kfdeploy.places import shipped_data
 from kfdeploy.pool.pool import Pool
 from kfdeploy.pool.remote.locate import local_folder
-from kfdeploy.tasks.spec import TaskSpec, class_names
-from kfdeploy.training.grow.images import Known, known_images, split_new, together, union
+from kfdeploy.tasks.spec import CLASS, TaskSpec, class_names, field_fault, fields_of
+from kfdeploy.training.grow.images import Known, known_images, one_field, split_new, together, union
 from kfdeploy.training.grow.write import write_grown
 from kfdeploy.training.learners.added import AddedTask, Frozen
 from kfdeploy.training.loop.devices import make_fabric
@@ -40,6 +40,7 @@ def add_task(
     data: str | Path,
     classes: Sequence[str] = (),
     instead_of: Sequence[str] = (),
+    field: str = "",
     out: str | Path | None = None,
     settings: Sequence[str] = (),
     force: bool = False,
@@ -55,8 +56,12 @@ def add_task(
     training. `settings` change the pool's recipe, such as `train.epochs=4`. Every file of every other task stays
     byte-identical.
 
+    Where `data` has several labels an image, the task is the `field` of them (default: the one called as the task),
+    which the pool does not have yet: it is told from nothing, and needs no images but its own.
+
     Raises:
-        TaskError: the task is already there, or a class of it is, or none is new.
+        TaskError: the task is already there, or a class of it is, or none is new; or a class is to be added to a field
+            of several.
         DataError: a class has no images, or none of the pool's classes has.
         PoolError: the pool is not whole, or cannot be written to.
         OutputError: `out` is there and `force` is not set.
@@ -70,16 +75,19 @@ def add_task(
     if out is not None:
         check_output(place, force=force)
     recipe = parse_recipe(apply_settings(pool.recipe, settings), str(pool.path / POOL))
-    fresh = load(pool.data, "train", pool.image, data)
-    task = _new_task(pool, name, fresh.classes, classes, instead_of)
+    fresh, field = one_field(load(pool.data, "train", pool.image, data), field, name)
+    alone = _stands_alone(pool, field)
+    task = _new_task(pool, name, field, fresh.classes, classes, instead_of)
     rest = class_names(pool.tasks)
-    kept = [i for i, c in enumerate(rest) if c not in instead_of]
+    kept = [] if alone else [i for i, c in enumerate(rest) if c not in instead_of]
     names = [rest[i] for i in kept]
     known, beside, mine = _images(pool, fresh, task, names, recipe.data.validation, report)
-    train, validation = together([*known, *beside], mine, names)
+    train, validation = (mine.train, mine.validation) if alone else together([*known, *beside], mine, names)
+    if alone:  # with nothing to be coupled with
+        recipe = recipe.model_copy(update={"objective": recipe.objective.model_copy(update={"coupling": "joint"})})
     fabric = make_fabric(recipe.run)
     learner = _learner(pool, recipe, task, kept)
-    teacher = _teacher(pool, recipe, [*names, *task.classes], report)
+    teacher = None if alone else _teacher(pool, recipe, [*names, *task.classes], report)
     teach = None if teacher is None else Live(teacher.to(fabric.device), as_set(fabric))
     # What the work is begun from: the recipe alone would not tell two tasks apart.
     about = recipe.model_copy(update={"name": f"{recipe.name}-add-{file_name(name)[:40]}"})
@@ -134,10 +142,28 @@ def _images(
     return known, [split_new(fresh, lost, share)] if lost else [], split_new(fresh, task.classes, share)
 
 
+def _stands_alone(pool: Pool, field: str) -> bool:
+    """Return whether the pool lacks the new task's field, so that the task is told from none of its tasks.
+
+    Raises:
+        TaskError: it has it among others.
+    """
+    fields = fields_of(pool.tasks)
+    if field in fields and fields.keys() != {CLASS}:
+        raise TaskError(
+            f"the field '{field}' is in pool '{pool.where}', beside others, and classes are not added to a field of "
+            "several yet",
+            hint="add a field that it lacks, or factorize again with these classes",
+        )
+    return field not in fields
+
+
 def _new_task(
-    pool: Pool, name: str, there: Sequence[str], classes: Sequence[str], instead_of: Sequence[str]
+    pool: Pool, name: str, field: str, there: Sequence[str], classes: Sequence[str], instead_of: Sequence[str]
 ) -> TaskSpec:
-    owner = {c: task.name for task in pool.tasks for c in task.classes}
+    owner = {c: task.name for task in pool.tasks if task.field == field for c in task.classes}
+    if why := field_fault(field):
+        raise TaskError(f"{why}", hint="call the column otherwise")
     if not name.strip():
         raise TaskError("the task has no name", hint="--add-task fish")
     if name in {task.name for task in pool.tasks}:
@@ -163,7 +189,7 @@ def _new_task(
             )
         if each in chosen[:i]:
             raise TaskError(f"class '{each}' is named twice", hint="name each class once")
-    return TaskSpec(name, tuple(chosen))
+    return TaskSpec(name, tuple(chosen), field=field)
 
 
 def _teacher(pool: Pool, recipe: Recipe, classes: Sequence[str], report: Progress) -> Teacher | None:

@@ -7,13 +7,14 @@ import numpy as np
 
 from kfdeploy.data.imageset import ImageSet, stratified
 from kfdeploy.data.splits import SPLIT_SEED, found_again, load, spread
-from kfdeploy.errors import DataError
+from kfdeploy.errors import DataError, TaskError, listed, nearest
 from kfdeploy.places import found_data
+from kfdeploy.pool.fields import block_columns
 from kfdeploy.pool.manifest import SHARED
 from kfdeploy.pool.pool import Pool
 from kfdeploy.tasks.evidence import Seen
 from kfdeploy.tasks.kinds.classes import label_columns
-from kfdeploy.tasks.spec import CLASS
+from kfdeploy.tasks.spec import CLASS, class_names
 from kfdeploy.training.loop.progress import Progress
 
 
@@ -30,22 +31,21 @@ class Known:
 def known_images(pool: Pool, report: Progress) -> list[Known]:
     """Return the images that the pool's tasks were made with, as far as they are still there."""
     blocks = {block["task"]: block for block in pool.added_images}
-    first = tuple(c for task in pool.tasks if task.name not in blocks for c in task.classes)
-    places = [("validation.logits", pool.data, SHARED, first)]
+    first = class_names(task for task in pool.tasks if task.name not in blocks)
+    places = [("validation.logits", pool.data, SHARED, first, pool.labels)]
     for block in blocks.values():
-        own = tuple(c for task in pool.tasks if task.name == block["task"] for c in task.classes)
-        places.append((f"validation.logits/{block['task']}", block["data"], block["file"], own))
+        own = class_names(task for task in pool.tasks if task.name == block["task"])
+        labels = block_columns(pool.manifest, block)
+        places.append((f"validation.logits/{block['task']}", block["data"], block["file"], own, labels))
     found = []
-    for key, about, file, classes in places:
+    for key, about, file, classes, labels in places:
         arrays = pool.tensors(file)
         if "validation.rows" not in arrays:
             continue
-        theirs = {block["file"]: tuple(block["classes"]) for block in blocks.values()}
-        names = pool.labels[CLASS] if file == SHARED else theirs[file]
         try:
             place = found_data(about)["root"] or about["source"]
             whole = load(about, "train", pool.image).identified()
-            held = found_again(whole, Seen.of(arrays, {CLASS: names}), f"the train split at '{place}'")
+            held = found_again(whole, Seen.of(arrays, labels), f"the train split at '{place}'")
             found.append(Known(key, classes, _without(whole, held).only(classes), held))
         except (DataError, KeyError) as error:
             report.note(
@@ -59,6 +59,31 @@ def _without(whole: ImageSet, held: ImageSet) -> ImageSet:
     """Return the images that are not held back, whatever place or name they have now."""
     gone = {each.tobytes() for each in held.contents()}
     return whole.take(np.flatnonzero([each.tobytes() not in gone for each in whole.contents()]))
+
+
+def one_field(fresh: ImageSet, field: str, task: str) -> tuple[ImageSet, str]:
+    """Return the images that have a label of the field, as a set of which nothing else is known, and the field.
+
+    Where there are several and none is named, it is the one that is called as the task.
+
+    Raises:
+        TaskError: there is no such field, or none is named and none is called so.
+    """
+    if not fresh.fields:
+        if field not in ("", CLASS):
+            raise TaskError(
+                f"the data have no field '{field}': the class alone is known of their images",
+                hint="leave --field out, or name a folder with attributes.csv",
+            )
+        return fresh, CLASS
+    names = fresh.field_names
+    chosen = field or (task if task in names else names[0] if len(names) == 1 else "")
+    if chosen not in names:
+        what = f"the data have no field '{chosen}'" if chosen else f"none of the data's fields is called '{task}'"
+        raise TaskError(what, allowed=listed(names), hint=nearest(chosen or task, names) or "name one with --field")
+    own = fresh.only([name for name, of in zip(fresh.classes, fresh.fields, strict=True) if of == chosen])
+    plain = own.classes if chosen == CLASS else [name.removeprefix(f"{chosen}: ") for name in own.classes]
+    return replace(own, classes=tuple(plain), labels=own.labels[:, 0], fields=()), chosen
 
 
 def split_new(fresh: ImageSet, classes: Sequence[str], share: float) -> Known:

@@ -15,6 +15,7 @@ from kfdeploy.manifest import POOL, BlockEntry, Files, TaskEntry, describe_files
 from kfdeploy.names import tree
 from kfdeploy.pool.manifest import SHARED, grown, owned, write
 from kfdeploy.pool.pool import Pool
+from kfdeploy.tasks.evidence import labels_key
 from kfdeploy.tasks.kinds.classes import label_columns
 from kfdeploy.tasks.spec import TaskSpec
 from kfdeploy.training.grow.images import Known, union
@@ -81,7 +82,7 @@ def write_grown(
     for each_task in pool.tasks:
         columns[f"logits/{each_task.name}"] = others[:, start : start + len(each_task.classes)]
         start += len(each_task.classes)
-    which = {"validation.labels": labels, "validation.rows": rows, "validation.content": images.contents()}
+    which = {labels_key(task.field): labels, "validation.rows": rows, "validation.content": images.contents()}
     save_tensors(work / block, which | columns, stamp("evidence") | {"added": task.name})
     part = Part(task.name, weights, head["head.z"], head["head.u"], head["head.bias"])
     written = [file, evidence, block, f"train/added-{stem}/log.csv", f"train/added-{stem}/{DATA}"]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from kfdeploy.graph.reference import Runner
 from kfdeploy.pool.pool import Pool
+from kfdeploy.tasks.spec import joined, outputs_of
 from kfdeploy.training.loop.learner import Learner, Taught, Term
 from kfdeploy.training.loop.processes import rank, world
 from kfdeploy.training.nets.factor import FactorNet
@@ -31,14 +32,14 @@ class Frozen:
     def __init__(self, pool: Pool, threads: int) -> None:
         graph, _ = pool.fused(pool.tasks)
         common, _ = pool.graphs()
-        self.names = ["logits", *(f"common/{output.name}" for output in common.graph.output)]
-        self.run = Runner(graph, self.names, threads=threads, accelerate=True)
+        self.tasks, self.names = pool.tasks, [f"common/{output.name}" for output in common.graph.output]
+        self.run = Runner(graph, [*outputs_of(pool.tasks), *self.names], threads=threads, accelerate=True)
 
     def __call__(self, images: np.ndarray[Any, Any]) -> tuple[Floats, Floats, Floats]:
         """Return z, tap and logits."""
         found = self.run(images)
-        logits, z, tap = (found[name] for name in self.names)
-        return z, tap, logits
+        z, tap = (found[name] for name in self.names)
+        return z, tap, joined(found, self.tasks)
 
 
 class AddedTask(Learner):

@@ -57,7 +57,7 @@ def build(net: nets.Net, in_channels: int, tasks: int = 1) -> Backbone:
         case nets.MobileNetV2():
             return MobileNetV2(in_channels, net.width, net.stem, tasks)
         case nets.ConvNet():
-            return ConvNet(in_channels, net.channels, net.strides, tasks, net.branches)
+            return ConvNet(in_channels, net.channels, net.strides, tasks, net.branches, net.kernel)
         case nets.Timm():
             return _Timm(in_channels, net.model, net.pretrained, net.args)
 

@@ -1,4 +1,4 @@
-"""A small plain network: 3×3 convolutions with batch normalisation and ReLU, one stage each."""
+"""A small plain network: convolutions with batch normalisation and ReLU, one stage each."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,13 +11,14 @@ class ConvNet(Backbone):
     """As many stages as `channels` has entries, each with its stride."""
 
     def __init__(
-        self, in_channels: int, channels: list[int], strides: list[int], tasks: int = 1, branches: bool = False
-    ) -> None:
+        self, in_channels: int, channels: list[int], strides: list[int], tasks: int = 1, branches: bool = False,
+        kernel: int = 3,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.channels = tuple(channels)
         before = (in_channels, *channels)
         self.convs = nn.ModuleList(
-            conv(before[i], c, 3, stride, tasks=tasks, shared=i == 0)
+            conv(before[i], c, kernel, stride, tasks=tasks, shared=i == 0)
             for i, (c, stride) in enumerate(zip(channels, strides, strict=True))
         )
         self.norms = nn.ModuleList(norm(c, tasks) for c in channels)

@@ -45,14 +45,14 @@ class BankedPointwise(nn.Conv2d):
 def conv(
     inputs: int, outputs: int, kernel: int, stride: int = 1, *, groups: int = 1, tasks: int = 1, shared: bool = False
 ) -> nn.Conv2d:
-    """Return a convolution without bias, padded to keep the size; `shared` is a bank's first."""
+    """Return a convolution without bias, padded to keep the size (of 4×4, to halve it); `shared` is a bank's first."""
     kind = BankedPointwise if kernel == 1 and stride == 1 and groups == 1 and tasks > 1 and not shared else nn.Conv2d
     banked = kind(
         inputs if shared else inputs * tasks,
         outputs * tasks,
         kernel,
         stride,
-        padding=kernel // 2,
+        padding=(kernel - 1) // 2,
         groups=groups if shared else groups * tasks,
         bias=False,
     )

@@ -74,15 +74,19 @@ class MobileNetV2(_Net):
 
 
 class ConvNet(_Net):
-    """Plain 3×3 convolutions, each with batch normalisation and ReLU."""
+    """Plain convolutions, each with batch normalisation and ReLU."""
 
+    LATER = ("kernel",)
     family: Literal["convnet"]  # which kind of net this is
     channels: list[int] = Field(min_length=1)  # of each convolution
     strides: list[int]  # of each convolution
+    kernel: Literal[3, 4] = 3  # of each convolution; 4 is for strides of 2 alone
     branches: bool = False  # beside each 3×3 in training, a 1×1 and where it fits the identity; the graph has one 3×3
 
     @model_validator(mode="after")
     def _fits(self) -> "ConvNet":
+        if self.kernel == 4 and (set(self.strides) != {2} or self.branches):
+            raise ValueError("kernel = 4 is for strides of 2, and without branches")
         if len(self.strides) != len(self.channels):
             raise ValueError(f"strides must have {len(self.channels)} values, one a convolution")
         if min(self.channels) < 1 or min(self.strides) < 1:

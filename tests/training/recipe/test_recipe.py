@@ -69,6 +69,15 @@ def test_an_unknown_key_is_refused_and_the_nearest_suggested(tmp_path):
         ("teacher.mean=[0.1, 0.2]", r"teacher\.mean must have 1 values"),
         ("teacher.std=[0.0]", r"teacher\.std must be positive"),
         ("objective={variant='reference',infomax='infonce'}", "infomax has no meaning with variant = 'reference'"),
+        ("data.fields.seg.kind=segmentation", r"data\.fields\.seg: maps of labels are not there yet, and kind is 'segm"),
+        ("data.fields.seg.kind=boxes", r"data\.fields\.seg: there is no kind 'boxes' \(allowed: classes\)"),
+        ("data.fields.lit.clases=['a']", r"unknown key 'data\.fields\.lit\.clases' \(allowed: kind, classes, coupling\)"),
+        ("data.fields.lit.classes=['a', 'a']", "classes has 'a' twice"),
+        ("data.fields.lit.coupling=loose", r"has data\.fields\.lit\.coupling = 'loose'"),
+        ("data={source='digits',ignore=['lit'],fields={lit={}}}", "'lit' is in data.fields and in data.ignore"),
+        ("data.images=200", "images is how many of dsprites are taken, and source is 'digits'"),
+        ("data={source='dsprites',images=99}", r"has data\.images = 99"),
+        ("data={source='arrays',partial=true}", "partial is for folders and webdataset, and source is 'arrays'"),
         ("students.0.nme=x", r"unknown key 'students\.0\.nme'"),
         ("tasks={a=1}", "where a list of classes is meant"),
         ("tasks=clases", "where a list of classes is meant"),
@@ -135,6 +144,25 @@ def test_classes_can_be_left_out():
     both = digits(**{"data.ignore": "['bird']", "tasks": "{a=['cat', 'bird'], b=['dog']}"})
     with pytest.raises(RecipeError, match=r"class 'bird' is in task 'a' and in data\.ignore"):
         both.task_specs(CLASSES)
+
+
+def test_what_is_asked_of_fields():
+    fields = "{source='folder', ignore=['id'], partial=true, fields={lit={classes=['yes', 'no']}, shape={}}}"
+    recipe = load_recipe("digits", [f"data={fields}", "data.fields.shape.coupling=independent"])
+    asked = recipe.data.asked(["lit"])
+    assert asked.orders == {"lit": ("yes", "no"), "shape": ()}
+    assert (asked.only, asked.ignore, asked.partial, asked.again) == (["lit"], ("id",), True, False)
+    assert recipe.data.fields["shape"].coupling == "independent"
+    assert parse_recipe(recipe.model_dump(), "again") == recipe
+    assert recipe.task_specs(("a", "b"), ("id",))
+
+
+def test_keys_that_came_later_are_written_where_they_say_something():
+    late = {"fields", "partial", "images"}
+    assert not late & load_recipe("digits").model_dump()["data"].keys()
+    sprites = load_recipe("digits", ["data={source='dsprites'}"]).model_dump()["data"]
+    assert late & sprites.keys() == {"images"}
+    assert sprites["images"] == 100_000
 
 
 def test_relative_paths_are_meant_from_the_recipe(tmp_path, monkeypatch):
