@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +32,8 @@ ASSEMBLIES = {
     "bank, open set": (UNEQUAL, "bank", 0.05),
     "branches, open set": (UNEQUAL, "branches", 0.05),
 }
+# One output a field, two of three fields split in tasks: of a pool that `tests/helpers/fields.py` makes of another's.
+SEVERAL = {"several fields, bank": "bank", "several fields, branches": "branches"}
 PRECISIONS = ("fp32", "fp16", "int8")
 BATCHES = (0, 1)
 OWN = {"openvino": "model.xml"}
@@ -93,6 +96,7 @@ def make(place, record=RECORD, *, target="onnx", precisions=PRECISIONS, batches=
                        open_set=rate, force=True)
         for form, (tasks, fuse, rate) in ASSEMBLIES.items()
     }  # fmt: skip
+    models |= several(place, record)
     models |= {"student": Model.open(record / "students" / "small")}
     models |= {"teacher": Model.open(record / "pool" / "train" / "teacher")}
     said = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in options.items())
@@ -108,6 +112,19 @@ def make(place, record=RECORD, *, target="onnx", precisions=PRECISIONS, batches=
                 raise
             found.append(file_of(label, form, made, precision, batch))
     return found
+
+
+def several(place, record):
+    """Return assemblies of five tasks over three fields, made without training of a pool's networks."""
+    sys.path.insert(0, str(ROOT / "tests" / "helpers"))
+    from fields import field_pool
+
+    root = place / "fields"
+    pool = Pool.open(root) if root.is_dir() else field_pool(root, source=record / "pool")
+    names, made = [task.name for task in pool.tasks], place / "assemblies"
+    return {
+        form: assemble(pool, names, made / f"fields-{fuse}", fuse=fuse, force=True) for form, fuse in SEVERAL.items()
+    }
 
 
 def has(option):

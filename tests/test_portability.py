@@ -35,7 +35,7 @@ def test_every_form_is_there(files):
     assert len({file.name for file in files}) == len(files)
     assert {file.form for file in files} == {
         "one task", "bank", "branches", "bank, unequal heads", "branches, unequal heads", "bank, open set",
-        "branches, open set", "student", "teacher",
+        "branches, open set", "several fields, bank", "several fields, branches", "student", "teacher",
     }  # fmt: skip
     for form in {file.form for file in files}:
         kinds = {(file.precision, file.batch) for file in files if file.form == form}
@@ -53,7 +53,9 @@ def test_every_form_runs_right(kind, files):
                 wrong.append(f"{file.name}: {answer['refused']}")
             continue
         difference, equal = file.judge(answer["outputs"])
-        if not (difference <= file.bound and equal == 1):
+        # Random heads have near ties, which rounding turns over.
+        least = 0.9 if file.form.startswith("several fields") and file.precision != "fp32" else 1
+        if not (difference <= file.bound and equal >= least):
             wrong.append(f"{file.name}: differs by {difference:.1e}, {100 * equal:.0f} % of the answers are equal")
     assert not wrong, "\n".join(wrong)
 

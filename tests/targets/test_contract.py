@@ -1,6 +1,7 @@
 """One suite for every target: what a session and a conversion must do."""
 
 import errno
+import itertools
 
 import numpy as np
 import onnx
@@ -14,10 +15,10 @@ from kfdeploy.deploy.parity import allowed_in
 from kfdeploy.deploy.prepare import prepare
 from kfdeploy.deploy.verify import verify
 from kfdeploy.errors import MissingDependencyError, OutputError, PoolError, UnsupportedError
-from kfdeploy.graph.reference import run_joined
+from kfdeploy.graph.reference import run_joined, tolerance
 from kfdeploy.targets.base import Setup
 from kfdeploy.targets.kits import kits
-from kfdeploy.tasks.spec import joined, outputs_of
+from kfdeploy.tasks.spec import joined, outputs_of, together
 
 # A vector of one field, and several fields, as a bank and as branches.
 VECTOR = [(precision, "class") for precision in ("fp32", "fp16", "int8")]
@@ -227,3 +228,22 @@ def test_int8_heads_may_be_plain_convolutions(name, assembly, toy, tmp_path):
         export(assembly, name, precision="int8", int8_head="con", out=tmp_path)
     with pytest.raises(UnsupportedError, match="target 'mnn' has no option 'int8_head'"):
         export(assembly, "mnn", precision="int8", int8_head="conv", out=tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["bank", "branches"])
+@pytest.mark.parametrize("name", NAMES)
+def test_every_subset_of_a_pool_of_several_fields_has_parity(name, form, fields, tmp_path):
+    """31 subsets of five tasks over three fields; ONNX Runtime's are in `tests/graph/test_fields.py` too."""
+    module, whole = targets.load(name), fields.evidence()
+    place = {column: i for i, column in enumerate(fields.classes)}
+    for count in range(1, len(fields.tasks) + 1):
+        for chosen in itertools.combinations(fields.tasks, count):
+            tasks, folder = together(chosen), tmp_path / f"{count}-{'-'.join(task.name for task in chosen)}"
+            folder.mkdir()
+            onnx.save(fields.graph(tasks, form), folder / "graph.onnx")
+            module.convert(folder / "graph.onnx", folder, module.Options())
+            golden = whole.golden[:, [place[column] for task in tasks for column in task.columns]]
+            with module.open(folder, module.Options(), Setup()) as session:
+                found = joined(session.run({"image": whole.images}), tasks)
+            assert np.abs(found - golden).max() <= tolerance(golden), (name, form, folder.name)

@@ -12,6 +12,7 @@ import onnxruntime
 import pytest
 from places import EXPORT
 
+from kfdeploy.deploy.assemble import assemble
 from kfdeploy.deploy.export import export
 from kfdeploy.targets.base import fix_batch
 
@@ -73,8 +74,6 @@ def test_a_fixed_batch_is_filled_up(program, assembly, tmp_path):
 
 
 def test_it_says_what_is_none_of_these(program, toy, tmp_path):
-    from kfdeploy.deploy.assemble import assemble
-
     model = assemble(toy.pool, ["pets"], tmp_path / "open", open_set=0.25)
     evidence = model.evidence()
     evidence.images.tofile(tmp_path / "golden.raw")
@@ -135,6 +134,14 @@ def test_a_model_that_takes_floats_gets_them(program, assembly, tmp_path):
     evidence.images.tofile(tmp_path / "golden.raw")
     found = lines(run(program, str(made.path / "model.onnx"), str(tmp_path / "golden.raw")))
     assert np.abs(np.array([line["logits"] for line in found]) - evidence.golden).max() <= 1e-4
+
+
+def test_a_model_of_other_fields_is_refused_in_words(program, fields, tmp_path):
+    (tmp_path / "golden.raw").write_bytes(bytes(8 * 8 * 3))
+    for tasks, gives in ((["lit", "pets"], "'lit, at dusk/é'"), (["round"], "'shape'")):
+        graph = assemble(fields, tasks, tmp_path / tasks[0]).graph
+        said = run(program, str(graph), str(tmp_path / "golden.raw"), code=1).stderr
+        assert f"gives {gives}, and this program reads 'logits' alone, of the field 'class': run.py reads every" in said
 
 
 def test_errors(program, assembly, tmp_path):
