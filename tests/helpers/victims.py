@@ -80,7 +80,10 @@ KINDS = {
     "webp": ("", "image.webp", image_file, ("predict image.webp --model assembly",)),
     "gif": ("", "image.gif", image_file, ("predict image.gif --model assembly",)),
     "tiff": ("", "image.tif", image_file, ("predict image.tif --model assembly",)),
-    "shard": ("shards", "train-0000.tar", image_file, ("shards shards",)),
+    "shard": ("shards", "train-0000.tar", image_file, ("images webdataset shards",)),
+    "attributes": ("described", "train/attributes.csv", scrambled, ("images folder described",)),
+    "pixels": ("arrays", "train/images.npy", scrambled, ("images arrays arrays",)),
+    "labels": ("arrays", "train/lit.npy", scrambled, ("images arrays arrays",)),
     "names": ("", "names.txt", toml_file, ("names names.txt",)),
 }  # fmt: skip
 # What lines write here; anything else that appears, or changes in what they only read, is outside of the place.
@@ -109,6 +112,7 @@ class World:
     def _more(self):
         import tarfile
 
+        import numpy as np
         from PIL import Image
 
         from kfdeploy.deploy.assemble import assemble
@@ -133,10 +137,21 @@ class World:
                  "points": {"1": 0.15, "2": 0.2}, "students": {"small": 0.1}, "quick": False}  # fmt: skip
         (base / "costs.json").write_text(json.dumps(costs))
         (base / "names.txt").write_text("cat\ndog\nn01\tsea horse, hippocampus\n")
+        rows = "".join(f"{i}.png,{'ab'[i % 2]},{'yes' if i < 2 else ''}\n" for i in range(4))
+        for name in ("described", "arrays"):
+            (base / name / "train" / "images").mkdir(parents=True)
+            (base / name / "train" / "attributes.csv").write_text(f"file,shape,odd\n{rows}4.png,c,no\n")
+        for i in range(5):
+            shutil.copy(base / "image.png", base / "described" / "train" / "images" / f"{i}.png")
+        np.save(base / "arrays" / "train" / "images.npy", np.arange(5 * 64, dtype=np.uint8).reshape(5, 8, 8))
+        np.save(base / "arrays" / "train" / "lit.npy", np.array([0, 1, -1, 2, 1]))
         (base / "shards").mkdir()
         with tarfile.open(base / "shards" / "train-0000.tar", "w") as tar:
             for i, label in enumerate(("cat", "dog")):
-                for ending, data in (("png", (base / "image.png").read_bytes()), ("cls", label.encode())):
+                said = json.dumps({"lit": i == 1, "size": [0.5, 2][i]}).encode()
+                for ending, data in (
+                    ("png", (base / "image.png").read_bytes()), ("cls", label.encode()), ("json", said),
+                ):  # fmt: skip
                     member = tarfile.TarInfo(f"{i:04}.{ending}")
                     member.size = len(data)
                     tar.addfile(member, io.BytesIO(data))
@@ -320,13 +335,11 @@ def _recipe(words):
     load_recipe(words[1])
 
 
-def _shards(words):
-    from kfdeploy.data.images import read_images
-    from kfdeploy.data.shards import index_shards
+def _images(words):
+    from kfdeploy.data.sources import load_split
     from kfdeploy.tasks.spec import ImageSpec
 
-    images, _, _ = index_shards(Path(words[1]), "train")
-    read_images(images, ImageSpec((8, 8), 3, (0.5,) * 3, (0.5,) * 3))
+    load_split(words[1], words[2], "train", ImageSpec((8, 8), 3, (0.5,) * 3, (0.5,) * 3)).identified().load()
 
 
 def _names(words):
@@ -335,4 +348,4 @@ def _names(words):
     class_list(words[1])
 
 
-OTHERS = {"import": _import, "baseline": _baseline, "recipe": _recipe, "shards": _shards, "names": _names}
+OTHERS = {"import": _import, "baseline": _baseline, "recipe": _recipe, "images": _images, "names": _names}
