@@ -35,6 +35,10 @@ class Frozen:
         self.tasks, self.names = pool.tasks, [f"common/{output.name}" for output in common.graph.output]
         self.run = Runner(graph, [*outputs_of(pool.tasks), *self.names], threads=threads, accelerate=True)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Frozen":
+        """Return itself, as nothing in it changes: a session of ONNX Runtime cannot be copied."""
+        return self
+
     def __call__(self, images: np.ndarray[Any, Any]) -> tuple[Floats, Floats, Floats]:
         """Return z, tap and logits."""
         found = self.run(images)

@@ -1,5 +1,6 @@
 """One more task for a pool: everything that was there stays as it is, to the byte."""
 
+import copy
 import shutil
 
 import numpy as np
@@ -189,6 +190,9 @@ def test_the_frozen_gradient_stops_at_the_new_task(toy):
     labels = torch.tensor([0, 1, 2, 3] * 3)
     terms = learner(images, labels, None, 0)
     assert set(terms) == {"sup", "task", "bottleneck"}
+    trial = copy.deepcopy(learner)  # as the trial of precisions takes steps with a copy
+    assert trial.frozen is learner.frozen
+    assert trial.net is not learner.net
     whole = learner.evaluate(images)
     assert whole.shape == (12, 4)
     assert not any(name.startswith("net.ckn") for name, _ in learner.named_parameters())
