@@ -321,12 +321,13 @@ def _recipe(words):
 
 
 def _shards(words):
+    from kfdeploy.data.fields import Asked
     from kfdeploy.data.images import read_images
     from kfdeploy.data.shards import index_shards
     from kfdeploy.tasks.spec import ImageSpec
 
-    images, _, _ = index_shards(Path(words[1]), "train")
-    read_images(images, ImageSpec((8, 8), 3, (0.5,) * 3, (0.5,) * 3))
+    found = index_shards(Path(words[1]), "train", Asked())
+    read_images(list(found.images.values()), ImageSpec((8, 8), 3, (0.5,) * 3, (0.5,) * 3))
 
 
 def _names(words):
