@@ -173,7 +173,7 @@ def _write(
     entries = {entry["name"]: entry for entry in pool.entries}
     blocks = {block["file"]: block["task"] for block in pool.added_images}
     own = {name: task for task, entry in entries.items() for name in (entry["file"], entry["evidence"])}
-    place = {task.name: i for i, task in enumerate(pool.tasks)}  # in the order of the logits
+    place = {name: i for i, name in enumerate(stored)}  # in the order of the logits
     names = [name for name in pool.files if not name.startswith(TRAINING)]
     for name in names:
         data, target = pool.read(name), work / name

@@ -304,8 +304,8 @@ class Pool(Described):
         self.fetch([SHARED, *own, *(block["file"] for block in self.added_images)])
         shared = self.tensors(SHARED)
         each = [self._own(task, name) for task, name in zip(chosen, own, strict=True)]
+        seen = gathered(self.blocks(chosen, shared, each), chosen, tuple(self.labels))  # which holds them together
         golden = np.concatenate([arrays["golden.logits"] for arrays in each], axis=1)
-        seen = gathered(self.blocks(chosen, shared, each), chosen, tuple(self.labels))
         return Evidence(shared["golden.images"], golden, *seen)
 
     def blocks(
