@@ -14,6 +14,7 @@ from kfdeploy.training.recipe.recipe import Recipe
 _PARTS: tuple[tuple[str, tuple[type[Section], ...]], ...] = (
     ("", (Recipe,)),
     ("[tasks]", (sections.Groups,)),
+    ("[tasks.<task>]", (sections.Task,)),
     ("[data]", (sections.Data,)),
     ("[data.fields.<field>]", (sections.DataField,)),
     ("[image]", (sections.Image,)),
@@ -81,7 +82,7 @@ def _type(annotation: str) -> str:
     plain = {
         "str": "text", "int": "whole number", "float": "number", "bool": "true or false", "None": "none",
         "Net": "a net", "Interpolation": "text", "NonNegativeInt": "whole number", "Groups": "[tasks]",
-        "DataField": "[data.fields.<field>]",
+        "DataField": "[data.fields.<field>]", "Task": "[tasks.<task>]",
     }  # fmt: skip
     text = re.sub(r"Field\(.*\)$", "", annotation)
     text = re.sub(r"Literal\[(.+?)\]", lambda m: m[1].replace(", ", " or "), text)
