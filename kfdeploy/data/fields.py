@@ -101,7 +101,7 @@ class Table:
                     raise DataError(f"'{self.origin}': {why}", hint=f"leave it out: data.ignore = ['{name}']")
                 del kept[name]
         for name in () if asked.again else (*asked.orders, *(asked.only or ())):
-            if name not in self.columns and name not in asked.ignore:
+            if name not in self.columns and asked.reads(name):
                 raise DataError(
                     f"'{self.origin}' has no field '{name}'", allowed=listed(self.columns),
                     hint=nearest(name, list(self.columns)),

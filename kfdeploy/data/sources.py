@@ -192,7 +192,7 @@ def _arranged(found: ImageSet, asked: Asked) -> ImageSet:
     """
     there = found.field_names
     for name in () if asked.again else (*asked.orders, *(asked.only or ())):
-        if name not in there:
+        if name not in there and asked.reads(name):
             raise DataError(f"the data have no field '{name}'", allowed=there, hint=nearest(name, there))
     kept = [name for name in there if asked.reads(name)] if found.fields else list(there)
     wanted: list[str] = []

@@ -134,8 +134,9 @@ class Experiment:
                 "split of its own",
                 hint="set data.test to 0, or move the test split away",
             )
+        asked = data.asked(self.recipe.fields_named())
         return load_split(
-            data.source, data.root, split, self.image, names=names, test=data.test, download=True, asked=data.asked()
+            data.source, data.root, split, self.image, names=names, test=data.test, download=True, asked=asked
         )
 
     def loader(self, data: ImageSet, batch: int) -> Loader:

@@ -39,7 +39,7 @@ def test_each_column_is_a_field_and_what_is_empty_is_unknown(root):
     assert train.names()[:2] == ("000.png", "001.png")
     assert train.images is None
     assert np.array_equal(train.in_memory().load([3, 5]), train.load([3, 5]))
-    assert train.texts()[4] == "; size: 2; lit: no"
+    assert train.texts()[4] == "lit: no; ; size: 2"
 
 
 def test_the_order_of_the_rows_does_not_matter(root):
@@ -55,6 +55,7 @@ def test_an_order_can_be_asked_for_and_fields_left_out(root):
     assert found.classes == ("shape: star", "shape: disc", "shape: square", *COLUMNS[3:5])
     assert found.ignored == ("lit",)
     assert load(root, only=("lit",)).classes == COLUMNS[5:]
+    assert load(root, only=("lit",), orders={"shape": ("star", "disc", "square")}).classes == COLUMNS[5:]
     with pytest.raises(DataError, match="has no field 'shap'"):
         load(root, orders={"shap": ()})
     with pytest.raises(DataError, match="has no field that is asked for"):
@@ -70,7 +71,7 @@ def test_the_classes_of_test_are_those_of_train(root):
     with pytest.raises(DataError, match=r"test/attributes\.csv', line 2: 'shape' is 'hexagon', and no image of the tr"):
         load(root, "test")
     assert load(root, "test", ignore=("shape",)).classes == COLUMNS[3:]
-    assert load(root, "test", again=True).texts() == ("shape: hexagon; size: 10; lit: no",)
+    assert load(root, "test", again=True).texts() == ("lit: no; shape: hexagon; size: 10",)
     write_described(root, "test", 1, ["000.png,star"], "file,shape")
     with pytest.raises(DataError, match=r"test/attributes\.csv' has no field 'size', and the train split has"):
         load(root, "test")

@@ -226,7 +226,7 @@ def test_the_classes_of_the_test_shards_are_those_of_train(tmp_path):
     described(tmp_path, [("q", {"shape": "cube", "lit": True, "n": 9}, None)], "test")
     with pytest.raises(DataError, match="the sample 'q' of '.*test-0.tar': 'shape' is 'cube', and no image of the tr"):
         asked(tmp_path, "test")
-    assert asked(tmp_path, "test", again=True).texts() == ("shape: cube; lit: true; n: 9",)
+    assert asked(tmp_path, "test", again=True).texts() == ("lit: true; n: 9; shape: cube",)
 
 
 @pytest.mark.parametrize(

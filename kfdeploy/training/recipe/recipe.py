@@ -82,6 +82,13 @@ class Recipe(Section):
             raise ValueError(f"two students have one name: {', '.join(names)}")
         return self
 
+    def fields_named(self) -> tuple[str, ...] | None:
+        """Return the fields that its tasks name; none where they do not, and all that are there may be meant."""
+        if not isinstance(self.tasks, dict):
+            return None
+        fields = [task.field for task in self.tasks.values() if isinstance(task, Task)]
+        return tuple(dict.fromkeys(fields)) if len(fields) == len(self.tasks) else None
+
     def task_specs(
         self, classes: Sequence[str], fields: Sequence[str] = (), ignored: Collection[str] = ()
     ) -> tuple[TaskSpec, ...]:

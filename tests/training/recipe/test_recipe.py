@@ -154,7 +154,11 @@ def test_what_is_asked_of_fields():
     assert (asked.only, asked.ignore, asked.partial, asked.again) == (["lit"], ("id",), True, False)
     assert recipe.data.fields["shape"].coupling == "independent"
     assert parse_recipe(recipe.model_dump(), "again") == recipe
-    assert recipe.task_specs(("a", "b"), ("id",))
+    assert [task.name for task in recipe.task_specs(("a", "b"), ignored=("id",))] == ["a", "b"]
+    assert recipe.fields_named() is None
+    named = digits(tasks="{a={field='lit'}, b={field='shape', classes=['x']}, c={field='shape', classes=['y']}}")
+    assert named.fields_named() == ("lit", "shape")
+    assert digits(tasks="{a={field='lit'}, b=['x']}").fields_named() is None
 
 
 def test_keys_that_came_later_are_written_where_they_say_something():
