@@ -27,7 +27,7 @@ from kfdeploy.manifest import versions
 from kfdeploy.measuring.factors.inspect import Disentangled, inspect
 from kfdeploy.measuring.rounds import describe_machine
 from kfdeploy.pool.pool import Pool
-from kfdeploy.report.picture import new_figure, save_figure
+from kfdeploy.report.factors import plot
 from kfdeploy.tasks.kinds.classes import accuracy, auc
 from kfdeploy.tasks.spec import fields_of, joined, outputs_of
 from kfdeploy.writing import write_file
@@ -67,11 +67,11 @@ def train(study, work, out, minutes):
             result["seeds"].setdefault(f"{seed}", {"methods": {}})["methods"][method["name"]] = row
             keep(result, study, out)
         result = read(out)
-        if "rows" not in result["seeds"][f"{seed}"]:
+        if "probe" not in result["seeds"][f"{seed}"]:
             beside = [place / m["name"] for m in methods if m["kind"] != "factors"]
             found = inspect(place / "KF", disentanglement=Disentangled(), beside=[*beside, place / "KF/train/teacher"])
-            kept = {"rows": found["disentanglement"], "cka": found["cka"], "factors": found["factors"]}
-            result["seeds"][f"{seed}"] |= kept
+            kept = {key: found[key] for key in ("factors", "tasks", "cka", "probe")}
+            result["seeds"][f"{seed}"] |= kept | {"rows": found["disentanglement"]}
             keep(result, study, out)
 
 
@@ -142,19 +142,12 @@ def summary(result):
 
 
 def tell(result, out):
-    """Say what was found, and draw the heat map of CKA of the first seed."""
+    """Say what was found, and draw the heat maps of the first seed."""
     for name, numbers in summary(result).items():
         print(f"{name}: " + ", ".join(f"{key} {mean:.3f} ± {half:.3f}" for key, (mean, half, _) in numbers.items()))
-    first = next((about for about in result["seeds"].values() if "cka" in about), None)
-    if first is None:
-        return
-    figure = new_figure(6.4, 5.2, 120)
-    axes = figure.subplots()
-    shown = axes.imshow(first["cka"], vmin=0, vmax=1, cmap="viridis")
-    axes.set_xticks(range(len(first["factors"])), first["factors"], rotation=45, ha="right")
-    axes.set_yticks(range(len(first["factors"])), first["factors"])
-    figure.colorbar(shown, label="linear CKA")
-    save_figure(figure, out.with_suffix(".png"))
+    first = next((about for about in result["seeds"].values() if "probe" in about), None)
+    if first is not None:
+        plot(first, out.with_suffix(".png"))
 
 
 if __name__ == "__main__":
