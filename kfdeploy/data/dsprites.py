@@ -1,8 +1,9 @@
 """dSprites (Matthey et al. 2017), rendered here: white shapes on black, 64×64, each combination of five factors once.
 
 The geometry was fitted to the published images; `tests/data/test_dsprites.py` holds it to them where they are at hand:
-a few may differ in a pixel or two on an edge. As in the published set the 40 orientations go from 0 to 2π *inclusive*: the first and the
-last are the same picture, and nothing can tell them apart. So no network is right in more than 98.75 % of orientations.
+a few may differ in a pixel or two on an edge. As in the published set the 40 orientations go from 0 to 2π *inclusive*:
+the first and the last are the same picture, and nothing can tell them apart. So no network is right in more than
+98.75 % of orientations.
 """
 
 from dataclasses import dataclass, replace
