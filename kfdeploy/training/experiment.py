@@ -205,12 +205,15 @@ class Experiment:
                 about["accuracies"] = {f: {name: each[name][f] for name in both} for f in each["test"]}
         if self.several:
             about["fields"] = self.taught(teacher)
-        if min(accuracy.values()) < config.min_accuracy:
-            raise TeacherError(
-                f"the teacher's accuracy is {min(accuracy.values()):.4f} (validation {accuracy['validation']:.4f}, "
-                f"test {accuracy['test']:.4f}), and the recipe asks for at least {config.min_accuracy:.4f}",
-                hint="check teacher.classes, image.mean and image.std, or lower teacher.min_accuracy",
-            )
+        for field, found in about.get("accuracies", {"": accuracy}).items():
+            if min(found.values()) < config.min_accuracy:
+                within = f" in '{field}'" if field else ""
+                raise TeacherError(
+                    f"the teacher's accuracy{within} is {min(found.values()):.4f} (validation "
+                    f"{found['validation']:.4f}, test {found['test']:.4f}), and the recipe asks for at least "
+                    f"{config.min_accuracy:.4f}",
+                    hint="check teacher.classes, image.mean and image.std, or lower teacher.min_accuracy",
+                )
         return teacher, about | {"accuracy": accuracy, "seen_validation": config.source != "train"}
 
     @cached_property

@@ -12,7 +12,7 @@ from kfdeploy.data.splits import validation_set
 from kfdeploy.deploy.assemble import assemble
 from kfdeploy.deploy.export import export
 from kfdeploy.deploy.model import Model
-from kfdeploy.errors import RecipeError, TaskError
+from kfdeploy.errors import RecipeError, TaskError, TeacherError
 from kfdeploy.measuring.factors.inspect import Disentangled, inspect
 from kfdeploy.pool.plan import Subsets
 from kfdeploy.pool.pool import Pool
@@ -206,3 +206,18 @@ def test_a_field_is_added_to_a_pool_of_classes_which_becomes_one_of_schema_2(toy
     assert assemble(grown, ["pets"], tmp_path / "pets").manifest["schema"] == 1
     with pytest.raises(TaskError, match="the data have no field 'ground': the class alone is known of their images"):
         add_task(toy.pool, "light", field="ground", data=toy.data, out=tmp_path / "more")
+
+
+def test_a_teacher_has_to_be_accurate_in_every_field(place):
+    """The mean of three fields would pass."""
+    with pytest.raises(TeacherError, match="the teacher's accuracy in 'shape' is 0.") as caught:
+        factorize(
+            load_recipe(place / "recipe.toml", ["teacher.min_accuracy=0.6", "teacher.train.epochs=1"]), place / "poor"
+        )
+    assert "lower teacher.min_accuracy" in caught.value.hint
+
+
+def test_no_smoothing_where_a_field_is_coupled_with_none(place):
+    for changed in (["objective.coupling=independent"], ["data.fields.shape.coupling=independent"]):
+        with pytest.raises(RecipeError, match="label_smoothing spreads a label over the classes of all tasks"):
+            load_recipe(place / "recipe.toml", [*changed, "train.label_smoothing=0.1"])

@@ -63,7 +63,8 @@ class Recipe(Section):
             raise ValueError("the TSNs of all tasks are trained together from nothing; leave tsn.net.weights out")
         if isinstance(self.tsn.net, CifarResNet) and self.tsn.net.shortcut == "A":
             raise ValueError("a TSN cannot use option A shortcuts (they pad channels); set shortcut = 'projection'")
-        if self.objective.coupling == "independent" and self.train.label_smoothing:
+        couplings = [self.objective.coupling, *(field.coupling for field in self.data.fields.values())]
+        if "independent" in couplings and self.train.label_smoothing:
             raise ValueError(
                 "train.label_smoothing spreads a label over the classes of all tasks, and coupling = 'independent' has "
                 "none such; set it to 0"
