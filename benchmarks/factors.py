@@ -22,6 +22,7 @@ from study import RESULTS
 from kfdeploy.data.splits import load
 from kfdeploy.deploy.model import Model
 from kfdeploy.files import dump_line_json
+from kfdeploy.graph.cost import multiplications
 from kfdeploy.graph.reference import Runner
 from kfdeploy.manifest import versions
 from kfdeploy.measuring.factors.inspect import Disentangled, inspect
@@ -58,7 +59,10 @@ def train(study, work, out, minutes):
         methods = sorted(study["methods"], key=lambda method: method["kind"] != "factors")  # it has the teacher
         for method in methods:
             result = read(out)
-            if f"{seed}" in result["seeds"] and method["name"] in result["seeds"][f"{seed}"]["methods"]:
+            if method["name"] in (known := result["seeds"].get(f"{seed}", {"methods": {}})["methods"]):
+                if "macs" not in known[method["name"]]:
+                    known[method["name"]]["macs"] = multiplications(graph_of(method, place)[1])
+                    keep(result, study, out)
                 continue
             if time.monotonic() - began > 60 * minutes:
                 return
@@ -86,25 +90,31 @@ def trained(recipe, settings, method, place):
     recipe, report = load_recipe(recipe, [*settings, f"students.0.name={method['name']}"]), TrainingProgress()
     if method["kind"] == "factors":
         factorize(recipe, out, resume=True, report=report)
-        pool = Pool.open(out)
-        graph, tasks, about = pool.fused(pool.tasks)[0], pool.tasks, pool.training
     else:
         separate = method["kind"] == "separate"
         distill(recipe, pool=place / "KF", out=place, separate=separate, resume=True, report=report)
         if separate:
             (place / f"{method['name']}-separate").rename(out)
-        model = Model.open(out)
-        pool, graph, tasks, about = model, model.load(), model.tasks, model.training
-    test = load(pool.data, "test", pool.image).only(pool.classes)
-    run = Runner(graph, outputs_of(tasks))
-    logits = np.concatenate([joined(run(images), tasks) for images in test.batches()])
-    row = {"auc": {}, "accuracy": {}}
-    for field, columns in fields_of(tasks).items():
+    made, graph = graph_of(method, place)
+    test = load(made.data, "test", made.image).only(made.classes)
+    run = Runner(graph, outputs_of(made.tasks))
+    logits = np.concatenate([joined(run(images), made.tasks) for images in test.batches()])
+    row = {"auc": {}, "accuracy": {}, "macs": multiplications(graph)}
+    for field, columns in fields_of(made.tasks).items():
         labels = test.labels_of(field) - columns[0]
         row["auc"][field] = round(auc(logits[:, columns], labels), 5)
         row["accuracy"][field] = round(accuracy(logits[:, columns], labels), 5)
     keys = ("epochs", "images", "device", "precision", "threads")
-    return row | {key: about[key] for key in keys} | {"test": len(test)}
+    return row | {key: made.training[key] for key in keys} | {"test": len(test)}
+
+
+def graph_of(method, place):
+    """Return the pool or the student of a method, and the graph of all its tasks."""
+    if method["kind"] == "factors":
+        pool = Pool.open(place / method["name"])
+        return pool, pool.fused(pool.tasks)[0]
+    model = Model.open(place / method["name"])
+    return model, model.load()
 
 
 def read(out):

@@ -40,13 +40,14 @@ def disentangled(result, part=""):
                 lines.append(f"| {name} | {numbers['D'][0]:.0f} | {each} | {numbers[MEASURES[0]][2]} |")
         return "\n".join(lines) + f"\n\n{_about(result)}\n"
     fields = [key.removeprefix("auc ") for key in next(iter(found.values())) if key.startswith("auc ")]
-    lines = [f"| way | {' | '.join(fields)} | mean | seeds |", f"|---|{'--:|' * (len(fields) + 2)}"]
+    lines = [f"| way | {' | '.join(fields)} | mean | MMACs | seeds |", f"|---|{'--:|' * (len(fields) + 3)}"]
+    macs = {name: row.get("macs", 0) / 1e6 for a in result["seeds"].values() for name, row in a["methods"].items()}
     for name, told in WAYS.items():
         if name in found:
             auc, right = ([found[name][f"{key} {field}"] for field in fields] for key in ("auc", "accuracy"))
             cells = " | ".join(f"{a[0]:.3f} ({100 * r[0]:.1f} %)" for a, r in zip(auc, right, strict=True))
             mean = sum(a[0] for a in auc) / len(auc), 100 * sum(r[0] for r in right) / len(right)
-            lines.append(f"| {told} | {cells} | {mean[0]:.3f} ({mean[1]:.1f} %) | {auc[0][2]} |")
+            lines.append(f"| {told} | {cells} | {mean[0]:.3f} ({mean[1]:.1f} %) | {macs[name]:.1f} | {auc[0][2]} |")
     return "\n".join(lines) + f"\n\n{_about(result)}\n"
 
 
@@ -55,5 +56,5 @@ def _about(result):
     machine = result["machine"]
     return (
         f"{rows[0]['images']:,} training images, {rows[0]['epochs']} epochs, {rows[0]['test']:,} test images; means "
-        f"over the seeds, ± half their range; {machine['cpu']}, {rows[0]['precision']}."
+        f"over the seeds, ± half their range; {machine['cpu']}, two threads."
     )
