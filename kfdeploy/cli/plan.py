@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from kfdeploy.tasks.spec import TaskSpec
 
 
+_MOST_ROWS = 20  # of a table of confusions, which has as many columns: more are not read off a terminal
+
+
 def command(
     tasks: list[str] = typer.Option([], "--tasks", metavar="TASK…", help="Tell what these are worth together."),
     pool: str = typer.Option("pool", metavar=POOL, help="The pool to plan for."),
@@ -305,15 +308,22 @@ def _advice(pool: "Pool", tasks: "Sequence[TaskSpec]", evidence: "Evidence", stu
 
 
 def _confusion(who: str, evidence: "Evidence", tasks: "Sequence[TaskSpec]") -> None:
+    from kfdeploy.tasks.kinds.classes import worst_pairs
     from kfdeploy.tasks.worth import confusions
 
     tables = confusions(evidence, tasks)
     for field, table in tables.items():
         names = [name for task in tasks if task.field == field for name in task.classes]
         width = max(len(name) for name in names)
-        say(f"confusion of {who}{f' in {field}' if len(tables) > 1 else ''}, each row a class:")
-        for name, row in zip(names, table, strict=True):
-            say(f"  {name:{width}}  " + " ".join(f"{count:5}" for count in row))
+        where = f"confusion of {who}" + (f" in {field}" if len(tables) > 1 else "")
+        if len(names) > _MOST_ROWS:
+            say(f"{where}, of {len(names)} classes those most often taken for another:")
+            for row, column in worst_pairs(table):
+                say(f"  {names[row]:{width}}  {table[row, column]:5} of {table[row].sum()} for {names[column]}")
+            continue
+        say(f"{where}, each row a class:")
+        for name, counts in zip(names, table, strict=True):
+            say(f"  {name:{width}}  " + " ".join(f"{count:5}" for count in counts))
 
 
 def _designs(pool: "Pool", tasks: list[str], students: "list[Model]", known: "Costs | None") -> "list[Design]":

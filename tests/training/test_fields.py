@@ -144,6 +144,19 @@ def test_students_of_fields_together_and_apart(place, pool):
     assert all(row["informativeness"] > 0.5 and 0 <= row["mig"] <= 1 for row in found["disentanglement"])
 
 
+def test_a_student_s_tasks_of_one_field_are_put_together_and_none_stands_alone(place, pool):
+    recipe = load_recipe(place / "recipe.toml", ["train.epochs=1"])
+    distill(recipe, pool=pool.where, out=place / "few", tasks=["square", "hue", "round"])
+    found = Model.open(place / "few" / "small-square-round-hue")
+    assert [task.name for task in found.tasks] == ["square", "round", "hue"]
+    assert [output.name for output in found.load().graph.output] == ["shape", "hue"]
+    with pytest.raises(
+        RecipeError, match="the task 'square' is one class: .* alone among those of 'shape' has"
+    ) as caught:
+        distill(recipe, pool=pool.where, out=place / "none", tasks=["hue", "square"])
+    assert caught.value.hint == "name more tasks of the field 'shape', or leave this one out"
+
+
 def test_a_teacher_with_an_output_a_field_and_one_that_lacks_a_field(place, pool):
     teacher = place / "pool" / "train" / "teacher" / "model.onnx"
     known = "classes = { lit = [], shape = ['square', 'disc', 'ring'], hue = [] }, output = { hue = 'hue' }"
@@ -155,8 +168,12 @@ def test_a_teacher_with_an_output_a_field_and_one_that_lacks_a_field(place, pool
         f"teacher={{ source = 'onnx:{teacher}', classes = {{ shape = ['square', 'disc', 'ring'], lit = [] }} }}",
         *changed[1:],
     ]
-    factorize(load_recipe(place / "recipe.toml", lacking), place / "lacking")
-    assert Pool.open(place / "lacking").teacher["fields"] == ["shape", "lit"]
+    apart = [*lacking, "data.fields.shape.coupling=independent"]
+    factorize(load_recipe(place / "recipe.toml", apart), place / "lacking")
+    made = Pool.open(place / "lacking")
+    assert made.teacher["fields"] == ["shape", "lit"]
+    assert (made.coupling, made.couplings) == ("joint", {"hue": "joint", "shape": "independent", "lit": "joint"})
+    assert made.manifest["temperatures"].keys() == {"square", "round"}
     with pytest.raises(RecipeError, match="the teacher does not answer 'hue', and objective.lambda_sup is 0"):
         factorize(load_recipe(place / "recipe.toml", [*lacking, "objective.lambda_sup=0"]), place / "nothing")
 

@@ -185,6 +185,8 @@ class Teacher(Section):
         for key, kinds in (("weights", libraries), ("args", libraries), ("output", ("onnx",))):
             if getattr(self, key) and kind not in kinds:
                 raise ValueError(f"{key} is for teachers from {' and '.join(kinds)}, and source is '{self.source}'")
+        if kind == "train" and isinstance(self.classes, dict):
+            raise ValueError("a teacher from 'train' answers every field of the tasks; leave classes out")
         if kind != "train" and self.net is not None and self.net.weights:
             raise ValueError(f"net.weights are what a teacher is trained from, and source is '{self.source}'")
         if kind in ("train", "file") and self.net is None:
