@@ -246,17 +246,21 @@ def _subset(pool: "Pool", tasks: list[str], students: "list[Model]") -> None:
 
 def _say_worth(who: str, evidence: "Evidence", tasks: "Sequence[TaskSpec]", how: str) -> None:
     """Print what tasks are worth: of several fields each in its own, and the mean."""
+    from kfdeploy.tasks.spec import class_names
     from kfdeploy.tasks.worth import accuracies, calibration_error, subset_accuracy
 
     each = accuracies(evidence, tasks)
     mean = f" on average over {len(each)} fields" if len(each) > 1 else ""
+    apart = "," if mean and not how.startswith(",") else ""
     say(
-        f"{who + ':':11} {100 * subset_accuracy(evidence, tasks).value:.2f} %{mean}{how}; "
+        f"{who + ':':11} {100 * subset_accuracy(evidence, tasks).value:.2f} %{mean}{apart}{how}; "
         f"calibration error {calibration_error(evidence, tasks):.3f}"
     )
     for field, found in each.items() if mean else ():
-        names = ", ".join(task.name for task in tasks if task.field == field)
-        say(f"  {field + ':':9} {100 * found.value:.2f} % of {found.images} images, among {names}")
+        own = [task for task in tasks if task.field == field]
+        lone = ", one class of its field, which is right always" if len(class_names(own)) == 1 else ""
+        names = ", ".join(task.name for task in own)
+        say(f"  {field + ':':9} {100 * found.value:.2f} % of {found.images} images, among {names}{lone}")
 
 
 def _strangers(evidence: "Evidence", theirs: "list[tuple[str, Evidence]]", tasks: "Sequence[TaskSpec]") -> None:

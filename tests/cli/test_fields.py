@@ -24,6 +24,8 @@ def test_plan_tells_each_field_in_its_own_and_the_mean(run, made, here):
     assert "confusion of the assembly in shape, each row a class:" in lines
     assert "strangers:  --open-set tells them with AUROC" in out
     assert "in shape" in next(line for line in lines if line.startswith("strangers:"))
+    code, out, err = run("plan", "--pool", made.path, "--tasks", "lit", "sea horse")
+    assert "among sea horse, one class of its field, which is right always\n" in out
     code, out, err = run("plan", "--pool", made.path, "--tasks", "sea horse")
     assert (code, out.strip()) == (0, "sea horse: one class leaves nothing to tell apart")
 
