@@ -170,7 +170,7 @@ class Teacher(Section):
     classes: str | list[str] | dict[str, list[str]] = Field(default_factory=list)
     mean: list[float] = Field(default_factory=list)  # where it was normalised otherwise than the recipe's image
     std: list[float] = Field(default_factory=list)  # the same
-    min_accuracy: float = Field(0.0, ge=0, le=1)  # refuse a teacher that is less accurate on validation or test
+    min_accuracy: float = Field(0.0, ge=0, le=1)  # refuse a teacher that has less on validation or test in a field
     train: Train | None = None  # for train: its optimisation
 
     @model_validator(mode="after")
