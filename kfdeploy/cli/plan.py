@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from kfdeploy.tasks.spec import TaskSpec
 
 
+_MOST_ROWS = 20  # of a table of confusions, which has as many columns: more are not read off a terminal
+
+
 def command(
     tasks: list[str] = typer.Option([], "--tasks", metavar="TASK…", help="Tell what these are worth together."),
     pool: str = typer.Option("pool", metavar=POOL, help="The pool to plan for."),
@@ -243,17 +246,21 @@ def _subset(pool: "Pool", tasks: list[str], students: "list[Model]") -> None:
 
 def _say_worth(who: str, evidence: "Evidence", tasks: "Sequence[TaskSpec]", how: str) -> None:
     """Print what tasks are worth: of several fields each in its own, and the mean."""
+    from kfdeploy.tasks.spec import class_names
     from kfdeploy.tasks.worth import accuracies, calibration_error, subset_accuracy
 
     each = accuracies(evidence, tasks)
     mean = f" on average over {len(each)} fields" if len(each) > 1 else ""
+    apart = "," if mean and not how.startswith(",") else ""
     say(
-        f"{who + ':':11} {100 * subset_accuracy(evidence, tasks).value:.2f} %{mean}{how}; "
+        f"{who + ':':11} {100 * subset_accuracy(evidence, tasks).value:.2f} %{mean}{apart}{how}; "
         f"calibration error {calibration_error(evidence, tasks):.3f}"
     )
     for field, found in each.items() if mean else ():
-        names = ", ".join(task.name for task in tasks if task.field == field)
-        say(f"  {field + ':':9} {100 * found.value:.2f} % of {found.images} images, among {names}")
+        own = [task for task in tasks if task.field == field]
+        lone = ", one class of its field, which is right always" if len(class_names(own)) == 1 else ""
+        names = ", ".join(task.name for task in own)
+        say(f"  {field + ':':9} {100 * found.value:.2f} % of {found.images} images, among {names}{lone}")
 
 
 def _strangers(evidence: "Evidence", theirs: "list[tuple[str, Evidence]]", tasks: "Sequence[TaskSpec]") -> None:
@@ -305,15 +312,22 @@ def _advice(pool: "Pool", tasks: "Sequence[TaskSpec]", evidence: "Evidence", stu
 
 
 def _confusion(who: str, evidence: "Evidence", tasks: "Sequence[TaskSpec]") -> None:
+    from kfdeploy.tasks.kinds.classes import worst_pairs
     from kfdeploy.tasks.worth import confusions
 
     tables = confusions(evidence, tasks)
     for field, table in tables.items():
         names = [name for task in tasks if task.field == field for name in task.classes]
         width = max(len(name) for name in names)
-        say(f"confusion of {who}{f' in {field}' if len(tables) > 1 else ''}, each row a class:")
-        for name, row in zip(names, table, strict=True):
-            say(f"  {name:{width}}  " + " ".join(f"{count:5}" for count in row))
+        where = f"confusion of {who}" + (f" in {field}" if len(tables) > 1 else "")
+        if len(names) > _MOST_ROWS:
+            say(f"{where}, of {len(names)} classes those most often taken for another:")
+            for row, column in worst_pairs(table):
+                say(f"  {names[row]:{width}}  {table[row, column]:5} of {table[row].sum()} for {names[column]}")
+            continue
+        say(f"{where}, each row a class:")
+        for name, counts in zip(names, table, strict=True):
+            say(f"  {name:{width}}  " + " ".join(f"{count:5}" for count in counts))
 
 
 def _designs(pool: "Pool", tasks: list[str], students: "list[Model]", known: "Costs | None") -> "list[Design]":

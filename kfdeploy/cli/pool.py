@@ -21,6 +21,7 @@ POOL = typer.Argument("pool", metavar="POOL", help="The pool.", show_default=Tru
 @app.command("show", cls=WordsCommand)
 def show(pool: str = POOL) -> None:
     """Tell what a pool holds: its tasks, their bytes, and what they are worth together."""
+    from kfdeploy.errors import listed
     from kfdeploy.manifest import size_of
     from kfdeploy.pool.manifest import COMMON
     from kfdeploy.pool.pool import Pool
@@ -31,10 +32,10 @@ def show(pool: str = POOL) -> None:
     half = sum("weights" in entry for entry in entries)
     say(f"pool:      {pool}  ({opened.name}, made with kfdeploy {opened.version})")
     classes = sum(len(entry["classes"]) for entry in entries)
-    say(f"tasks:     {len(entries):,} with {classes:,} classes, {opened.coupling}")
-    if len(opened.labels) > 1:
-        fields = [f"{field} ({len(names)} classes)" for field, names in opened.labels.items()]
-        say(f"fields:    {', '.join(fields)}")
+    coupling = "" if _fields(opened) else f", {opened.coupling}"  # of several fields each has its own
+    say(f"tasks:     {len(entries):,} with {classes:,} classes{coupling}")
+    if fields := _fields(opened):
+        say(f"fields:    {', '.join(listed(fields))}")
     stored = {0: "float32", len(entries): "float16"}.get(half, f"{half:,} of them as float16")
     say(f"weights:   {megabytes(sum(sizes))} of tasks, {megabytes(max(sizes))} at most each, stored as {stored}")
     ckn = megabytes(size_of(opened.where, files, COMMON))
@@ -44,7 +45,7 @@ def show(pool: str = POOL) -> None:
     tested = (teacher.get("accuracy") or {}).get("test")
     told = "accuracy not known" if tested is None else f"{100 * tested:.2f} % on test"
     say(f"teacher:   {teacher.get('name', 'trained by the recipe')}, {told}")
-    say(f"accuracy:  {_told(_worth(opened))}")
+    say(f"accuracy:  {_told(_worth(opened), opened)}")
     for line in _by_field(opened):
         say(f"           {line}")
     say("int8:      " + ("calibrated" if opened.calibrated else f"not calibrated: kfdeploy calibrate {pool}"))
@@ -57,7 +58,7 @@ def show(pool: str = POOL) -> None:
     )
     width = max(len(entry["name"]) for entry in entries)
     for entry, size in zip(entries, sizes, strict=True):
-        say(f"  {entry['name']:{width}}  {megabytes(size):>9}  {', '.join(entry['classes'])}")
+        say(f"  {entry['name']:{width}}  {megabytes(size):>9}  {', '.join(listed(entry['classes']))}")
 
 
 @app.command("check", cls=WordsCommand)
@@ -107,7 +108,7 @@ def remove(
     training = sum(size for name, size in dropped.items() if name.startswith(TRAINING))
     say(f"removed:   {tasks_text([task.name for task in gone])}  ({megabytes(sum(dropped.values()) - training)})")
     say(f"tasks:     {tasks_text([entry['name'] for entry in done.entries])}")
-    say(f"accuracy:  {_told(_worth(done))}")
+    say(f"accuracy:  {_told(_worth(done), done)}")
     if training:
         say(
             f"note: train/ ({megabytes(training)}) is left out; a task that is added to the smaller pool learns from "
@@ -132,7 +133,7 @@ def merge(
     first, second = Pool.open(a), Pool.open(b)
     done = merge(first, second, out, force=force, wait=wait)
     say(f"tasks:     {tasks_text([entry['name'] for entry in done.entries])}")
-    say(f"accuracy:  {_told(_worth(done))}")
+    say(f"accuracy:  {_told(_worth(done), done)}")
     if not done.calibrated and (first.calibrated or second.calibrated):
         say(f"note: one of them has no ranges of activations; for int8: kfdeploy calibrate {out}")
     if any(name.startswith(TRAINING) for name in [*first.files, *second.files]):
@@ -161,8 +162,8 @@ def convert(
     done = store_half(pool, out, data=data, force=force, wait=wait, report=say)
     share = 100 * done.bytes_after / done.bytes_before
     say(f"weights:   {megabytes(done.bytes_before)} → {megabytes(done.bytes_after)} ({share:.0f} %), stored as float16")
-    say(f"accuracy:  {_told(done.before)}")
-    say(f"rounded:   {_told(done.after)}")
+    say(f"accuracy:  {_told(done.before, done.pool)}")
+    say(f"rounded:   {_told(done.after, done.pool)}")
     say(f"wrote {out}")
     say(f"next:  kfdeploy assemble --pool {out} {_two(done.pool)}")
 
@@ -203,6 +204,21 @@ def _worth(pool: "Pool") -> "Accuracy | None":
     return known_accuracy(pool.evidence(), pool.tasks)
 
 
+def _fields(pool: "Pool") -> list[str]:
+    """Return of each field how many classes its tasks have, and how they are coupled where it is split in several.
+
+    Of a pool of the one field `class` it is nothing.
+    """
+    from kfdeploy.tasks.spec import CLASS
+
+    found = []
+    for field in dict.fromkeys(task.field for task in pool.tasks):
+        own = [task for task in pool.tasks if task.field == field]
+        split = f" in {len(own)} tasks, {pool.couplings[field]}" if len(own) > 1 else ""
+        found.append(f"{field} ({sum(len(task.classes) for task in own)} classes{split})")
+    return [] if {task.field for task in pool.tasks} == {CLASS} else found
+
+
 def _by_field(pool: "Pool") -> list[str]:
     """Return what the tasks of each field are worth together, where there are several fields."""
     from kfdeploy.tasks.worth import accuracies
@@ -214,7 +230,10 @@ def _by_field(pool: "Pool") -> list[str]:
     return [f"{field}: {100 * each.value:.2f} % of {each.images:,} images" for field, each in known.items()]
 
 
-def _told(accuracy: "Accuracy | None") -> str:
+def _told(accuracy: "Accuracy | None", pool: "Pool") -> str:
     if accuracy is None:
         return "of all tasks together not known, for want of validation images with all their logits"
-    return f"{100 * accuracy.value:.2f} % of all tasks together, exactly, on {accuracy.images:,} validation images"
+    fields = len({task.field for task in pool.tasks})
+    mean = f", on average over {fields} fields" if fields > 1 else ""
+    share = f"{100 * accuracy.value:.2f} %"
+    return f"{share} of all tasks together{mean}, exactly, on {accuracy.images:,} validation images"

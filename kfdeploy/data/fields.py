@@ -10,12 +10,11 @@ import numpy as np
 
 from kfdeploy.arrays import Labels
 from kfdeploy.errors import DataError, listed, nearest
-from kfdeploy.tasks.spec import CLASS, column_names
+from kfdeploy.tasks.spec import CLASS, column_names, field_fault
 
 MOST_VALUES = 4096  # of a field: a column with more names its images rather than telling what is on them
 MOST_FIELDS = 1000
 _MOST_TEXT = 1000  # letters of a value; of a field's name a fifth
-_TAKEN = re.compile(r"(common|head|bank|task[0-9]*)/")  # what names inside a graph begin with
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _DIGITS = re.compile(r"([0-9]{1,18})")
 MAPS = ("segmentation", "depth", "normals", "saliency")  # kinds of fields that are to come
@@ -122,12 +121,9 @@ def _fault(name: str, column: Column, asked: Asked) -> str:
 
 def name_fault(name: str) -> str:
     """Return why a field cannot be called that, or an empty string: it is the name of an output of a graph."""
-    if name in ("image", "logits", "known") or name.endswith(".known") or _TAKEN.match(name):
-        return f"a field cannot be called '{name}', which is a name inside a graph"
-    if not name.strip() or len(name) > _MOST_TEXT // 5 or _CONTROL.search(name):
-        letters = f"1 to {_MOST_TEXT // 5} letters, none of them a control character"
-        return f"a field cannot be called {name!r:.80} (allowed: {letters})"
-    return ""
+    if len(name) > _MOST_TEXT // 5:
+        return f"the field {name!r:.80} has a name of {len(name):,} letters (allowed: up to {_MOST_TEXT // 5})"
+    return field_fault(name)
 
 
 def text_fault(text: str) -> str:

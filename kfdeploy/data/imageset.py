@@ -13,7 +13,7 @@ from kfdeploy.data import content
 from kfdeploy.data.content import Record
 from kfdeploy.data.images import File, Store, fit_all, read_images
 from kfdeploy.data.names import readable_names
-from kfdeploy.errors import DataError, nearest
+from kfdeploy.errors import DataError, listed, nearest
 from kfdeploy.tasks.kinds.classes import label_columns
 from kfdeploy.tasks.spec import CLASS, ImageSpec
 
@@ -173,8 +173,9 @@ class ImageSet:
         """
         if lost := [name for name in classes if name not in self.classes]:
             raise DataError(
-                f"the data have no class '{lost[0]}'", allowed=self.classes, hint=nearest(lost[0], self.classes)
-            )
+                f"the data have no class '{lost[0]}'", allowed=listed(self.classes),
+                hint=nearest(lost[0], self.classes) or "name a folder that has it: --data <folder>",
+            )  # fmt: skip
         if tuple(classes) == self.classes:
             return self
         new = label_columns(self.classes, classes)

@@ -76,8 +76,8 @@ def made(
     """Return the manifest of a pool that was factorized, for the files that lie in `root`.
 
     `calibration` names the files with the ranges of the CKN ("") and of each task. The labels of each field in
-    evidence/shared count in the classes of its tasks, one task after another. The lowest schema that can say it is
-    written.
+    evidence/shared count in the classes of its tasks, one task after another; where there are several fields, `fields`
+    has what is said of each as `fields`. The lowest schema that can say it is written.
     """
     left_out = (POOL, RECIPE, TIMING)
     files = [
@@ -95,11 +95,7 @@ def made(
     }
     if manifest["schema"] == 1:
         return cast(PoolManifest, manifest)
-    told: dict[str, FieldEntry] = {}
-    for task in tasks:
-        empty: FieldEntry = {"kind": "classes", "classes": [], "coupling": manifest["coupling"]}
-        told.setdefault(task.field, empty)["classes"].extend(task.classes)
-    return as_second(cast(PoolManifest, manifest), told)
+    return as_second(cast(PoolManifest, manifest), fields["fields"])
 
 
 def file_names(manifest: PoolManifest) -> list[str]:

@@ -244,9 +244,9 @@ class Subsets:
     def best(self, size: int, most: int = 20_000, floor: float | None = None) -> "Choice":
         """Return the most accurate subset of `size` tasks, of those that have every field at `floor` or above.
 
-        Where none has, it is the one whose least field is the best. Subsets of a single class are passed over then.
-        Where there are more than `most`, tasks are left out one after another, each time the one whose going helps
-        most.
+        Where none has, it is the one whose least field is the best. Subsets of a single class are passed over then; of
+        several fields those with a single class of one, which is right always, unless the size has no others. Where
+        there are more than `most`, tasks are left out one after another, each time the one whose going helps most.
         """
         left = list(range(len(self.names)))
         if comb(len(left), size) <= most:
@@ -261,8 +261,11 @@ class Subsets:
         values, _ = self.accuracies(masks)
         least = values if len(self.parts) == 1 else self.least(masks)
         score = values
+        if floor is not None or len(self.parts) > 1:
+            telling = np.where(self.lone(masks), np.nan, values)
+            if floor is not None or not np.isnan(telling).all():  # else none of the size tells anything
+                values = score = telling
         if floor is not None:
-            values = np.where(self.lone(masks), np.nan, values)
             score = np.where(least >= floor, 1 + values, least)
         place = int(np.where(np.isnan(values), -1.0, score).argmax())
         return Choice(tuple(np.flatnonzero(masks[place]).tolist()), float(values[place]), whole, float(least[place]))

@@ -15,7 +15,7 @@ from kfdeploy.files import parse_tensors, save_tensors
 from kfdeploy.manifest import POOL, BlockEntry, DataOrigin, PoolManifest, TaskEntry, describe_files, open_manifest
 from kfdeploy.places import found_recipe, origin_of
 from kfdeploy.pool import manifest
-from kfdeploy.pool.fields import TEMPLATE, block_columns, label_columns
+from kfdeploy.pool.fields import TEMPLATE, block_columns, label_columns, upgraded
 from kfdeploy.pool.held import as_opened, check_kinds, hold_evidence, hold_together
 from kfdeploy.pool.manifest import COMMON, SHARED, Role
 from kfdeploy.pool.remote.locate import locate
@@ -110,6 +110,12 @@ class Pool(Described):
     def coupling(self) -> str:
         """`joint` or `independent`."""
         return self.manifest["coupling"]
+
+    @property
+    def couplings(self) -> dict[str, str]:
+        """How the tasks of each field are coupled, where the field is split in several."""
+        fields = upgraded(self.manifest)["fields"]
+        return {field: about["coupling"] for field, about in fields.items()}
 
     @property
     def teacher(self) -> dict[str, Any]:

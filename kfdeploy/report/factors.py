@@ -57,7 +57,7 @@ def sentences(found: Mapping[str, Any]) -> list[str]:
         within = f" within {len(calibration['fields'])} fields" if "fields" in calibration else ""
         lines.append(
             f"calibration: expected error {calibration['error']:.4f} over {calibration['subsets']} subsets{within} "
-            f"(at most {calibration['largest_error']:.4f}), {found['coupling']} tasks"
+            f"(at most {calibration['largest_error']:.4f})" + ("" if within else f", {found['coupling']} tasks")
         )
     terms = found["training"].get("terms", {})
     if "bottleneck" in terms:

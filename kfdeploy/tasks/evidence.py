@@ -38,8 +38,9 @@ class Seen:
         golden = None
         if "golden.images" in arrays:
             count = len(arrays["golden.images"])
-            several = np.zeros(len(arrays["validation.rows"]))
-            spread = arrays.get(labels_key(*fields), several) if len(fields) == 1 else several
+            # As they were chosen: a field that came later has no labels here, and counts for nothing.
+            there = [arrays[key] for key in map(labels_key, fields) if key in arrays]
+            spread = there[0] if len(there) == 1 else none
             golden = golden_samples(spread, count), arrays["golden.images"]
         return cls(labels, arrays["validation.rows"], arrays.get("validation.content"), golden)
 

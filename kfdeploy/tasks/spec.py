@@ -155,13 +155,13 @@ class Described:
         return found
 
 
-_INNER = re.compile(r"(common|head|bank|task\d+)/")  # how names inside a graph begin
+_INNER = re.compile(r"(common|head|bank|task[0-9]*)/")  # how names inside a graph begin
 _TAKEN = ("image", LOGITS, "known")  # a graph's input and outputs
 
 
 def field_fault(name: str) -> str:
     """Return in what way a name cannot be a field's, which becomes the name of a graph's output; else nothing."""
-    if name in _TAKEN or _INNER.match(name):
+    if name in _TAKEN or name.endswith(".known") or _INNER.match(name):  # `.known`: what `graph.known` adds beside one
         return f"the field '{name}' has a name that is taken inside a graph"
     if not name.isprintable() or name.strip() != name or not name:
         return f"the field {name!r:.80} has a name that does not print, or begins or ends with a space"

@@ -11,7 +11,7 @@ from kfdeploy.errors import KfdeployError, RecipeError, nearest
 from kfdeploy.files import file_name, sha256
 from kfdeploy.outputs import check_output
 from kfdeploy.places import shipped_recipe
-from kfdeploy.tasks.spec import TaskSpec, choose, class_names
+from kfdeploy.tasks.spec import TaskSpec, choose, fields_of, together
 from kfdeploy.training.experiment import Experiment
 from kfdeploy.training.learners.classifier import ClassifierLearner
 from kfdeploy.training.loop.learner import Fitted
@@ -58,7 +58,7 @@ def distill(
     """
     named = _named(recipe, students)
     experiment = _with_tasks(Experiment(recipe, report), pool, needed=bool(tasks) or separate)
-    chosen = choose(experiment.tasks, tasks, f"recipe '{recipe.name}'") if tasks else experiment.tasks
+    chosen = together(choose(experiment.tasks, tasks, f"recipe '{recipe.name}'")) if tasks else experiment.tasks
     suffix = "-separate" if separate else ""
     suffix += "".join(f"-{file_name(task.name)}" for task in chosen) if tasks else ""
     wanted = {out / f"{s.name}{suffix}": s for s in named}
@@ -143,10 +143,13 @@ def _named(recipe: Recipe, students: Sequence[str]) -> list[Student]:
 
 def _check(chosen: Sequence[TaskSpec], wanted: Iterable[Path], *, separate: bool, resume: bool, force: bool) -> None:
     """Refuse tasks with nothing to tell apart, and a place that is taken: before hours of training, not after."""
-    if len(class_names(chosen)) < 2:
+    fields = fields_of(chosen)
+    if lone := next((field for field, columns in fields.items() if len(columns) < 2), None):
+        task = next(task for task in chosen if task.field == lone)
+        among = f" among those of '{lone}'" if len(fields) > 1 else ""
         raise RecipeError(
-            f"the task '{chosen[0].name}' is one class: a student for it alone has nothing to tell apart",
-            hint="name more tasks",
+            f"the task '{task.name}' is one class: a student for it alone{among} has nothing to tell apart",
+            hint="name more tasks" + (f" of the field '{lone}', or leave this one out" if among else ""),
         )
     if separate and len(chosen) < 2:
         raise RecipeError(f"there is one task, '{chosen[0].name}': nothing to separate", hint="leave --separate out")

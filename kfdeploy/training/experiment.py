@@ -202,18 +202,18 @@ class Experiment:
             each = {name: self.accuracies(teacher, data) for name, data in both.items()}
             accuracy = {name: sum(found.values()) / len(found) for name, found in each.items()}
             if self.several:
-                about["accuracies"] = {f: {name: each[name][f] for name in both} for f in each["test"]}
+                taught = self.taught(teacher)
+                about["accuracies"] = {f: {name: own[f] for name, own in each.items() if f in own} for f in taught}
         if self.several:
             about["fields"] = self.taught(teacher)
-        for field, found in about.get("accuracies", {"": accuracy}).items():
-            if min(found.values()) < config.min_accuracy:
-                within = f" in '{field}'" if field else ""
-                raise TeacherError(
-                    f"the teacher's accuracy{within} is {min(found.values()):.4f} (validation "
-                    f"{found['validation']:.4f}, test {found['test']:.4f}), and the recipe asks for at least "
-                    f"{config.min_accuracy:.4f}",
-                    hint="check teacher.classes, image.mean and image.std, or lower teacher.min_accuracy",
-                )
+        told = {f" in '{f}'": min(own.values()) for f, own in about.get("accuracies", {}).items() if own}
+        where, least = min((told or {"": min(accuracy.values())}).items(), key=lambda found: found[1])
+        if least < config.min_accuracy:
+            raise TeacherError(
+                f"the teacher's accuracy{where} is {least:.4f} (validation {accuracy['validation']:.4f}, "
+                f"test {accuracy['test']:.4f}), and the recipe asks for at least {config.min_accuracy:.4f}",
+                hint="check teacher.classes, image.mean and image.std, or lower teacher.min_accuracy",
+            )
         return teacher, about | {"accuracy": accuracy, "seen_validation": config.source != "train"}
 
     @cached_property
@@ -310,10 +310,13 @@ class Experiment:
 
     @torch.no_grad()
     def accuracies(self, teacher: Teacher, data: ImageSet) -> dict[str, float]:
-        """Return the teacher's accuracy on a set of each field that it answers, in float32."""
+        """Return the teacher's accuracy on a set of each field that it answers and some image has, in float32."""
         taught = self.taught(teacher)
         counts = data.right(self.logits(teacher, data)).items()
-        return {field: right / max(1, known) for field, (right, known) in counts if field in taught}
+        found = {field: right / known for field, (right, known) in counts if field in taught and known}
+        if not found:
+            raise DataError(f"no image has a label in {', '.join(taught)}, to measure the teacher by")
+        return found
 
     @property
     def several(self) -> bool:

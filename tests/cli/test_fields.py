@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 
 import pytest
 from fields import field_pool
@@ -23,8 +24,22 @@ def test_plan_tells_each_field_in_its_own_and_the_mean(run, made, here):
     assert "confusion of the assembly in shape, each row a class:" in lines
     assert "strangers:  --open-set tells them with AUROC" in out
     assert "in shape" in next(line for line in lines if line.startswith("strangers:"))
+    code, out, err = run("plan", "--pool", made.path, "--tasks", "lit", "sea horse")
+    assert "among sea horse, one class of its field, which is right always\n" in out
     code, out, err = run("plan", "--pool", made.path, "--tasks", "sea horse")
     assert (code, out.strip()) == (0, "sea horse: one class leaves nothing to tell apart")
+
+
+def test_plan_names_the_worst_mistakes_where_a_table_is_too_large(run, made, here, monkeypatch):
+    monkeypatch.setattr("kfdeploy.cli.plan._MOST_ROWS", 4)
+    code, out, err = run("plan", "--pool", made.path, "--tasks", "lit", "round", "edged")
+    assert code == 0, err
+    assert "confusion of the assembly in lit, at dusk/é, each row a class:" in out
+    told = out.partition("in shape, of 5 classes those most often taken for another:\n")[2].splitlines()
+    assert 0 < len(told) <= 10
+    assert all(re.fullmatch(r"  (circle|ellipse|square|heart|star) +[0-9]+ of [0-9]+ for \w+", line) for line in told)
+    counts = [int(line.split()[1]) for line in told]
+    assert counts == sorted(counts, reverse=True)
 
 
 def test_plan_chooses_by_the_least_field(run, made, here):
@@ -59,7 +74,10 @@ def test_plan_tells_every_subset_with_its_fields(run, made, here):
 def test_pool_show_tells_the_fields(run, made, here):
     code, out, err = run("pool", "show", made.path)
     assert code == 0, err
-    assert "fields:    shape (5 classes), lit, at dusk/é (2 classes), class (3 classes)" in out
+    split = "shape (5 classes in 2 tasks, joint), lit, at dusk/é (2 classes), class (3 classes in 2 tasks, joint)"
+    assert f"fields:    {split}" in out
+    assert "tasks:     5 with 10 classes\n" in out
+    assert "% of all tasks together, on average over 3 fields, exactly, on " in out
     assert "           shape: " in out
     assert run("pool", "check", made.path)[0] == 0
 
@@ -71,5 +89,7 @@ def test_pool_remove_and_merge_of_several_fields(run, made, here):
     assert code == 0, err
     code, out, err = run("pool", "merge", "rest", "class", "--out", "both")
     assert code == 0, err
-    assert "of all tasks together, exactly" in out
+    assert "of all tasks together, on average over 3 fields, exactly" in out
+    code, out, err = run("pool", "show", "rest")
+    assert "fields:    shape (5 classes in 2 tasks, joint), lit, at dusk/é (2 classes)\n" in out  # the tasks' alone
     assert run("plan", "--pool", "both", "--tasks", "pets", "edged")[0] == 0

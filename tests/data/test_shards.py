@@ -238,7 +238,7 @@ def test_the_classes_of_the_test_shards_are_those_of_train(tmp_path):
         ({"lit": "x" * 1001}, "b.json': the value of 'lit' has 1,001 letters"),
         ({f"f{i}": 1 for i in range(1001)}, "b.json' is the first to have more than 1,000 fields"),
         (b" " * 1_000_001, "has 1,000,001 bytes, and at most 1,000,000 are read"),
-        ({"image": "x", "lit": False, "n": 2}, "a field cannot be called 'image'"),
+        ({"image": "x", "lit": False, "n": 2}, "the field 'image' has a name that is taken inside a graph"),
     ],
 )
 def test_a_json_that_is_not_as_it_should_be_is_named(tmp_path, said, message):

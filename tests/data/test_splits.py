@@ -145,3 +145,13 @@ def test_what_a_manifest_says_of_fields_and_of_dsprites_is_done(tmp_path, spec):
     with pytest.raises(DataError, match=r"there is no '.*gone/train/images.npy'") as caught:
         load({"source": "arrays", "root": str(tmp_path / "gone")}, "train", spec)
     assert caught.value.hint == "name a folder with train/images.npy: --data <folder>"
+
+
+def test_golden_samples_are_known_again_where_a_field_came_later():
+    labels = np.array([1, 0, 1, 0, 1, 0, 0, 1])
+    images = np.zeros((4, 2, 2, 1), np.uint8)
+    arrays = {"golden.images": images, "validation.labels": labels, "validation.rows": np.arange(8)}
+    before = Seen.of(arrays, {"class": ("cat", "dog")})
+    after = Seen.of(arrays, {"class": ("cat", "dog"), "lit": ("lit: no", "lit: yes")})
+    assert before.golden[0].tolist() == after.golden[0].tolist() == golden_samples(labels, 4).tolist()
+    assert after.labels["lit"] == ("",) * 8

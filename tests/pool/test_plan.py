@@ -150,6 +150,23 @@ def test_the_least_field_of_a_subset_is_asked_for_its_accuracy():
     ]  # fmt: skip
 
 
+def test_a_class_alone_in_its_field_does_not_make_a_subset_the_best():
+    specs, evidence = several(300)
+    subsets = Subsets.of(evidence, specs)
+    masks, values, _ = subsets.every()
+    lone = subsets.lone(masks)
+    for size in (1, 2, 3):
+        own = masks.sum(1) == size
+        found = choose_subset(subsets, size=size)
+        assert found.accuracy == values[own & ~lone].max() < values[own & lone].max()
+    singles = [TaskSpec(name, (name,), field=name) for name in "xyz"]
+    images = 4
+    labels = {task.field: task.columns * images for task in singles}
+    logits = np.zeros((images, 3), np.float32)
+    seen = Evidence(np.zeros((0, 1, 1, 1), np.uint8), logits[:0], labels, np.arange(images), logits)
+    assert choose_subset(Subsets.of(seen, singles), size=2).accuracy == 1  # there is nothing better
+
+
 def test_fields_beyond_64_tasks_and_one_by_one():
     random = np.random.default_rng(1)
     specs = [TaskSpec(f"t{i}", (f"t{i}c0", f"t{i}c1"), field=f"f{i % 2}") for i in range(140)]

@@ -1,6 +1,7 @@
 """Several labels an image, from a folder with attributes.csv to pools, students and graphs: the whole line in small."""
 
 import csv
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -12,15 +13,19 @@ from kfdeploy.data.splits import validation_set
 from kfdeploy.deploy.assemble import assemble
 from kfdeploy.deploy.export import export
 from kfdeploy.deploy.model import Model
-from kfdeploy.errors import RecipeError, TaskError, TeacherError
+from kfdeploy.errors import DataError, RecipeError, TaskError, TeacherError
 from kfdeploy.measuring.factors.inspect import Disentangled, inspect
 from kfdeploy.pool.plan import Subsets
 from kfdeploy.pool.pool import Pool
 from kfdeploy.tasks.spec import joined
 from kfdeploy.tasks.worth import accuracies
 from kfdeploy.training.distill import distill
+from kfdeploy.training.experiment import Experiment
 from kfdeploy.training.factorize import factorize
 from kfdeploy.training.grow.add_task import add_task
+from kfdeploy.training.loop.progress import Progress
+from kfdeploy.training.nets.classifier import Classifier
+from kfdeploy.training.nets.teacher import Teacher
 from kfdeploy.training.recipe.recipe import load_recipe
 
 RECIPE = """
@@ -144,6 +149,19 @@ def test_students_of_fields_together_and_apart(place, pool):
     assert all(row["informativeness"] > 0.5 and 0 <= row["mig"] <= 1 for row in found["disentanglement"])
 
 
+def test_a_student_s_tasks_of_one_field_are_put_together_and_none_stands_alone(place, pool):
+    recipe = load_recipe(place / "recipe.toml", ["train.epochs=1"])
+    distill(recipe, pool=pool.where, out=place / "few", tasks=["square", "hue", "round"])
+    found = Model.open(place / "few" / "small-square-round-hue")
+    assert [task.name for task in found.tasks] == ["square", "round", "hue"]
+    assert [output.name for output in found.load().graph.output] == ["shape", "hue"]
+    with pytest.raises(
+        RecipeError, match="the task 'square' is one class: .* alone among those of 'shape' has"
+    ) as caught:
+        distill(recipe, pool=pool.where, out=place / "none", tasks=["hue", "square"])
+    assert caught.value.hint == "name more tasks of the field 'shape', or leave this one out"
+
+
 def test_a_teacher_with_an_output_a_field_and_one_that_lacks_a_field(place, pool):
     teacher = place / "pool" / "train" / "teacher" / "model.onnx"
     known = "classes = { lit = [], shape = ['square', 'disc', 'ring'], hue = [] }, output = { hue = 'hue' }"
@@ -155,10 +173,29 @@ def test_a_teacher_with_an_output_a_field_and_one_that_lacks_a_field(place, pool
         f"teacher={{ source = 'onnx:{teacher}', classes = {{ shape = ['square', 'disc', 'ring'], lit = [] }} }}",
         *changed[1:],
     ]
-    factorize(load_recipe(place / "recipe.toml", lacking), place / "lacking")
-    assert Pool.open(place / "lacking").teacher["fields"] == ["shape", "lit"]
+    apart = [*lacking, "data.fields.shape.coupling=independent"]
+    factorize(load_recipe(place / "recipe.toml", apart), place / "lacking")
+    made = Pool.open(place / "lacking")
+    assert made.teacher["fields"] == ["shape", "lit"]
+    assert (made.coupling, made.couplings) == ("joint", {"hue": "joint", "shape": "independent", "lit": "joint"})
+    assert made.manifest["temperatures"].keys() == {"square", "round"}
     with pytest.raises(RecipeError, match="the teacher does not answer 'hue', and objective.lambda_sup is 0"):
         factorize(load_recipe(place / "recipe.toml", [*lacking, "objective.lambda_sup=0"]), place / "nothing")
+
+
+def test_every_field_that_has_labels_is_asked_for_the_teacher_s_accuracy(place, tmp_path):
+    recipe = load_recipe(place / "recipe.toml", ["teacher.min_accuracy=1.0", "teacher.train.epochs=1"])
+    with pytest.raises(TeacherError, match=r"the teacher's accuracy in '(hue|shape|lit)' is 0\.") as caught:
+        factorize(recipe, tmp_path / "pool")
+    assert "and the recipe asks for at least 1.0000" in str(caught.value)
+    experiment = Experiment(recipe, Progress())
+    teacher = Teacher(Classifier(recipe.teacher.net, experiment.image, 8), range(8), (16, 16))
+    bare = experiment.test.labels.copy()
+    bare[:, 2] = -1
+    found = experiment.accuracies(teacher, replace(experiment.test, labels=bare))
+    assert list(found) == ["hue", "shape"]  # of the third nothing is known, which is not that all of it is wrong
+    with pytest.raises(DataError, match="no image has a label in hue, shape, lit, to measure the teacher by"):
+        experiment.accuracies(teacher, replace(experiment.test, labels=np.full_like(bare, -1)))
 
 
 def write_ground(root, step=1):

@@ -48,6 +48,13 @@ def confusion(logits: np.ndarray[Any, Any], labels: Labels) -> Labels:
     return found
 
 
+def worst_pairs(table: Labels, most: int = 10) -> list[tuple[int, int]]:
+    """Return which classes (rows of a confusion (C, C)) are most often taken for which others, the worst first."""
+    wrong = np.where(np.eye(len(table), dtype=bool), 0, table).ravel()
+    order = np.argsort(-wrong, kind="stable")[:most]
+    return [(int(i) // len(table), int(i) % len(table)) for i in order if wrong[i]]
+
+
 def shares(logits: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.float64]]:  # (N, C) → (N, C)
     """Return the softmax over the classes of a subset: their distribution, given that it is one of them."""
     wide = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))

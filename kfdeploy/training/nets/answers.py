@@ -66,7 +66,12 @@ def answers(
                 "teacher.classes is a table of fields, and of these images the class alone is known",
                 hint="set it to a list of classes",
             )
-        return {field: [(name,) for name in names or own.get(field, ())] for field, names in classes.items()}
+        if lost := next((field for field, names in classes.items() if not names and field not in own), None):
+            raise TeacherError(
+                f"teacher.classes has no class of '{lost}', which the data do not have either", allowed=listed(own),
+                hint=nearest(lost, list(own)) or "name the classes, which tell where the next field's columns begin",
+            )  # fmt: skip
+        return {field: [(name,) for name in names or own[field]] for field, names in classes.items()}
     if not classes:
         return {field: [(name,) for name in names] for field, names in own.items()}
     field = CLASS if CLASS in own or len(own) != 1 else next(iter(own))
@@ -108,8 +113,16 @@ def outputs_for(output: str | Mapping[str, str], answered: Answered) -> str | li
 
     Of several fields each has an output of its own, which is called as the field unless the recipe says otherwise; a
     single output that is named holds them all, one after another.
+
+    Raises:
+        TeacherError: the recipe names the output of a field that is not answered.
     """
     if isinstance(output, str) and (output or len(answered) == 1):
         return output
     named = {} if isinstance(output, str) else output
+    if lost := next((field for field in named if field not in answered), None):
+        raise TeacherError(
+            f"teacher.output names an output of '{lost}', which the teacher does not answer", allowed=listed(answered),
+            hint=nearest(lost, list(answered)) or "name what it answers in teacher.classes",
+        )  # fmt: skip
     return [named.get(field, LOGITS if field == CLASS else field) for field in answered]

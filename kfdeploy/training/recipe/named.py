@@ -24,6 +24,10 @@ def tasks_of(
     Raises:
         RecipeError: a class or a field is unknown, in two tasks, or a class is in none and not ignored.
     """
+    if isinstance(named, Mapping) and not named:
+        raise RecipeError(
+            "[tasks] names no task", hint="tasks = 'classes' or 'fields', or lines such as pets = ['cat', 'dog']"
+        )
     if fields:
         return together(_of_fields(named, ignore, columns, fields))
     _require_known(ignore, columns)
@@ -44,13 +48,14 @@ def tasks_of(
             )
         parts = (kept[len(kept) * i // count : len(kept) * (i + 1) // count] for i in range(count))
         return tuple(TaskSpec(f"group {i + 1}", tuple(part)) for i, part in enumerate(parts))
-    found = []
+    found, weights = [], dict[str, float]()
     for task, about in named.items():
         if isinstance(about, Task) and about.field != CLASS:
             raise RecipeError(
                 f"task '{task}' is of the field '{about.field}', and of these images the class alone is known",
                 hint="put an attributes.csv beside their folder images/, or give the task a list of classes",
             )
+        _require_weight(weights, CLASS, about)
         found.append(TaskSpec(task, tuple((about.classes or kept) if isinstance(about, Task) else about)))
     _require_places(found, kept, ignore)
     return tuple(found)
@@ -101,13 +106,18 @@ def _of_fields(
 ) -> tuple[TaskSpec, ...]:
     """Return the tasks over several fields."""
     known: dict[str, list[str]] = {}
+    left_out: dict[str, list[str]] = {}
     for column, field in zip(columns, fields, strict=True):
         plain = column if field == CLASS else column.removeprefix(f"{field}: ")
-        known.setdefault(field, [])
-        if column not in ignore:
-            known[field].append(plain)
+        for table in (known, left_out):
+            table.setdefault(field, [])
+        (left_out if column in ignore else known)[field].append(plain)
     _require_known([name for name in ignore if name not in known], columns)
     known = {field: names for field, names in known.items() if field not in ignore}
+    if bare := [field for field, names in known.items() if not names]:
+        raise RecipeError(
+            f"data.ignore leaves out every class of the field '{bare[0]}'", hint=f"data.ignore = ['{bare[0]}']"
+        )
     only = next(iter(known)) if len(known) == 1 else CLASS if CLASS in known else ""
     if named == "fields":
         return tuple(TaskSpec(field, tuple(names), field=field) for field, names in known.items())
@@ -120,8 +130,7 @@ def _of_fields(
     found: dict[str, list[TaskSpec]] = {}
     weights: dict[str, float] = {}
     for task, about in named.items():
-        field, classes, weight = (about.field, about.classes, about.weight) if isinstance(about, Task) else (
-            only, about, 1.0)  # fmt: skip
+        field, classes = (about.field, about.classes) if isinstance(about, Task) else (only, about)
         if not field:
             raise RecipeError(
                 f"task '{task}' is a list of classes, which does not say of which field they are",
@@ -132,15 +141,22 @@ def _of_fields(
                 f"task '{task}' is of the field '{field}', which the data do not have", allowed=known,
                 hint=nearest(field, list(known)),
             )  # fmt: skip
-        if weights.setdefault(field, weight) != weight:
-            raise RecipeError(
-                f"the tasks of the field '{field}' have the weights {weights[field]:g} and {weight:g}",
-                hint="a field's losses are one sum: give them all the same",
-            )
-        found.setdefault(field, []).append(TaskSpec(task, tuple(classes or known[field]), field=field))
+        _require_weight(weights, field, about)
+        own = classes or known[field] if isinstance(about, Task) else classes  # an empty list is no task of all
+        found.setdefault(field, []).append(TaskSpec(task, tuple(own), field=field))
     for field, tasks in found.items():
-        _require_places(tasks, known[field], [name.removeprefix(f"{field}: ") for name in ignore])
+        _require_places(tasks, known[field], left_out[field])
     return tuple(task for tasks in found.values() for task in tasks)
+
+
+def _require_weight(weights: dict[str, float], field: str, about: list[str] | Task) -> None:
+    """Keep the weight of a field's losses, and refuse a task of it with another one."""
+    weight = about.weight if isinstance(about, Task) else 1.0
+    if weights.setdefault(field, weight) != weight:
+        raise RecipeError(
+            f"the tasks of the field '{field}' have the weights {weights[field]:g} and {weight:g}",
+            hint="a field's losses are one sum: give them all the same",
+        )
 
 
 def noted_tasks(path: Path) -> tuple[TaskSpec, ...]:

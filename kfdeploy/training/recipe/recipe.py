@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 
 DEFAULT = "digits"
+_TABLE = Task.__name__  # in pydantic's path to what is wrong inside a task that is a table
 
 
 class Recipe(Section):
@@ -183,7 +184,7 @@ def parse_recipe(fields: Mapping[str, Any], origin: str) -> Recipe:
     try:
         return Recipe.model_validate(fields)
     except ValidationError as error:
-        raise _explain(error.errors()[0], origin) from None
+        raise _explain(_chosen(error.errors()), origin) from None
 
 
 def apply_settings(fields: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -224,6 +225,13 @@ def _set(fields: dict[str, Any], override: str) -> None:
     section[last] = value
 
 
+def _chosen(errors: "Sequence[ErrorDetails]") -> "ErrorDetails":
+    """Return the error that is told: the first, but of a task that is a table what is wrong inside it."""
+    first = errors[0]
+    inside = (each for each in errors if each["loc"][:1] == ("tasks",) and _TABLE in each["loc"][:-1])
+    return next(inside, first) if first["loc"][:1] == ("tasks",) else first
+
+
 def _explain(error: "ErrorDetails", origin: str) -> RecipeError:
     # pydantic puts a union's tag into the location: "tsn.net.convnet.channels".
     families = ("cifar_resnet", "resnet", "wide_resnet", "mobilenetv2", "convnet", "timm")
@@ -236,7 +244,10 @@ def _explain(error: "ErrorDetails", origin: str) -> RecipeError:
             + ("and other tasks beside it" if others else "where the number of tasks is meant, 2 or more"),
             hint="tasks.group stands alone, and lets the teacher's confusions make the tasks: --set tasks={group=10}",
         )
-    if where and where[0] == "tasks" and error["type"] != "missing":
+    table = _TABLE in where[:-1]
+    if table:  # "tasks.dict[…].hue.Task.field"
+        where = ["tasks", *where[2 : where.index(_TABLE)], *where[where.index(_TABLE) + 1 :]]
+    elif where and where[0] == "tasks" and error["type"] != "missing":
         return RecipeError(
             f"recipe '{origin}' has tasks = {error['input']!r}, where a list of classes is meant",
             hint="tasks = 'classes' or 'fields', or [tasks] with lines such as pets = ['cat', 'dog'] or "
@@ -244,7 +255,8 @@ def _explain(error: "ErrorDetails", origin: str) -> RecipeError:
         )
     key = ".".join(str(part) for part in where)
     if error["type"] == "extra_forbidden":
-        allowed = _keys(where[:-1], str(next((p for p in error["loc"] if p in families), "")))
+        family = str(next((p for p in error["loc"] if p in families), ""))
+        allowed = list(Task.model_fields) if table else _keys(where[:-1], family)
         return RecipeError(
             f"recipe '{origin}' has an unknown key '{key}'", allowed=allowed, hint=nearest(str(where[-1]), allowed)
         )

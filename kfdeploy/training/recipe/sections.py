@@ -170,7 +170,7 @@ class Teacher(Section):
     classes: str | list[str] | dict[str, list[str]] = Field(default_factory=list)
     mean: list[float] = Field(default_factory=list)  # where it was normalised otherwise than the recipe's image
     std: list[float] = Field(default_factory=list)  # the same
-    min_accuracy: float = Field(0.0, ge=0, le=1)  # refuse a teacher that is less accurate on validation or test
+    min_accuracy: float = Field(0.0, ge=0, le=1)  # refuse a teacher that has less on validation or test in a field
     train: Train | None = None  # for train: its optimisation
 
     @model_validator(mode="after")
@@ -185,6 +185,8 @@ class Teacher(Section):
         for key, kinds in (("weights", libraries), ("args", libraries), ("output", ("onnx",))):
             if getattr(self, key) and kind not in kinds:
                 raise ValueError(f"{key} is for teachers from {' and '.join(kinds)}, and source is '{self.source}'")
+        if kind == "train" and isinstance(self.classes, dict):
+            raise ValueError("a teacher from 'train' answers every field of the tasks; leave classes out")
         if kind != "train" and self.net is not None and self.net.weights:
             raise ValueError(f"net.weights are what a teacher is trained from, and source is '{self.source}'")
         if kind in ("train", "file") and self.net is None:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from kfdeploy.tasks.kinds.classes import accuracy, auc, calibration_error, confusion, label_columns, shares
+from kfdeploy.tasks.kinds.classes import accuracy, auc, calibration_error, confusion, label_columns, shares, worst_pairs
 
 LOGITS = np.array([[2, 1], [0, 1], [3, 4]], dtype=np.float32)
 
@@ -15,6 +15,13 @@ def test_the_largest_logit_counts():
     assert accuracy(LOGITS, np.array([0, 1, 0])) == pytest.approx(2 / 3)
     assert np.isnan(accuracy(LOGITS[:0], np.array([], dtype=np.int64)))
     assert confusion(LOGITS, np.array([0, 1, 0])).tolist() == [[1, 1], [0, 1]]
+
+
+def test_the_worst_pairs_are_mistakes_alone():
+    table = np.array([[9, 1, 0], [0, 2, 3], [1, 0, 0]])
+    assert worst_pairs(table) == [(1, 2), (0, 1), (2, 0)]
+    assert worst_pairs(table, 1) == [(1, 2)]
+    assert worst_pairs(np.eye(3, dtype=np.int64)) == []
 
 
 def test_shares_sum_to_one_and_do_not_overflow():

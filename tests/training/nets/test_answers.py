@@ -36,6 +36,9 @@ def test_what_a_teacher_does_not_know():
         teacher_columns(answers({"hue": ["red"]}, COLUMNS, FIELDS), COLUMNS, OF)
     with pytest.raises(TeacherError, match="the teacher answers none of the fields that the tasks are of"):
         teacher_columns(answers({"size": ["big", "small"]}, COLUMNS, FIELDS), COLUMNS, OF)
+    with pytest.raises(TeacherError, match="teacher.classes has no class of 'hew', which the data do not") as caught:
+        answers({"hew": []}, COLUMNS, FIELDS)
+    assert caught.value.hint == "did you mean 'hue'?"
     with pytest.raises(TeacherError, match="a table of fields, and of these images the class alone is known"):
         answers({"hue": ["red"]}, ("cat", "dog"))
 
@@ -46,3 +49,8 @@ def test_outputs_are_called_as_their_fields():
     assert outputs_for({"hue": "colour"}, known) == ["shape", "colour", "logits"]
     assert outputs_for("all", known) == "all"
     assert outputs_for("", answers([], ("cat", "dog"))) == ""
+    with pytest.raises(
+        TeacherError, match="teacher.output names an output of 'hew', which the teacher does not"
+    ) as caught:
+        outputs_for({"hew": "colour"}, known)
+    assert caught.value.hint == "did you mean 'hue'?"

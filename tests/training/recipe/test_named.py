@@ -64,12 +64,24 @@ def test_a_list_is_of_the_only_field_there_is():
         (Groups(group=2), (), "are for images of which the class alone is known", "tasks = 'fields'"),
         ("fields", ["hew"], "data.ignore names 'hew', which the data do not have", ""),
         ({" ": Task(field="hue")}, (), "a task has no name", "name it"),
+        ({"a": []}, (), "task 'a' has no classes", ""),
+        ({}, (), r"\[tasks\] names no task", "pets = "),
+        ("fields", ["shape: square", "shape: heart"], "data.ignore leaves out every class of the field 'shape'",
+         "data.ignore = ['shape']"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit(named, ignore, what, hint):
     with pytest.raises(RecipeError, match=what) as caught:
         found(named, ignore)
     assert hint in caught.value.hint
+
+
+def test_a_class_that_is_left_out_of_one_field_may_be_another_s():
+    columns, fields = ("cat", "dog", "toy: cat", "toy: ball"), ("class", "class", "toy", "toy")
+    named = {"toy": Task(field="toy", classes=["cat", "ball"])}
+    assert found(named, ["cat"], columns, fields) == (TaskSpec("toy", ("cat", "ball"), field="toy"),)
+    with pytest.raises(RecipeError, match=r"class 'cat' is in task 'toy' and in data\.ignore"):
+        found(named, ["toy: cat"], columns, fields)
 
 
 def test_a_list_among_fields_without_a_class_does_not_say_of_which():
@@ -83,6 +95,11 @@ def test_a_list_among_fields_without_a_class_does_not_say_of_which():
         ("fields", "tasks = 'fields' makes a task of each thing that is known of an image, and here that is its class"),
         ({"a": Task(field="hue")}, "task 'a' is of the field 'hue', and of these images the class alone is known"),
         ({"a": []}, "task 'a' has no classes"),
+        ({}, r"\[tasks\] names no task"),
+        (
+            {"a": ["cat"], "b": Task(field="class", classes=["dog"], weight=2)},
+            "the tasks of the field 'class' have the weights 1 and 2",
+        ),
     ],
 )
 def test_fields_where_there_are_none(named, what):

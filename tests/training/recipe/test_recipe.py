@@ -80,6 +80,11 @@ def test_an_unknown_key_is_refused_and_the_nearest_suggested(tmp_path):
         ("data={source='arrays',partial=true}", "partial is for folders and webdataset, and source is 'arrays'"),
         ("students.0.nme=x", r"unknown key 'students\.0\.nme'"),
         ("tasks={a=1}", "where a list of classes is meant"),
+        ("tasks={a=['x'],b={field='f',clases=['x']}}",
+         r"unknown key 'tasks\.b\.clases' \(allowed: field, classes, weight\)"),
+        ("tasks={a={classes=['x']}}", r"lacks 'tasks\.a\.field'"),
+        ("tasks={a={field='f',weight=0}}", r"has tasks\.a\.weight = 0: input should be greater than 0"),
+        ("teacher.classes={lit=['a']}", "teacher: a teacher from 'train' answers every field of the tasks"),
         ("tasks=clases", "where a list of classes is meant"),
         ("students=[{name='a', net={family='convnet',channels=[4],strides=[1]}},"
          "{name='a', net={family='convnet',channels=[4],strides=[1]}}]", "two students have one name"),
@@ -91,6 +96,11 @@ def test_settings_are_typed(setting, message):
         return
     with pytest.raises(RecipeError, match=message):
         load_recipe("digits", [setting])
+
+
+def test_independent_tasks_of_a_field_have_no_label_smoothing_either():
+    with pytest.raises(RecipeError, match=r"train\.label_smoothing spreads a label over the classes of all tasks"):
+        load_recipe("digits", ["data.fields.lit.coupling=independent", "train.label_smoothing=0.1"])
 
 
 def test_settings_change_any_key():
