@@ -31,6 +31,14 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     atexit.register(shutil.rmtree, os.environ["XDG_STATE_HOME"], ignore_errors=True)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def as_it_was():
+    """Hold every module to leave the working directory and the state folder as they were: later ones rely on them."""
+    before = Path.cwd(), os.environ.get("KFDEPLOY_STATE"), os.environ["XDG_STATE_HOME"]
+    yield
+    assert (Path.cwd(), os.environ.get("KFDEPLOY_STATE"), os.environ["XDG_STATE_HOME"]) == before
+
+
 @dataclass(frozen=True)
 class Toy:
     """Where everything of the toy world is."""

@@ -1,20 +1,9 @@
 """Mutants of every kind of file that is read: each is refused in words or does no harm; `benchmarks/attack.py` has more."""
 
-from pathlib import Path
-
 import pytest
-from victims import KINDS, World, wrong
+from victims import KINDS, PICTURES, wrong
 
 MUTANTS = 200  # of each kind
-# Read in `test_pictures`: files of tests are what the processes of a test run share among them.
-OTHERS = ("image", "photo", "webp", "gif", "tiff", "shard", "names", "recipe", "result", "inspection", "costs")
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    made = World(Path(__file__).parents[1] / "records" / "0.1.0", tmp_path_factory.mktemp("world") / "here")
-    yield made
-    made.close()
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -32,6 +21,6 @@ def test_what_is_whole_is_read(kind, world, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in OTHERS])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in PICTURES])
 def test_no_mutant_gives_a_traceback_or_deceives_or_reaches_out(kind, world):
     assert not wrong(world, kind, MUTANTS)

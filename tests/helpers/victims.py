@@ -90,6 +90,9 @@ KINDS = {
 OUTPUTS = {"out", "pushed", "state", "keyed", "page.html", "page.md", "new.kfu", "signed.kfu"}
 MANIFESTS = {"pool": "pool.json", "assembly": "assembly.json", "student": "assembly.json", "artifact": "manifest.json"}
 
+# Kinds of which a process of the tests reads the mutants apart: files of tests are what the processes share.
+PICTURES = ("image", "photo", "webp", "gif", "tiff", "shard", "names", "recipe", "result", "inspection", "costs")
+
 
 class World:
     """A folder with one of everything, from the record of version 0.1.0; and a place where mutants are looked at."""
@@ -103,6 +106,7 @@ class World:
             shutil.copytree(base / source, base / name)
         self._more()
         self.before = Path.cwd()
+        self.state = os.environ.get("KFDEPLOY_STATE")
         os.environ["KFDEPLOY_STATE"] = str(self.place / "none")  # not that of whoever runs this
         os.chdir(self.place)
         self.images = sorted(base.glob("data/test/*/000.png"))
@@ -161,6 +165,8 @@ class World:
 
     def close(self):
         os.chdir(self.before)
+        os.environ.pop("KFDEPLOY_STATE")
+        os.environ.update({} if self.state is None else {"KFDEPLOY_STATE": self.state})
 
     def around(self):
         """Return what no line may change: what lies around the place, and the whole files in it."""
