@@ -117,7 +117,7 @@ def test_a_manifest_that_says_another_field_is_refused(several, tmp_path):
     artifact = export(several, out=tmp_path / "artifacts")
     for root, name, opener in ((several.path, "assembly.json", Model), (artifact.path, "manifest.json", Artifact)):
         for change, words in (
-            (lambda m: m["tasks"][0].update(field="colour"), r"outputs\.colour is None there|its image and tasks"),
+            (lambda m: m["tasks"][0].update(field="colour"), "colour.* there"),
             (lambda m: m["tasks"].reverse(), "it names the tasks lit, pets|describe"),
             (lambda m: m["tasks"][0].update(field="logits"), "the field 'logits' has a name that is taken"),
             (lambda m: m.update(open_set={"shape": {"threshold": 0.5}}), "describe the model beside it"),
