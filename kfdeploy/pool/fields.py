@@ -1,7 +1,7 @@
 """The fields of a pool: what schema 2 says of them, and schema 1 read as schema 2. Pure."""
 
 from collections.abc import Iterable
-from typing import cast
+from typing import Any, cast
 
 from kfdeploy.manifest import BlockEntry, FieldEntry, PoolManifest, TaskEntry, TemplateEntry
 from kfdeploy.tasks.spec import CLASS, column_names
@@ -31,6 +31,24 @@ def as_second(manifest: PoolManifest, fields: dict[str, FieldEntry]) -> PoolMani
         "templates": {ONLY: template},
     }
     out.pop("classes", None)
+    return out
+
+
+def says_first(manifest: PoolManifest, entries: Iterable[TaskEntry], labels: Any) -> bool:
+    """Return whether schema 1 can say a part of a pool: tasks of the field `class`, all `labels` (V,) known."""
+    own = {field_of(entry) for entry in entries} == {CLASS}
+    return own and manifest["schema"] != 1 and labels is not None and bool((labels >= 0).all())
+
+
+def as_first(manifest: PoolManifest) -> PoolManifest:
+    """Return what `as_second` was made of, for a part of a pool with tasks of the field `class` alone."""
+    about = manifest["fields"][CLASS]
+    out = manifest | {"schema": 1, "classes": about["classes"], "coupling": about["coupling"], "tasks": []}
+    for entry in manifest["tasks"]:
+        rest = {key: value for key, value in entry.items() if key not in ("field", "template")}
+        out["tasks"].append(cast(TaskEntry, rest | {"kind": "classification"}))
+    for key in ("fields", "faces", "templates"):
+        out.pop(key)  # type: ignore[misc]
     return out
 
 

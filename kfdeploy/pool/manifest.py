@@ -24,10 +24,12 @@ from kfdeploy.manifest import (
 from kfdeploy.names import inside
 from kfdeploy.places import is_private, shipped_data, shipped_recipe
 from kfdeploy.pool.fields import (
+    as_first,
     as_second,
     block_columns,
     field_of,
     label_columns,
+    says_first,
     second_entry,
     upgraded,
     with_classes,
@@ -179,10 +181,11 @@ def roles(manifest: PoolManifest) -> dict[str, Role]:
     return found
 
 
-def part(manifest: PoolManifest, entries: Sequence[TaskEntry], files: Files) -> PoolManifest:
+def part(manifest: PoolManifest, entries: Sequence[TaskEntry], files: Files, labels: Any = None) -> PoolManifest:
     """Return the manifest of a pool of just these tasks, as an assembly has it: without validation images.
 
-    `classes`, or `fields`, stay whole: the labels of evidence/shared count in them.
+    `classes`, or `fields`, stay whole: the `labels` of evidence/shared count in them. Of a pool that a field was added
+    to, the part that has nothing but classes is what it was before, which older devices read.
     """
     chosen, recipe = {entry["name"] for entry in entries}, manifest["recipe"]
     out = manifest | {
@@ -193,7 +196,7 @@ def part(manifest: PoolManifest, entries: Sequence[TaskEntry], files: Files) -> 
     if isinstance(recipe["tasks"], dict):
         out["recipe"] = recipe | {"tasks": {name: v for name, v in recipe["tasks"].items() if name in chosen}}
     out.pop("blocks", None)
-    return out
+    return as_first(out) if says_first(manifest, entries, labels) else out
 
 
 def without(manifest: PoolManifest, gone: Collection[str]) -> PoolManifest:

@@ -383,7 +383,8 @@ class Pool(Described):
             golden = self.tensors(entry["evidence"])["golden.logits"]
             save_tensors(out / entry["evidence"], {"golden.logits": golden}, manifest.owned("evidence", entry))
         files = {name: self.files[name] for name in names} | describe_files(out, [out / name for name in evidence])
-        manifest.write(out, manifest.part(self.manifest, entries, files))
+        labels = self.tensors(SHARED).get("validation.labels")
+        manifest.write(out, manifest.part(self.manifest, entries, files, labels))
         Pool.open(out).check()
 
     def entry(self, task: TaskSpec) -> TaskEntry:

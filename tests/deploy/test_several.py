@@ -123,7 +123,7 @@ def test_a_manifest_that_says_another_field_is_refused(several, tmp_path):
             (lambda m: m.update(open_set={"shape": {"threshold": 0.5}}), "describe the model beside it"),
             (
                 lambda m: m.update(open_set={"colour": {"threshold": 0.5}}),
-                "its open set is of the field 'colour', and it has none such",
+                "describe the model beside it|its open set is of the field 'colour', and it has none such",
             ),
             (
                 lambda m: m.update(open_set={"threshold": 0.5}),

@@ -1,6 +1,7 @@
 """Several labels an image, from a folder with attributes.csv to pools, students and graphs: the whole line in small."""
 
 import csv
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -240,7 +241,12 @@ def test_a_field_is_added_to_a_pool_of_classes_which_becomes_one_of_schema_2(toy
     assert all(grown.files[name] == about for name, about in before.files.items() if name in grown.files)
     model = assemble(grown, ["pets", "light"], tmp_path / "assembly")
     assert [output.name for output in onnx.load(model.graph).graph.output] == ["logits", "ground"]
-    assert assemble(grown, ["pets"], tmp_path / "pets").manifest["schema"] == 1
+    pets, as_before = (assemble(which, ["pets"], tmp_path / name) for which, name in ((grown, "pets"), (before, "old")))
+    assert pets.manifest["schema"] == 1
+    # A device that reads schema 1 alone keeps taking what is made of the classes.
+    parts, known = (json.loads((model.path / "parts" / "pool.json").read_text()) for model in (pets, as_before))
+    assert parts.pop("added")[0]["task"] == "light"
+    assert parts == known
     with pytest.raises(TaskError, match="the data have no field 'ground': the class alone is known of their images"):
         add_task(toy.pool, "light", field="ground", data=toy.data, out=tmp_path / "more")
 
