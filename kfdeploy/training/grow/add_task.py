@@ -76,6 +76,8 @@ def add_task(
         check_output(place, force=force)
     recipe = parse_recipe(apply_settings(pool.recipe, settings), str(pool.path / POOL))
     fresh, field = one_field(load(pool.data, "train", pool.image, data), field, name)
+    if field not in (name, CLASS):
+        report.note(f"task '{name}' is the field '{field}' of the data")
     alone = _stands_alone(pool, field)
     task = _new_task(pool, name, field, fresh.classes, classes, instead_of)
     rest = class_names(pool.tasks)
