@@ -9,6 +9,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote
 
 
+def started(handler):
+    """Start a server on loopback in the background; return it and its URL."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    return server, f"http://127.0.0.1:{server.server_port}"
+
+
 class Hostile:
     """A folder over HTTP, of which the files called `name` are answered in one of the `WAYS`."""
 
@@ -32,10 +40,7 @@ class Hostile:
             def log_message(self, *_):
                 pass
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        self.server, self.url = started(Handler)
 
     def answer(self, request):
         name = unquote(request.path.partition("?")[0]).lstrip("/")
