@@ -17,8 +17,10 @@ class Section(BaseModel):
 
     @model_serializer(mode="wrap")
     def _dump(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        found: dict[str, Any] = whole(self)
-        for name in self.LATER:
-            if getattr(self, name) == type(self).model_fields[name].get_default(call_default_factory=True):
-                found.pop(name, None)
-        return found
+        silent = self.silent()
+        return {key: value for key, value in whole(self).items() if key not in silent}
+
+    def silent(self) -> set[str]:
+        """Return the keys that are left out of what is written, as they say nothing."""
+        known = type(self).model_fields
+        return {n for n in self.LATER if getattr(self, n) == known[n].get_default(call_default_factory=True)}

@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from typing import Any, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, model_validator
 
 from kfdeploy.data.fields import KINDS, MAPS, NO_MAPS, Asked
 from kfdeploy.tasks.spec import ImageSpec, Interpolation
@@ -32,6 +32,7 @@ class DataField(Section):
 class Data(Section):
     """Where the images come from and how they are split."""
 
+    LATER = ("fields", "partial")
     # digits, dsprites, folder, arrays, webdataset, CIFAR10, CIFAR100, MNIST or FashionMNIST.
     source: str = "digits"
     # Of a folder: where train/<class>/ and test/<class>/ are, or train/images/ and train/attributes.csv; of arrays:
@@ -57,12 +58,9 @@ class Data(Section):
             raise ValueError(f"the field '{both[0]}' is in data.fields and in data.ignore")
         return self
 
-    @model_serializer(mode="wrap")
-    def _dump(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Return it without keys that came later, where they say nothing: what had none of them keeps its bytes."""
-        found: dict[str, Any] = whole(self)
-        silent = {"fields": not self.fields, "partial": not self.partial, "images": self.source != "dsprites"}
-        return {key: value for key, value in found.items() if not silent.get(key)}
+    def silent(self) -> set[str]:
+        """Return the keys that say nothing here: the number of images does of dSprites alone, and there always."""
+        return super().silent() | ({"images"} if self.source != "dsprites" else set())
 
     def asked(self, only: Collection[str] | None = None) -> Asked:
         """Return what is asked of the source; `only` those fields of it, by default all that are not ignored."""
